@@ -12,7 +12,7 @@ from star_model.model import StarModel
 from star_model.text_encoder import load_text_encoder
 from star_model.transformer import StarTransformer
 from training.recipe import MODEL
-from training.tokenize import load_tokenizer
+from training.tokenize import load_tokenizer, trained_weights
 
 
 def export(data: Path, tokenizer: Path, transformer: Path, out: Path) -> None:
@@ -23,8 +23,7 @@ def export(data: Path, tokenizer: Path, transformer: Path, out: Path) -> None:
     """
     cpu = torch.device("cpu")
     network = StarTransformer(MODEL).eval()
-    state = torch.load(transformer / "state.pt", weights_only=True, map_location="cpu")
-    network.load_state_dict(state["average"])
+    network.load_state_dict(trained_weights(transformer, "transformer.safetensors", "average"))
     encoder = load_text_encoder(data / "text_encoder", MODEL.text_encoder, device=cpu, dtype=torch.float32)
     model = StarModel(MODEL, network, load_tokenizer(tokenizer, cpu), encoder, cpu, torch.float32)
     save_model(model, out, dtype="float16", overwrite=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -83,11 +84,27 @@ class Scenes(Dataset[Tensor]):
         return to_tensor(render(self.scenes.scene(index), self.sprites, IMAGE_SIZE))
 
 
-def load_tokenizer(run: Path, device: torch.device) -> VQVAE:
-    """The tokenizer as the training run in ``run`` last saved it."""
+def load_tokenizer(directory: Path, device: torch.device) -> VQVAE:
+    """The tokenizer as a training run last saved it, or that of a model directory."""
     vqvae = VQVAE(TOKENIZER, ScaleSchedule(PATCH_NUMS))
-    vqvae.load_state_dict(torch.load(run / "state.pt", weights_only=True, map_location="cpu")["model"])
+    vqvae.load_state_dict(trained_weights(directory, "vqvae.safetensors", "model"))
     return channels_last(vqvae.to(device).eval().requires_grad_(False))
+
+
+def trained_weights(directory: Path, file: str, of_state: str) -> dict[str, Tensor]:
+    """What training goes on from: ``file`` of a model directory, or the entry ``of_state`` of a run's saved state.
+
+    Raises:
+        FileNotFoundError: ``directory`` is neither.
+    """
+    if (directory / file).exists():
+        return {name: weight.float() for name, weight in load_file(directory / file).items()}
+    if not (directory / "state.pt").exists():
+        raise FileNotFoundError(f"{directory} is neither a run with a state.pt nor a model with a {file}")
+    weights: dict[str, Tensor] = torch.load(directory / "state.pt", weights_only=True, map_location="cpu")[
+        of_state
+    ]
+    return weights
 
 
 def encode_captions(encoder: TransformersTextEncoder, captions: list[str]) -> list[TextConditioning]:
@@ -148,7 +165,12 @@ def main() -> None:
     """Parse the command line and encode."""
     parser = argparse.ArgumentParser(description="Encode scenes and captions for the transformer's training.")
     parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
-    parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"), help="the tokenizer's run")
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=Path("runs/tokenizer"),
+        help="the tokenizer's run, or a model directory",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/tokens"))
     parser.add_argument("--count", type=int, default=20000, help="scenes")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,89 @@
+"""Teacher forcing with mistakes in it, so that the model learns to correct its own.
+
+What a model samples is never quite what training showed it, and every later scale is painted on top. If some of the
+tokens that the next scales see are wrong in training, and what they have to predict is what is then missing, they
+learn to put it right (Infinity, arXiv 2412.04431, section 3.3, does it with bits; this is the same with indices).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from star_model.quantizer import MultiScaleQuantizer
+
+NEAREST = 8
+"""Half of the mistakes are among so many nearest codebook vectors; the others are another picture's token there."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the transformer sees and what it has to say.
+
+    Attributes:
+        inputs: (B, L - 1, z) of every scale but the first, as :meth:`MultiScaleQuantizer.teacher_forcing_input`.
+        targets: (B, L) the tokens that are right after what came before.
+        clean: booleans (B,), whether a picture has no mistakes.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    clean: Tensor
+
+
+def several_nearest(quantizer: MultiScaleQuantizer, rest: Tensor) -> Tensor:
+    """Indices (B, p * p, NEAREST) of the codebook vectors nearest to each of ``rest`` (B, z, p, p), nearest first."""
+    codebook = quantizer.codebook.weight
+    vectors = rest.flatten(2).transpose(1, 2)
+    # |x - c|^2 without |x|^2, which is the same for every c.
+    distances = codebook.square().sum(1) - 2 * vectors @ codebook.t()  # (B, p * p, V)
+    return distances.topk(NEAREST, dim=2, largest=False).indices
+
+
+@torch.no_grad()
+def make_lesson(
+    quantizer: MultiScaleQuantizer,
+    maps: Sequence[Tensor],
+    scales: int,
+    *,
+    most: float,
+    clean: float,
+    generator: torch.Generator,
+) -> Lesson:
+    """Put mistakes into pictures and find the tokens that make up for them.
+
+    Args:
+        quantizer: its codebook and phi.
+        maps: the token map (B, p * p) of every scale; what they add up to is the picture that is meant.
+        scales: how many of them are learnt.
+        most: largest share of wrong tokens in a picture; each picture has its own, evenly drawn up to this.
+        clean: share of the pictures without any.
+        generator: makes the same lesson of the same seed; on the CPU.
+    """
+    *_, goal = quantizer.f_hats(maps)  # (B, z, P, P)
+    count, device = len(goal), goal.device
+    spoiled = (torch.rand(count, generator=generator) >= clean).to(device)
+    share = torch.rand(count, generator=generator).to(device) * most * spoiled
+    f_hat = torch.zeros_like(goal)
+    inputs, targets = [], []
+    for scale, side in enumerate(quantizer.schedule.patch_nums[:scales]):
+        if scale:
+            inputs.append(quantizer.next_input(f_hat, scale))
+        rest = goal - f_hat
+        if side != quantizer.schedule.last_side:
+            rest = F.interpolate(rest, size=(side, side), mode="area")
+        near = several_nearest(quantizer, rest)
+        right = torch.where(spoiled.unsqueeze(1), near[:, :, 0], maps[scale])
+        targets.append(right)
+        if scale < scales - 1:
+            elsewhere = right[torch.randperm(count, generator=generator).to(device)]
+            rank = torch.randint(1, NEAREST, (*right.shape, 1), generator=generator).to(device)
+            which, wrong = torch.rand(2, *right.shape, generator=generator).to(device)
+            mistakes = torch.where(which < 0.5, elsewhere, near.gather(2, rank)[:, :, 0])
+            seen = torch.where(wrong < share.unsqueeze(1), mistakes, right)
+            f_hat = f_hat + quantizer.contribution(seen, scale)
+    return Lesson(torch.cat(inputs, dim=1), torch.cat(targets, dim=1), ~spoiled)
