@@ -1,7 +1,8 @@
 """Turn scenes into what the transformer trains on: ``python -m training.tokenize --data ... --tokenizer ...``.
 
 For each scene its tokens, and for its caption the frozen text encoder's features. Both networks are frozen, so this is
-done once: the transformer then sees each scene several times without paying for it again.
+done once: the transformer then sees each scene several times without paying for it again. It can be stopped at any
+moment and goes on where it was; with a larger ``--count``, it adds to what there is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from star_model.scales import ScaleSchedule
-from star_model.text_encoder import TextConditioning, TransformersTextEncoder, load_text_encoder
+from star_model.text_encoder import load_text_encoder
 from star_model.vqvae import VQVAE
 from training.recipe import PATCH_NUMS, TEXT_ENCODER, TOKENIZER
-from training.run import write_atomically
 from training.scenes import SceneGenerator, render
 from training.sprites import Sprites
 from training.train_tokenizer import IMAGE_SIZE, channels_last, to_tensor
@@ -32,56 +31,61 @@ from training.train_tokenizer import IMAGE_SIZE, channels_last, to_tensor
 TEXT_TOKENS = 32
 """Positions of a caption; none is longer. The model itself takes longer prompts."""
 
+SHARD = 1000
+"""Scenes that are saved together: what a stop loses at most."""
 
-@dataclass(frozen=True)
+
+Array = np.ndarray[Any, Any]
+Text = tuple[Array, int, Array]
+"""Text features (TEXT_TOKENS, D) in float16, zero beyond the caption; positions in use; pooled (D,) in float32."""
+
+
 class TokenSet:
-    """N scenes as arrays, memory-mapped.
+    """Tokenized scenes in ``directory``, memory-mapped: one shard after the other.
 
-    Attributes:
-        tokens: (N, L) uint16, all scales one after the other.
-        hidden: (N, 32, D) float16 text features, zero beyond the caption.
-        lengths: (N,) int64, text positions in use.
-        pooled: (N, D) float32.
-        empty: the same three of the empty prompt, for guidance.
+    Raises:
+        FileNotFoundError: when the directory was not filled by this module.
     """
 
-    tokens: np.ndarray[Any, Any]
-    hidden: np.ndarray[Any, Any]
-    lengths: np.ndarray[Any, Any]
-    pooled: np.ndarray[Any, Any]
-    empty: tuple[np.ndarray[Any, Any], int, np.ndarray[Any, Any]]
+    def __init__(self, directory: Path) -> None:
+        names = ("tokens", "hidden", "lengths", "pooled")
+        self._shards = [
+            tuple(np.load(shard / f"{name}.npy", mmap_mode="r") for name in names)
+            for shard in shards_of(directory)
+        ]
+        if not self._shards:
+            raise FileNotFoundError(f"{directory} holds no tokenized scenes; run training.tokenize first")
+        self._ends = np.cumsum([len(tokens) for tokens, *_ in self._shards])
+        empty = np.load(directory / "empty.npz")
+        self.empty: Text = (empty["hidden"], int(empty["length"]), empty["pooled"])
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return int(self._ends[-1])
 
-    @classmethod
-    def open(cls, directory: Path) -> TokenSet:
-        """Raises FileNotFoundError when ``directory`` was not filled by this module."""
-        arrays = {
-            n: np.load(directory / f"{n}.npy", mmap_mode="r")
-            for n in ("tokens", "hidden", "lengths", "pooled")
-        }
-        hidden, lengths, pooled = (arrays[n] for n in ("hidden", "lengths", "pooled"))
-        return cls(  # the last row of the text arrays is the empty prompt
-            arrays["tokens"],
-            hidden[:-1],
-            lengths[:-1],
-            pooled[:-1],
-            (hidden[-1], int(lengths[-1]), pooled[-1]),
-        )
+    def __getitem__(self, index: int) -> tuple[Array, Text]:
+        """The tokens (L,) of all scales of scene ``index``, one scale after the other, and its caption's features."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - int(self._ends[shard])  # counted from the shard's end
+        tokens, hidden, lengths, pooled = (array[row] for array in self._shards[shard])
+        return tokens, (hidden, int(lengths), pooled)
+
+
+def shards_of(directory: Path) -> list[Path]:
+    """The finished shards in ``directory``, in order."""
+    return sorted(path for path in directory.glob("[0-9]*") if path.suffix != ".partial")
 
 
 class Scenes(Dataset[Tensor]):
     """Whole scenes as (3, 512, 512) floats in [-1, 1]."""
 
-    def __init__(self, data: Path, scenes: SceneGenerator, count: int) -> None:
-        self.sprites, self.scenes, self.count = Sprites(data), scenes, count
+    def __init__(self, data: Path, generator: SceneGenerator, scenes: range) -> None:
+        self.sprites, self.generator, self.scenes = Sprites(data), generator, scenes
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.scenes)
 
     def __getitem__(self, index: int) -> Tensor:
-        return to_tensor(render(self.scenes.scene(index), self.sprites, IMAGE_SIZE))
+        return to_tensor(render(self.generator.scene(self.scenes[index]), self.sprites, IMAGE_SIZE))
 
 
 def load_tokenizer(directory: Path, device: torch.device) -> VQVAE:
@@ -107,58 +111,81 @@ def trained_weights(directory: Path, file: str, of_state: str) -> dict[str, Tens
     return weights
 
 
-def encode_captions(encoder: TransformersTextEncoder, captions: list[str]) -> list[TextConditioning]:
-    """Conditionings of ``captions``, with the time left shown."""
-    started, out = time.monotonic(), []
-    for i, caption in enumerate(captions, start=1):
-        out += encoder.encode([caption])
-        if i % 1000 == 0:
-            left = (time.monotonic() - started) / i * (len(captions) - i)
-            print(f"captions {i}/{len(captions)}  {left / 60:.1f} min left", flush=True)
-    return out
+def refuse_others(out: Path, settings: dict[str, Any]) -> None:
+    """Note in ``out`` what its scenes are made with.
 
-
-def tokenize(
-    data: Path, run: Path, out: Path, *, count: int, seed: int, vocabulary: str, max_objects: int
-) -> None:
-    """Write a :class:`TokenSet` of scenes 0 to ``count - 1`` to ``out``."""
+    Raises:
+        SystemExit: it holds scenes made with other settings.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    vqvae = load_tokenizer(run, device)
-    generator = SceneGenerator(data, seed=seed, vocabulary=vocabulary, max_objects=max_objects)
-    captions = [generator.scene(i).caption for i in range(count)]
+    note = out / "settings.json"
+    if note.exists() and json.loads(note.read_text()) != settings:
+        raise SystemExit(
+            f"{out} holds scenes made with {note.read_text()}; give another --out, or these settings"
+        )
+    note.write_text(json.dumps(settings))
 
-    started, tokens = time.monotonic(), []
-    loader = DataLoader(Scenes(data, generator, count), batch_size=8, num_workers=1, prefetch_factor=4)
-    for i, images in enumerate(loader, start=1):
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            features = vqvae.features(images.to(device, memory_format=torch.channels_last))
-        maps = vqvae.quantizer.encode(features.float())
-        tokens.append(torch.cat(maps, dim=1).cpu().numpy().astype(np.uint16))
-        if i % 50 == 0:
-            left = (time.monotonic() - started) / i * (len(loader) - i)
-            print(f"scenes {8 * i}/{count}  {left / 60:.1f} min left", flush=True)
 
-    # A shorter window gives the same features for less: what is masked out does not count.
-    window = dataclasses.replace(TEXT_ENCODER, max_tokens=TEXT_TOKENS)
-    encoder = load_text_encoder(data / "text_encoder", window, device=device, dtype=torch.float32)
-    texts = encode_captions(encoder, [*captions, ""])
-    arrays = {
-        "tokens": np.concatenate(tokens),
-        "hidden": np.stack(
-            [(t.hidden * t.mask.unsqueeze(1)).cpu().numpy().astype(np.float16) for t in texts]
-        ),
-        "lengths": np.array([int(t.mask.sum()) for t in texts]),
-        "pooled": np.stack([t.pooled.cpu().numpy() for t in texts]),
-    }
-    for name, array in arrays.items():
+class SceneEncoder:
+    """The frozen networks.
 
-        def save(path: Path, array: np.ndarray[Any, Any] = array) -> None:
-            with path.open("wb") as file:
-                np.save(file, array)
+    Args:
+        data: what training.prepare wrote.
+        tokenizer: the tokenizer's run, or a model directory.
+        generator: what the scenes are.
+    """
 
-        write_atomically(out / f"{name}.npy", save)
-    (out / "captions.json").write_text(json.dumps(captions))
+    def __init__(self, data: Path, tokenizer: Path, generator: SceneGenerator) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.data, self.generator = data, generator
+        self._vqvae = load_tokenizer(tokenizer, self.device)
+        # A shorter window gives the same features for less: what is masked out does not count.
+        window = dataclasses.replace(TEXT_ENCODER, max_tokens=TEXT_TOKENS)
+        self._text = load_text_encoder(data / "text_encoder", window, device=self.device, dtype=torch.float32)
+
+    def text(self, caption: str) -> Text:
+        """Features of a caption."""
+        t = self._text.encode([caption])[0]
+        hidden = (t.hidden * t.mask.unsqueeze(1)).cpu().numpy().astype(np.float16)
+        return hidden, int(t.mask.sum()), t.pooled.cpu().numpy()
+
+    def arrays(self, scenes: range) -> dict[str, Array]:
+        """Tokens (N, L) in uint16 and text features of the N ``scenes``, by name."""
+        texts = [self.text(self.generator.scene(i).caption) for i in scenes]
+        hidden, lengths, pooled = (np.stack(column) for column in zip(*texts, strict=True))
+        return {"tokens": self._tokens(scenes), "hidden": hidden, "lengths": lengths, "pooled": pooled}
+
+    @torch.no_grad()
+    def _tokens(self, scenes: range) -> Array:
+        pictures = Scenes(self.data, self.generator, scenes)
+        tokens = []
+        for images in DataLoader(pictures, batch_size=8, num_workers=1, prefetch_factor=4):
+            with torch.autocast(self.device.type, torch.bfloat16):
+                features = self._vqvae.features(images.to(self.device, memory_format=torch.channels_last))
+            maps = self._vqvae.quantizer.encode(features.float())
+            tokens.append(torch.cat(maps, dim=1).cpu().numpy().astype(np.uint16))
+        return np.concatenate(tokens)
+
+
+def tokenize(encoder: SceneEncoder, out: Path, *, count: int) -> None:
+    """Fill ``out`` with the first ``count`` scenes, rounded up to whole shards, those that it holds left out."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "empty.npz").exists():
+        hidden, length, pooled = encoder.text("")
+        np.savez(out / "empty.npz", hidden=hidden, length=length, pooled=pooled)
+    started, begin = time.monotonic(), len(shards_of(out)) * SHARD
+    for first in range(begin, count, SHARD):
+        scenes = range(first, first + SHARD)
+        shard = out / f"{first:08d}"
+        partial = shard.with_suffix(".partial")
+        partial.mkdir(exist_ok=True)
+        for name, array in encoder.arrays(scenes).items():
+            np.save(partial / f"{name}.npy", array)
+        captions = [encoder.generator.scene(i).caption for i in scenes]
+        (partial / "captions.json").write_text(json.dumps(captions))
+        partial.rename(shard)
+        left = (time.monotonic() - started) / (scenes.stop - begin) * (count - scenes.stop)
+        print(f"scenes {scenes.stop}/{count}  {left / 60:.1f} min left", flush=True)
 
 
 def main() -> None:
@@ -172,7 +199,7 @@ def main() -> None:
         help="the tokenizer's run, or a model directory",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/tokens"))
-    parser.add_argument("--count", type=int, default=20000, help="scenes")
+    parser.add_argument("--count", type=int, default=24000, help="scenes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocabulary", default="starter")
     parser.add_argument("--max-objects", type=int, default=1, help="1 to 3")
@@ -180,14 +207,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    what = {name: getattr(arguments, name) for name in ("seed", "vocabulary", "max_objects")}
+    refuse_others(arguments.out, what | {"tokenizer": str(arguments.tokenizer)})
+    generator = SceneGenerator(arguments.data, **what)
     tokenize(
-        arguments.data,
-        arguments.tokenizer,
-        arguments.out,
-        count=arguments.count,
-        seed=arguments.seed,
-        vocabulary=arguments.vocabulary,
-        max_objects=arguments.max_objects,
+        SceneEncoder(arguments.data, arguments.tokenizer, generator), arguments.out, count=arguments.count
     )
 
 

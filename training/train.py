@@ -19,9 +19,8 @@ def steps(data: Path, runs: Path, out: Path, threads: int) -> list[list[str]]:
     tokens, transformer = str(runs / "tokens"), str(runs / "transformer")
     cores = ["--threads", str(threads)]
     commands = [["training.train_tokenizer", *inputs, "--run", str(runs / "tokenizer"), *cores]]
-    if not (runs / "tokens" / "captions.json").exists():  # written last
-        commands.append(["training.tokenize", *inputs, *tokenizer, "--out", tokens, *cores])
     commands += [
+        ["training.tokenize", *inputs, *tokenizer, "--out", tokens, *cores],
         ["training.train_transformer", *inputs, *tokenizer, "--tokens", tokens, "--run", transformer, *cores],
         ["training.export", *inputs, *tokenizer, "--transformer", transformer, "--out", str(out)],
     ]

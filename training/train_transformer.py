@@ -100,8 +100,8 @@ class TransformerRecipe:
     clean: float = 0.3
     ema: float = 0.998
     stages: tuple[Stage, ...] = (
-        Stage(7, 450, 48),
-        Stage(10, 450, 24, kept=256, rates=(1.0, 0.0)),
+        Stage(7, 2400, 48),
+        Stage(10, 800, 24, kept=256, rates=(1.0, 0.0)),
     )
 
     @property
@@ -140,13 +140,13 @@ class Examples(Dataset[Batch]):
             self._epoch = epoch
             self._order = np.random.default_rng((self.recipe.seed, epoch)).permutation(len(self.tokens))
         i = self._order[position]
-        hidden, length, pooled = self.tokens.hidden[i], self.tokens.lengths[i], self.tokens.pooled[i]
+        tokens, (hidden, length, pooled) = self.tokens[i]
         if np.random.default_rng((self.recipe.seed, 1, index)).random() < self.recipe.caption_dropout:
             hidden, length, pooled = self.tokens.empty
         return (
-            torch.from_numpy(self.tokens.tokens[i].astype(np.int64)),
+            torch.from_numpy(tokens.astype(np.int64)),
             torch.from_numpy(np.array(hidden)),
-            torch.tensor(int(length)),
+            torch.tensor(length),
             torch.from_numpy(np.array(pooled)),
         )
 
@@ -367,7 +367,10 @@ def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: Mode
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vqvae = load_tokenizer(arguments.tokenizer, device)
     constants = {k: v for k, v in dataclasses.asdict(recipe).items() if k != "stages"}
-    settings = {"recipe": constants, "config": config.to_dict(), "init": str(arguments.init or "")}
+    tokens = TokenSet(arguments.tokens)
+    settings = {
+        "recipe": constants, "config": config.to_dict(), "init": str(arguments.init or ""), "scenes": len(tokens),
+    }  # fmt: skip
     run = Run(arguments.run, settings, recipe.steps, recipe.history)
     trainer = Trainer(config, recipe, vqvae, device, compiled=arguments.compile)
     painter = Painter(arguments.data, config, vqvae, device)
@@ -377,7 +380,7 @@ def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: Mode
         first = state["step"]
     elif arguments.init:
         trainer.start_from(trained_weights(arguments.init, "transformer.safetensors", "average"))
-    examples = Examples(TokenSet.open(arguments.tokens), recipe)
+    examples = Examples(tokens, recipe)
     begin = 0
     saved = time.monotonic()
     for stage in recipe.stages:
