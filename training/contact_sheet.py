@@ -1,11 +1,13 @@
-"""Draw the README's pictures: ``python -m training.contact_sheet --model weights/star-mini --out docs/images``.
+"""Draw the README's and the model card's pictures: ``python -m training.contact_sheet --out docs/images``.
 
-The prompts and the seeds are fixed here, and nothing is picked: prompt ``i`` is drawn once, with seed ``i``.
+The prompts and the seeds are fixed here, and nothing is picked: prompt ``i`` is drawn once, with seed ``i``; where a
+prompt is drawn more often, with the seeds from 0 on or with one seed and the guidance that is named.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -41,6 +43,10 @@ PROMPTS = (
     "a strawberry, 3d, on a white background",
     "a bicycle on a pink background",
 )
+VARIED = PROMPTS[2], PROMPTS[12], PROMPTS[18], PROMPTS[22]
+"""What is drawn with several seeds, and with several guidance scales."""
+SEEDS = range(6)
+GUIDANCE = (1.0, 2.0, 3.0, 4.0, 6.0, 9.0)
 STRIP_PROMPT, STRIP_SEED = "a red apple on a blue background", 1
 
 
@@ -70,24 +76,56 @@ def grid(tiles: list[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
+def plain_sheet(engine: Engine) -> Image.Image:
+    """Every prompt once."""
+    return grid([label(paint(engine, p, i), f"{p} (seed {i})", 192) for i, p in enumerate(PROMPTS)], 6)
+
+
+def seeds_sheet(engine: Engine) -> Image.Image:
+    """A row of seeds for each of a few prompts."""
+    tiles = [label(paint(engine, p, seed), f"{p} (seed {seed})", 192) for p in VARIED for seed in SEEDS]
+    return grid(tiles, len(SEEDS))
+
+
+def guidance_sheet(engine: Engine) -> Image.Image:
+    """A row of guidance scales for each of a few prompts, all with one seed."""
+    tiles = []
+    for prompt in VARIED:
+        for scale in GUIDANCE:
+            picture = paint(engine, prompt, 0, sampling={"guidance_scale": scale})
+            tiles.append(label(picture, f"{prompt} (guidance {scale:g})", 192))
+    return grid(tiles, len(GUIDANCE))
+
+
+def strip(engine: Engine) -> Image.Image:
+    """One picture after each of its scales."""
+    sides = engine.model.config.patch_nums
+    pictures = [paint(engine, STRIP_PROMPT, STRIP_SEED, scales=k) for k in range(1, len(sides) + 1)]
+    return grid([label(p, f"{s} x {s}", 116) for s, p in zip(sides, pictures, strict=True)], len(sides))
+
+
+SHEETS: dict[str, Callable[[Engine], Image.Image]] = {
+    "contact-sheet": plain_sheet,
+    "coarse-to-fine": strip,
+    "seeds": seeds_sheet,
+    "guidance": guidance_sheet,
+}
+
+
 def main() -> None:
     """Parse the command line and draw."""
-    parser = argparse.ArgumentParser(description="Draw the README's pictures.")
+    parser = argparse.ArgumentParser(description="Draw the README's and the model card's pictures.")
     parser.add_argument("--model", type=Path, default=Path("weights/star-mini"))
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--only", choices=SHEETS, nargs="+", help="some of the sheets; all when absent")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    model = load_model(arguments.model)
-    engine = Engine(model, slots=1)
+    engine = Engine(load_model(arguments.model), slots=1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    tiles = [label(paint(engine, p, i), f"{p} (seed {i})", 192) for i, p in enumerate(PROMPTS)]
-    grid(tiles, 6).save(arguments.out / "contact-sheet.png", optimize=True)
-    sides = model.config.patch_nums
-    strip = [paint(engine, STRIP_PROMPT, STRIP_SEED, scales=k) for k in range(1, len(sides) + 1)]
-    tiles = [label(picture, f"{s} x {s}", 116) for s, picture in zip(sides, strip, strict=True)]
-    grid(tiles, len(tiles)).save(arguments.out / "coarse-to-fine.png", optimize=True)
+    for name in arguments.only or SHEETS:
+        SHEETS[name](engine).save(arguments.out / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
