@@ -34,6 +34,10 @@ class Lesson:
     targets: Tensor
     clean: Tensor
 
+    def __getitem__(self, pictures: slice) -> Lesson:
+        """The lesson of some of the pictures."""
+        return Lesson(self.inputs[pictures], self.targets[pictures], self.clean[pictures])
+
 
 def several_nearest(quantizer: MultiScaleQuantizer, rest: Tensor) -> Tensor:
     """Indices (B, p * p, NEAREST) of the codebook vectors nearest to each of ``rest`` (B, z, p, p), nearest first."""

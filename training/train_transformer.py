@@ -100,8 +100,9 @@ class TransformerRecipe:
     clean: float = 0.3
     ema: float = 0.998
     stages: tuple[Stage, ...] = (
-        Stage(7, 2400, 48),
-        Stage(10, 800, 24, kept=256, rates=(1.0, 0.0)),
+        Stage(7, 393, 48),
+        Stage(7, 850, 48, rates=(0.5, 0.25)),
+        Stage(10, 420, 24, kept=256, rates=(0.25, 0.0)),
     )
 
     @property
