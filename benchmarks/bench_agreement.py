@@ -14,6 +14,7 @@ from benchmarks.workload import (
     PROMPTS,
     add_model_arguments,
     conditions,
+    encode,
     heading,
     open_model,
     paint,
@@ -27,7 +28,7 @@ from star_model.engine import Mode
 def tokens(model: StarModel, mode: Mode, images: int, batch: int) -> list[torch.Tensor]:
     """All tokens (L,) of images 0 to ``images - 1``, generated ``batch`` at a time."""
     engine = Engine(model, slots=batch, mode=mode)
-    texts = model.text_encoder.encode(PROMPTS)
+    texts = encode(model, count=len(PROMPTS))
     out = []
     for first in range(0, images, batch):
         seeds = range(first, min(first + batch, images))

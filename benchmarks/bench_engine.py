@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.workload import (
-    PROMPTS,
+    add_batch_arguments,
     add_model_arguments,
     clock,
     conditions,
+    encode,
     heading,
     open_model,
-    prepare,
+    paint_in_stages,
     print_json,
 )
 from star_model import Engine, StarModel
@@ -31,11 +32,8 @@ def run(
     watch = Stopwatch(model.device, tick)
 
     def generate() -> None:
-        texts = watch.time("text", lambda: model.text_encoder.encode(PROMPTS[:1]))
-        sequences = watch.time("prepare", lambda: prepare(engine, texts, range(batch)))
-        for side in engine.schedule.patch_nums:
-            watch.time(f"scale {side}x{side}", lambda: engine.step(sequences))
-        watch.time("decode", lambda: engine.finish(sequences))
+        texts = watch.time("text", lambda: encode(model))
+        paint_in_stages(watch, engine, texts, range(batch))
 
     generate()
     watch = Stopwatch(model.device, tick)
@@ -48,9 +46,7 @@ def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description="Time the engine stage by stage.")
     add_model_arguments(parser)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images together")
-    parser.add_argument("--mode", choices=("deterministic", "fast"), default="deterministic")
-    parser.add_argument("--repeats", type=int, default=5)
+    add_batch_arguments(parser, mode="deterministic", repeats=5)
     arguments = parser.parse_args()
     model = open_model(arguments)
     results = {

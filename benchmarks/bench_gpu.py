@@ -1,178 +1,165 @@
-"""The published model on a GPU, against its floor: ``python -m benchmarks.bench_gpu``.
+"""The published model on a GPU, against its floor: ``python -m benchmarks.bench_gpu --output results``.
 
-One command for any CUDA machine: nothing is fetched, the weights are random. It prints, for one image and for
-eight, milliseconds and share of the floor (:mod:`star_model.cost`) for each scale and for the decoder, with and
-without captured graphs; whether both give the same tokens; and memory, predicted and used. ``--tests`` runs the
-tests that need a GPU first.
+One command for any CUDA machine: nothing is fetched, the weights are random. First the tests that need a GPU, then
+each way to run the networks (:mod:`benchmarks.gpu_variant`): for one image and for eight, milliseconds of each scale
+and of the decoder beside the floor (:mod:`star_model.cost`), whether the tokens are those of the plain way, where
+the host waited for the device, and memory, predicted and used.
+
+Each part is a process of its own with a limit of time, so that one that hangs, or breaks the device's context,
+takes nothing else with it. What a part found is written to the output folder before the next begins: a line of
+``gpu.jsonl``, and all it said in a log of its own. The tables are made of those lines; ``--tables`` makes them again.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-import torch
+from benchmarks.gpu_variant import VARIANTS, add_arguments, reason_to_skip
 
-from benchmarks.stopwatch import Stopwatch
-from benchmarks.workload import PROMPTS, conditions, heading, paint, prepare, print_json, random_model
-from star_model import PRESETS, Engine, StarModel
-from star_model.checkpoint import choose_device
-from star_model.config import ModelConfig
-from star_model.cost import DEVICES, Device, decode_work, peak_bytes, step_work
-from star_model.graphs import Capture, CudaCapture
+RESULTS = "gpu.jsonl"
+TABLES = "gpu.txt"
+TESTS = "tests"
+_LAST_LINES = 15
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A stage: milliseconds of a batch, and the floor's."""
-
-    stage: str
-    eager: float
-    graphs: float | None
-    floor: float | None
-
-    def text(self) -> str:
-        """A line of the table."""
-        best = self.eager if self.graphs is None else self.graphs
-        graphs = f"{self.graphs:10.2f}" if self.graphs is not None else " " * 10
-        share = f"{self.floor:10.2f}{100 * self.floor / best:9.0f} %" if self.floor is not None else ""
-        return f"{self.stage:14}{self.eager:10.2f}{graphs}{share}"
+Found = dict[str, Any]
 
 
-def time_batch(engine: Engine, batch: int, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each stage, after one warm-up."""
-    watch = Stopwatch(engine.model.device)
-    texts = engine.model.text_encoder.encode(PROMPTS[:1])
+def run_part(name: str, command: Sequence[str], output: Path, timeout: float) -> Found:
+    """What a part found, which is its last line of JSON; or how it ended instead.
 
-    def generate() -> None:
-        sequences = watch.time("prepare", lambda: prepare(engine, texts, range(batch)))
-        for side in engine.schedule.patch_nums:
-            watch.time(f"scale {side}x{side}", lambda: engine.step(sequences))
-        watch.time("decode", lambda: engine.finish(sequences))
-
-    def unbroken() -> None:
-        sequences = prepare(engine, texts, range(batch))
-        paint(engine, sequences)
-        engine.finish(sequences)
-
-    generate()
-    watch = Stopwatch(engine.model.device)
-    for _ in range(repeats):
-        generate()
-        watch.time("image", unbroken)  # without waiting for the device between stages
-    return watch.medians()
-
-
-def same_tokens(a: Engine, b: Engine, batch: int) -> int:
-    """How many of a batch's images have the same tokens in both engines."""
-    texts = a.model.text_encoder.encode(PROMPTS[:1])
-    both = []
-    for engine in (a, b):
-        sequences = prepare(engine, texts, range(batch))
-        paint(engine, sequences)
-        engine.finish(sequences)
-        both.append([torch.cat(s.tokens) for s in sequences])
-    return sum(torch.equal(x, y) for x, y in zip(*both, strict=True))
+    Args:
+        name: of the part.
+        command: to run.
+        output: folder of its log.
+        timeout: seconds after which it is killed.
+    """
+    log = output / f"{name}.log"
+    started = time.monotonic()
+    with log.open("w", encoding="utf-8") as file:
+        try:
+            ended = subprocess.run(
+                command, check=False, stdout=file, stderr=subprocess.STDOUT, timeout=timeout
+            )
+            code = ended.returncode
+            error = f"exit code {code}" if code else None
+        except subprocess.TimeoutExpired:
+            error = f"took longer than {timeout:g} s"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    found: Found = {"benchmark": "gpu", "part": name}
+    if error is None and name == TESTS:
+        found["summary"] = lines[-1] if lines else ""
+    elif error is None:
+        found |= json.loads(next(line for line in reversed(lines) if line.startswith("{")))
+    else:
+        found |= {"error": error, "tail": lines[-_LAST_LINES:]}
+    return {**found, "seconds": round(time.monotonic() - started, 1)}
 
 
-def table(
-    config: ModelConfig,
-    batch: int,
-    eager: dict[str, float],
-    graphs: dict[str, float] | None,
-    device: Device | None,
-) -> list[Row]:
-    """A row for each stage, and one for a whole image of the batch."""
-    floors: dict[str, float] = {}
-    if device is not None:
-        for scale, side in enumerate(config.patch_nums):
-            floors[f"scale {side}x{side}"] = 1000 * step_work(config, scale, batch).floor(device)
-        floors["decode"] = 1000 * decode_work(config, batch).floor(device)
-        floors["image"] = sum(floors.values())
-    rows = [
-        Row(stage, ms, None if graphs is None else graphs[stage], floors.get(stage))
-        for stage, ms in eager.items()
-    ]
-    whole = next(row for row in rows if row.stage == "image")
-    each = Row(
-        "per image",
-        whole.eager / batch,
-        None if whole.graphs is None else whole.graphs / batch,
-        None if whole.floor is None else whole.floor / batch,
-    )
-    return [*rows, each]
+def commands(arguments: argparse.Namespace) -> Iterable[tuple[str, list[str] | str]]:
+    """Each part that was asked for, with its command, or with the reason why it is left out."""
+    for name in arguments.parts:
+        if name == TESTS:
+            yield name, [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/star_model"]
+        elif reason := reason_to_skip(VARIANTS[name]):
+            yield name, reason
+        else:
+            command = [sys.executable, "-m", "benchmarks.gpu_variant", name, "--preset", arguments.preset]
+            command += ["--batch", *map(str, arguments.batch), "--repeats", str(arguments.repeats)]
+            command += ["--device", arguments.device, *(["--gpu", arguments.gpu] if arguments.gpu else [])]
+            yield name, command
 
 
-def report(
-    model: StarModel, *, batches: list[int], repeats: int, capture: Capture | None, device: Device | None
-) -> dict[str, object]:
-    """Print the tables; returns what they hold."""
-    results: dict[str, object] = {}
-    slots = max(batches)
-    engine = Engine(model, slots=slots, mode="fast")
-    graphed = None if capture is None else Engine(model, slots=slots, mode="fast", capture=capture)
-    if graphed is not None:
-        graphed.warm_up(
-            lambda done, of: print(f"\rcapturing graphs: {done} of {of}", end="", file=sys.stderr)
-        )
-        print(file=sys.stderr)
-    for batch in batches:
-        eager = time_batch(engine, batch, repeats)
-        graphs = None if graphed is None else time_batch(graphed, batch, repeats)
-        rows = table(model.config, batch, eager, graphs, device)
-        print(f"\nbatch {batch:<8}{'eager':>10}{'graphs':>10}{'floor':>10}{'share':>11}   milliseconds")
-        print("\n".join(row.text() for row in rows))
-        results[str(batch)] = [dataclasses.asdict(row) for row in rows]
-        if graphed is not None:
-            same = same_tokens(engine, graphed, batch)
-            print(f"{same} of {batch} images have the same tokens with graphs as without")
-            results[f"{batch} same tokens"] = same
-    return results
+def tables(parts: Sequence[Found]) -> str:
+    """The parts' findings for people: one table for each size of batch, then the rest, a line a part."""
+    measured = [part for part in parts if "batches" in part]
+    texts = []
+    if measured:
+        first = measured[0]
+        texts.append(f"{first['model']} on {first['gpu']}, floor of {first['floor_of'] or 'no known GPU'}")
+        texts += [_table(measured, batch) for batch in first["batches"]]
+    texts.append("\n".join(_rest(part) for part in parts))
+    return "\n\n".join(texts)
 
 
-def memory(model: StarModel, slots: int) -> dict[str, float]:
-    """GiB that the networks, the slots and one step need as counted, and what was in use at most."""
-    predicted = peak_bytes(model.config, slots, bytes_per_value=model.dtype.itemsize)
-    found = {"predicted": predicted / 2**30}
-    if model.device.type == "cuda":
-        found["used"] = torch.cuda.max_memory_allocated(model.device) / 2**30
-    return found
+def _table(parts: Sequence[Found], batch: str) -> str:
+    """Milliseconds of a batch by stage; behind the best of each row, its share of the floor."""
+    floor = parts[0]["batches"][batch]["floor"]
+    columns = {
+        part["part"]: part["batches"][batch]["milliseconds"] for part in parts if batch in part["batches"]
+    }
+    width = max(map(len, columns)) + 2
+    head = f"{f'batch {batch}, ms':14}{'floor':>9}{'share':>8}"
+    lines = [head + "".join(name.rjust(width) for name in columns)]
+    for stage in next(iter(columns.values())):
+        values = [times[stage] for times in columns.values()]
+        bound = floor.get(stage)
+        share = f"{bound:9.2f}{100 * bound / min(values):6.0f} %" if bound is not None else " " * 17
+        lines.append(f"{stage:14}{share}" + "".join(f"{value:{width}.2f}" for value in values))
+    each = [times["image"] / int(batch) for times in columns.values()]
+    bound = floor.get("image")
+    share = f"{bound / int(batch):9.2f}{' ' * 8}" if bound is not None else " " * 17
+    lines.append(f"{'per image':14}{share}" + "".join(f"{value:{width}.2f}" for value in each))
+    return "\n".join(lines)
+
+
+def _rest(part: Found) -> str:
+    if "skipped" in part:
+        return f"{part['part']}: left out, {part['skipped']}"
+    if "error" in part:
+        return "\n    ".join([f"{part['part']}: FAILED, {part['error']}", *part["tail"]])
+    if "summary" in part:
+        return f"{part['part']}: {part['summary']}"
+    gib = part["memory_gib"]
+    said = [f"start {part['start_seconds']:.1f} s", f"memory {gib['predicted']:.2f} GiB predicted"]
+    if gib["used"] is not None:
+        error = 100 * (gib["predicted"] / gib["used"] - 1)
+        said.append(f"{gib['used']:.2f} used ({error:+.1f} %)")
+    if "waits" in part:
+        said.append(f"{len(part['waits'])} waits" + "".join(f"\n    {where}" for where in part["waits"][:5]))
+    if "same_tokens" in part:
+        shares = ", ".join(f"{100 * s:.2f} % at {b}" for b, s in part["same_tokens"].items())
+        said.append(f"tokens as without: {shares}")
+    return f"{part['part']}: " + ", ".join(said)
 
 
 def main() -> None:
-    """Parse the command line, measure, print."""
+    """Parse the command line, run the parts, print the tables."""
     parser = argparse.ArgumentParser(
-        description="Time a published model with random weights against its floor."
+        description="Time a published model with random weights against its floor, in all ways it can be run."
     )
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="star-512")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--device", default="cuda")
+    add_arguments(parser)
+    known = [TESTS, *VARIANTS]
     parser.add_argument(
-        "--gpu", choices=sorted(DEVICES), help="whose floor; by the device's name if not given"
+        "--parts", nargs="+", choices=known, default=known, metavar="PART", help=", ".join(known)
     )
-    parser.add_argument("--tests", action="store_true", help="run the tests that need a GPU first")
+    parser.add_argument("--output", type=Path, default=Path("build/gpu"), help="folder of the results")
+    parser.add_argument("--timeout", type=float, default=400.0, help="seconds that each part may take")
+    parser.add_argument("--tables", action="store_true", help="run nothing; print what is in the folder")
     arguments = parser.parse_args()
-    if arguments.tests:
-        subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu"], check=True)
-    place = choose_device(arguments.device)
-    on_gpu = place.type == "cuda"
-    name = torch.cuda.get_device_name(place) if on_gpu else "cpu"
-    floor_of = arguments.gpu or next((gpu for gpu in DEVICES if gpu in name.lower()), None)
-    model = random_model(PRESETS[arguments.preset], place)
-    print(f"{heading(model)}, {name}, floor of {floor_of or 'no known device'}")
-    results = report(
-        model,
-        batches=arguments.batch,
-        repeats=arguments.repeats,
-        capture=CudaCapture(place) if on_gpu else None,
-        device=DEVICES[floor_of] if floor_of else None,
-    )
-    used = memory(model, max(arguments.batch))
-    print("\nmemory in GiB: " + ", ".join(f"{what} {gib:.2f}" for what, gib in used.items()))
-    print_json("gpu", **conditions(model), gpu=name, floor_of=floor_of, batches=results, memory_gib=used)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results = arguments.output / RESULTS
+    if not arguments.tables:
+        with results.open("w", encoding="utf-8") as lines:
+            for name, command in commands(arguments):
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                if isinstance(command, str):
+                    found: Found = {"benchmark": "gpu", "part": name, "skipped": command}
+                else:
+                    found = run_part(name, command, arguments.output, arguments.timeout)
+                print(json.dumps(found), file=lines, flush=True)
+    parts = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    text = tables(parts)
+    (arguments.output / TABLES).write_text(text + "\n", encoding="utf-8")
+    print(text)
+    print(json.dumps({"benchmark": "gpu", "parts": parts}))
+    sys.exit(any("error" in part for part in parts))
 
 
 if __name__ == "__main__":

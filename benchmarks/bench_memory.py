@@ -18,6 +18,7 @@ from benchmarks.workload import (
     PROMPTS,
     add_model_arguments,
     conditions,
+    encode,
     heading,
     open_model,
     paint,
@@ -57,7 +58,7 @@ def measure(model: StarModel, slots: int, batch: int) -> dict[str, tuple[int, in
     engine = Engine(model, slots=slots, mode="fast")
     cache = engine.cache
     stored = sum(t.numel() * t.element_size() for t in (cache.image, cache.text, cache.modulation))
-    texts = model.text_encoder.encode(PROMPTS)
+    texts = encode(model, count=len(PROMPTS))
     with Allocations() as allocations:
         sequences = prepare(engine, texts, range(batch))
         paint(engine, sequences)

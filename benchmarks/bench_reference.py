@@ -17,6 +17,7 @@ from benchmarks.plain import PlainLoop
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.workload import (
     PROMPTS,
+    add_batch_arguments,
     add_model_arguments,
     clock,
     conditions,
@@ -66,9 +67,7 @@ def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description="Time the engine against a plain loop of the same weights.")
     add_model_arguments(parser)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images together")
-    parser.add_argument("--mode", choices=("deterministic", "fast"), default="deterministic")
-    parser.add_argument("--repeats", type=int, default=7)
+    add_batch_arguments(parser, mode="deterministic", repeats=7)
     arguments = parser.parse_args()
     model = open_model(arguments)
     arguments.dtype = "float32"

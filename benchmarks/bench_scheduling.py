@@ -15,16 +15,23 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.bench_engine import run
-from benchmarks.workload import add_model_arguments, clock, conditions, heading, open_model, print_json
+from benchmarks.workload import (
+    add_batch_arguments,
+    add_model_arguments,
+    clock,
+    conditions,
+    heading,
+    open_model,
+    print_json,
+)
 
 
 def main() -> None:
     """Parse the command line, measure, simulate, print."""
     parser = argparse.ArgumentParser(description="Simulate ways of batching with measured step times.")
     add_model_arguments(parser)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="sizes of batch to measure")
-    parser.add_argument("--mode", choices=("deterministic", "fast"), default="fast")
-    parser.add_argument("--repeats", type=int, default=5)
+    add_batch_arguments(parser, mode="fast", repeats=5)
+    parser.set_defaults(batch=[1, 4])
     parser.add_argument("--requests", type=int, default=4000)
     arguments = parser.parse_args()
     model = open_model(arguments)

@@ -3,8 +3,8 @@
 It starts ``star-server serve`` on a free port, or measures the one at ``--url``, and asks three things of it:
 
 - What does the server add to the engine's own time? One request at a time, against what its engine reports of the
-  same request, and in turn with the engine alone in this process, on the same model and as many threads. Both
-  ratios are of neighbours in time, since the speed of a shared machine drifts.
+  same request and needs to prepare it, which it does not report; and in turn with the engine alone in this process, on
+  the same model and as many threads. Both ratios are of neighbours in time, since the speed of a shared machine drifts.
 - How long does ``/livez`` take while images are painted?
 - What do callers see under open-loop Poisson arrivals, at several shares of what the server can do?
 """
@@ -102,7 +102,8 @@ def measure_overhead(url: str, model: StarModel, repeats: int) -> dict[str, floa
     to_own: dict[str, list[float]] = {}
 
     def alone() -> None:
-        sequences = prepare(engine, model.text_encoder.encode([next(texts)]), [0])
+        conditioning = model.text_encoder.encode([next(texts)])
+        sequences = watch.time("prepare", lambda: prepare(engine, conditioning, [0]))
         paint(engine, sequences)
         engine.finish(sequences).cpu()
 
@@ -120,7 +121,7 @@ def measure_overhead(url: str, model: StarModel, repeats: int) -> dict[str, floa
             for name, media_type in MEDIA_TYPES.items():
                 before = engine_seconds(http)
                 watch.time(name, lambda media_type=media_type: served(media_type))  # type: ignore[misc]
-                own = engine_seconds(http) - before
+                own = engine_seconds(http) - before + watch.seconds["prepare"][-1]
                 to_own.setdefault(name, []).append(watch.seconds[name][-1] / own)
     ratios = {f"{name}_to_alone": watch.ratio(name, "engine") for name in MEDIA_TYPES}
     ratios |= {f"{name}_to_own": statistics.median(values) for name, values in to_own.items()}

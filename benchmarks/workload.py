@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.stopwatch import Stopwatch
 from star_model import (
     PRESETS,
     Engine,
@@ -22,6 +23,7 @@ from star_model import (
     TextConditioning,
 )
 from star_model.checkpoint import choose_device, load_model, parse_dtype
+from star_model.engine import Mode
 from star_model.host_memory import keep_freed_memory
 from star_model.hub import resolve_model
 from star_model.precision import choose_precision
@@ -83,6 +85,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_batch_arguments(parser: argparse.ArgumentParser, *, mode: Mode, repeats: int) -> None:
+    """Flags that say how many images step together, how, and how often that is measured."""
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images together")
+    parser.add_argument("--mode", choices=("deterministic", "fast"), default=mode)
+    parser.add_argument("--repeats", type=int, default=repeats)
+
+
 def clock(arguments: argparse.Namespace) -> Callable[[], float]:
     """What the flags of :func:`add_model_arguments` measure by."""
     return time.process_time if arguments.cpu_time else time.perf_counter
@@ -105,6 +114,13 @@ def sampling_params(model: StarModel, seed: int) -> SamplingParams:
     return SamplingParams(seed=seed, **dataclasses.asdict(model.sampling_defaults))
 
 
+def encode(model: StarModel, first: int = 0, count: int = 1) -> Sequence[Conditioning]:
+    """The conditioning of ``count`` prompts, or classes, from number ``first`` on; the prompts repeat."""
+    numbers = [i % len(PROMPTS) for i in range(first, first + count)]
+    by_class = model.config.transformer.num_classes > 0
+    return model.text_encoder.encode([str(i) if by_class else PROMPTS[i] for i in numbers])
+
+
 def prepare(engine: Engine, texts: Sequence[Conditioning], seeds: Sequence[int]) -> list[ImageSequence]:
     """One image for each seed; they take ``texts`` in turn."""
     return [
@@ -117,6 +133,16 @@ def paint(engine: Engine, sequences: Sequence[ImageSequence]) -> None:
     """Step through all scales."""
     for _ in range(engine.num_scales):
         engine.step(sequences)
+
+
+def paint_in_stages(
+    watch: Stopwatch, engine: Engine, texts: Sequence[Conditioning], seeds: Sequence[int]
+) -> None:
+    """Paint images and decode them, timing ``prepare``, each scale, as ``scale 16x16``, and ``decode``."""
+    sequences = watch.time("prepare", lambda: prepare(engine, texts, seeds))
+    for side in engine.schedule.patch_nums:
+        watch.time(f"scale {side}x{side}", lambda: engine.step(sequences))
+    watch.time("decode", lambda: engine.finish(sequences))
 
 
 def conditions(model: StarModel) -> dict[str, Any]:

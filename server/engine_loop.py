@@ -1,6 +1,11 @@
 """The main loop of the worker: receive, schedule, step, publish.
 
 It drives anything that looks like :class:`Engine`, so tests run it in a thread with a fake one.
+
+**One turn ahead.** A GPU is given its work and does it later. What it was given in one turn of the loop, a step and
+what there was to decode after it, is waited for only once it has been given the work of the next turn: it never
+idles while the loop schedules, or hands pixels on. More than one turn ahead would gain nothing, and newcomers would
+have to wait for it. On a CPU all work is done when the call returns, and nothing is ever waited for.
 """
 
 from __future__ import annotations
@@ -10,8 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Generic, Literal, Protocol, TypeVar
+from functools import lru_cache, partial
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -33,6 +38,7 @@ from server.messages import (
     Timing,
     ToWorker,
 )
+from server.pending import Pending
 from server.scheduler import Key, Scheduler
 
 Diagnosis = Literal["out_of_memory", "error", "fatal"]
@@ -77,15 +83,15 @@ class Engine(Protocol[TextT, SequenceT]):
         """Give an image of the job a slot."""
         ...
 
-    def step(self, sequences: Sequence[SequenceT]) -> None:
+    def step(self, sequences: Sequence[SequenceT]) -> Pending[None]:
         """Advance sequences that are at one scale by that scale."""
         ...
 
-    def preview(self, sequences: Sequence[SequenceT]) -> list[Pixels]:
+    def preview(self, sequences: Sequence[SequenceT]) -> Pending[list[Pixels]]:
         """Decode what is painted so far."""
         ...
 
-    def finish(self, sequences: Sequence[SequenceT]) -> list[Pixels]:
+    def finish(self, sequences: Sequence[SequenceT]) -> Pending[list[Pixels]]:
         """Decode sequences that have all their scales, and free their slots."""
         ...
 
@@ -115,6 +121,18 @@ class _Image(Generic[SequenceT]):
     sequence: SequenceT
     preview_at: tuple[int, ...]
     scale: int = 0
+
+
+class _UnderWay(NamedTuple):
+    """Work that the engine has been given.
+
+    Args:
+        work: itself.
+        settle: waits for it, and does what is due then.
+    """
+
+    work: Pending[object]
+    settle: Callable[[], None]
 
 
 def preview_scales(num_scales: int, previews: int) -> tuple[int, ...]:
@@ -160,6 +178,9 @@ class EngineLoop(Generic[TextT, SequenceT]):
         self._arrivals: deque[Paint] = deque()
         self._images: dict[Key, _Image[SequenceT]] = {}
         self._previews: dict[Key, int] = {}  # that are due, and which of its image each is
+        self._under_way: deque[_UnderWay] = deque()  # in the order in which it was given
+        self._given = 0  # pieces of work, ever
+        self._settled_at = float("-inf")
         self._log = structlog.get_logger("star.worker")
         self.state = self._observe(idle=True)
 
@@ -171,12 +192,14 @@ class EngineLoop(Generic[TextT, SequenceT]):
         """
         while self._receive():
             batch = self._schedule()
+            before = self._given
             stepped = self._step(batch)
             self._publish(stepped)
+            self._settle(self._given - before if stepped else 0)
 
     def _receive(self) -> bool:
         """Take what has come, waiting for it when there is nothing to do; false to stop."""
-        idle = not self._images and not self._arrivals
+        idle = not self._images and not self._arrivals and not self._under_way
         self.state = self._observe(idle)
         while True:
             try:
@@ -211,21 +234,29 @@ class EngineLoop(Generic[TextT, SequenceT]):
                 break
 
     def _step(self, batch: tuple[Key, ...]) -> tuple[Key, ...]:
-        """Advance the batch by one scale; returns what of it succeeded: all or nothing."""
+        """Have the batch advanced by one scale; returns what of it will be: all or nothing."""
         if not batch:
             return ()
         scale = self._images[batch[0]].scale
         started = self._clock()
         try:
-            self._engine.step(self._sequences(batch))
+            work = self._engine.step(self._sequences(batch))
         except Exception as error:
             self._fail_batch(batch, error)
             return ()
-        self._send(Timing("scale_step", self._clock() - started, len(batch), scale))
-        return batch
+        self._begin(work, partial(self._stepped, work, batch, scale, started))
+        return tuple(key for key in batch if key in self._images)
+
+    def _stepped(self, work: Pending[None], batch: tuple[Key, ...], scale: int, started: float) -> None:
+        try:
+            work.wait()
+        except Exception as error:
+            self._fail_batch(batch, error)
+            return
+        self._send(Timing("scale_step", self._since(started), len(batch), scale))
 
     def _publish(self, stepped: tuple[Key, ...]) -> None:
-        """Send finished images, then previews."""
+        """Have finished images decoded, then previews; they are sent as soon as they are there."""
         for key in stepped:
             image = self._images[key]
             image.scale += 1
@@ -235,36 +266,79 @@ class EngineLoop(Generic[TextT, SequenceT]):
         for key in finished:  # before they are decoded, so that who comes next is here when they are
             self._previews.pop(key, None)
             self._send(Freed(*key))
-        for key, pixels in self._decode(finished, self._engine.finish):
-            del self._images[key]
-            self._send(Painted(*key, pixels))
-        self._publish_previews()
+        self._decode(finished, self._engine.finish, self._painted)
+        self._decode_previews()
 
-    def _publish_previews(self) -> None:
-        """Decode the previews that are due, unless others would wait for it: then one between two steps.
+    def _painted(self, key: Key, pixels: Pixels) -> None:
+        del self._images[key]
+        self._send(Painted(*key, pixels))
+
+    def _decode_previews(self) -> None:
+        """Have the previews decoded that are due, unless others would wait for it: then one between two steps.
 
         A preview that has not been decoded by the time that the next one of its image is due is left out.
         """
         waiting_for_theirs = {key.job_id for key in self._previews}
         others = self._arrivals or any(key.job_id not in waiting_for_theirs for key in self._images)
         keys = list(self._previews)[: 1 if others else None]
-        indices = [self._previews.pop(key) for key in keys]
-        for (key, pixels), index in zip(self._decode(keys, self._engine.preview), indices, strict=False):
-            self._send(Preview(*key, index, pixels))
+        indices = {key: self._previews.pop(key) for key in keys}
+        self._decode(
+            keys,
+            self._engine.preview,
+            lambda key, pixels: self._send(Preview(*key, indices[key], pixels)),
+        )
 
     def _decode(
-        self, keys: Sequence[Key], decode: Callable[[Sequence[SequenceT]], list[Pixels]]
-    ) -> list[tuple[Key, Pixels]]:
+        self,
+        keys: Sequence[Key],
+        decode: Callable[[Sequence[SequenceT]], Pending[list[Pixels]]],
+        publish: Callable[[Key, Pixels], None],
+    ) -> None:
         if not keys:
-            return []
+            return
         started = self._clock()
         try:
-            images = decode(self._sequences(keys))
+            work = decode(self._sequences(keys))
         except Exception as error:
             self._fail_batch(keys, error)
-            return []
-        self._send(Timing("vae_decode", self._clock() - started, len(keys)))
-        return list(zip(keys, images, strict=True))
+            return
+        self._begin(work, partial(self._decoded, work, keys, publish, started))
+
+    def _decoded(
+        self,
+        work: Pending[list[Pixels]],
+        keys: Sequence[Key],
+        publish: Callable[[Key, Pixels], None],
+        started: float,
+    ) -> None:
+        try:
+            images = work.wait()
+        except Exception as error:
+            self._fail_batch(keys, error)
+            return
+        self._send(Timing("vae_decode", self._since(started), len(keys)))
+        for key, pixels in zip(keys, images, strict=True):
+            if key in self._images:  # else its job was cancelled meanwhile
+                publish(key, pixels)
+
+    def _begin(self, work: Pending[object], settle: Callable[[], None]) -> None:
+        """Note work that the engine has been given; it is settled at once if it is done, and so is all before it."""
+        self._under_way.append(_UnderWay(work, settle))
+        self._given += 1
+        while self._under_way and self._under_way[0].work.done:
+            self._under_way.popleft().settle()
+
+    def _settle(self, given: int) -> None:
+        """Wait for work until no more is under way than was ``given`` in this turn."""
+        while len(self._under_way) > given:
+            self._under_way.popleft().settle()
+
+    def _since(self, started: float) -> float:
+        """Seconds that work took which was given at ``started`` and is done now: what came before it not counted."""
+        now = self._clock()
+        seconds = now - max(started, self._settled_at)
+        self._settled_at = now
+        return seconds
 
     def _prepare(self, paint: Paint) -> None:
         """Encode the text and take a slot; a failure is the job's own."""

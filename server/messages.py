@@ -11,7 +11,7 @@ from typing import Literal
 
 FailureCode = Literal["deadline_exceeded", "out_of_memory", "internal_error"]
 Stage = Literal["text_encode", "scale_step", "vae_decode"]
-LoadPhase = Literal["starting", "loading", "warming"]
+LoadPhase = Literal["starting", "loading", "capturing", "warming"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class ImageEdit:
         mask: a byte for each pixel of it, row by row, other than 0 where it is to be painted; None is everywhere.
         keep_scales: coarse scales that are the image's own inside the mask too.
         erase: forget what is inside the mask.
+        focus: paint a small masked part at full resolution, in a window around it.
         feather: fade into the painted part over a few pixels.
     """
 
@@ -39,6 +40,7 @@ class ImageEdit:
     mask: bytes | None
     keep_scales: int
     erase: bool
+    focus: bool
     feather: bool
 
 
@@ -88,6 +90,9 @@ class WorkerOptions:
     cache_dir: Path | None
     offline: bool
     allow_unsafe_pickle: bool
+    attention: str
+    cuda_graphs: bool
+    compile: bool
     slots: int
     max_batch: int
     catch_up: float

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from server import __version__
 from server.images import ImageFormat, encode_image
 from server.messages import Job, Pixels, WorkerOptions
-from server.worker import open_model, resolve_mode
+from server.scheduler import Policy, token_shares
+from server.worker import open_model, resolve_max_step, resolve_mode
 
 if TYPE_CHECKING:
     from star_model.config import ModelConfig
@@ -103,7 +104,7 @@ def generate(
     paths = output_paths(output, picture.n)
     if picture.quality is not None and _SUFFIXES[output.suffix.lower()] == "png":
         raise UsageError("--quality is for webp and jpeg; png is lossless.")
-    from server.worker import StarEngine
+    from server.star_engine import StarEngine
     from star_model import Engine
 
     model = open_model(options, say)
@@ -131,9 +132,9 @@ def generate(
         batch = range(start, min(start + engine.total_slots, picture.n))
         sequences = [engine.prepare(text, negative, job, job.seeds[i]) for i in batch]
         for _ in range(engine.num_scales):
-            engine.step(sequences)
+            engine.step(sequences).wait()
             progress(1, len(sequences))
-        for i, pixels in zip(batch, engine.finish(sequences), strict=True):
+        for i, pixels in zip(batch, engine.finish(sequences).wait(), strict=True):
             _write(paths[i], pixels, job, i, model.config.name, picture.quality)
     warnings = [f"This end of the prompt did not fit into the text encoder: {text.truncated!r}"]
     return list(zip(paths, job.seeds, strict=True)), warnings if text.truncated else []
@@ -168,9 +169,11 @@ def describe(name: str, cache_dir: Path | None) -> dict[str, Any]:
     Raises:
         star_model.errors.StarError: there is no such model, or its configuration is damaged.
     """
-    from star_model.cost import peak_bytes
+    from star_model.cost import graphs_bytes, peak_bytes
 
     config, path = find_config(name, cache_dir)
+    policy = Policy(token_shares(config.patch_nums), _SLOTS, max_step=resolve_max_step(0.0, "fast"))
+    largest = [policy.batch_limit(scale) for scale in range(len(config.patch_nums))]
     transformer, tokenizer = count_parameters(config)
     return {
         "name": config.name,
@@ -184,6 +187,10 @@ def describe(name: str, cache_dir: Path | None) -> dict[str, Any]:
         },
         "peak_memory_bytes": {
             dtype: peak_bytes(config, _SLOTS, bytes_per_value=size)
+            for dtype, size in _BYTES_PER_VALUE.items()
+        },
+        "cuda_graphs_bytes": {
+            dtype: graphs_bytes(config, largest, bytes_per_value=size)
             for dtype, size in _BYTES_PER_VALUE.items()
         },
         "config": config.to_dict(),
@@ -248,6 +255,13 @@ def description_text(info: Mapping[str, Any]) -> str:
                 f"{size / 2**20:,.0f} MiB in {dtype}" for dtype, size in info["peak_memory_bytes"].items()
             )
             + ", at most, the text encoder not counted",
+        ),
+        (
+            "with graphs",
+            ", ".join(
+                f"{size / 2**20:,.0f} MiB in {dtype}" for dtype, size in info["cuda_graphs_bytes"].items()
+            )
+            + " more (serve --cuda-graphs)",
         ),
         *((part.replace("_", " "), _inline(config[part])) for part in ("transformer", "tokenizer")),
         ("text encoder", _inline(config["text_encoder"])),

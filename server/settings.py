@@ -77,7 +77,12 @@ class ModelSettings(BaseSettings):
         "auto",
         description="deterministic: an image is the same in any batch; auto is that on a CPU, fast on a GPU",
     )
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of the model; 0 leaves it to torch")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of the model; 0 is its share of the processors"
+    )
+    attention: Literal["auto", "sdpa", "xformers"] = Field(
+        "auto", description="kernels of attention; xformers is an extra and needs a GPU, auto is sdpa"
+    )
     cache_dir: Path | None = Field(None, description="where fetched and converted models are kept")
     offline: bool = Field(False, description="never fetch a model; an absent one is an error")
     allow_unsafe_pickle: bool = Field(
@@ -96,6 +101,9 @@ class ModelSettings(BaseSettings):
                 "cache_dir": self.cache_dir,
                 "offline": self.offline,
                 "allow_unsafe_pickle": self.allow_unsafe_pickle,
+                "attention": self.attention,
+                "cuda_graphs": False,
+                "compile": False,
                 "slots": 1,
                 "max_batch": 1,
                 "catch_up": 0.0,
@@ -138,6 +146,12 @@ class Settings(ModelSettings):
         ge=0,
         le=1000,
         description="most work in one step, in images; 0 is 0.2 in deterministic mode, 1 in fast mode",
+    )
+    cuda_graphs: bool = Field(
+        False, description="on a GPU, record the network's work at the start and replay it; takes memory"
+    )
+    compile: bool = Field(
+        False, description="fuse kernels with torch.compile at the start, which takes minutes on a CPU"
     )
     text_cache: int = Field(256, ge=0, le=1_000_000, description="encoded prompts that are kept")
 
@@ -245,6 +259,8 @@ class Settings(ModelSettings):
                 "catch_up": self.catch_up,
                 "patience": self.patience,
                 "max_step": self.max_step,
+                "cuda_graphs": self.cuda_graphs,
+                "compile": self.compile,
                 "text_cache": self.text_cache,
                 "log_level": self.log_level,
                 "log_format": self.log_format,
@@ -269,6 +285,13 @@ def check_environment(environment: Mapping[str, str], names: list[str]) -> None:
             raise SettingsFileError(unknown("environment variable", name, known))
 
 
+def _reason(error: yaml.YAMLError) -> str:
+    """Where and why, as far as the parser says."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return f"{place}: {problem}" if problem else place
+
+
 def read_settings_file(path: Path, names: list[str]) -> dict[str, Any]:
     """The settings in a YAML file.
 
@@ -285,7 +308,7 @@ def read_settings_file(path: Path, names: list[str]) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsFileError(f"The settings file {path} cannot be read: {reason}.") from error
     except yaml.YAMLError as error:
-        raise SettingsFileError(f"The settings file {path} is not valid YAML: {error}") from error
+        raise SettingsFileError(f"The settings file {path} is not valid YAML{_reason(error)}.") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -25,7 +25,9 @@ from server.messages import (
 )
 from server.worker_process import Launch, Worker, stop
 
-Phase = Literal["starting", "loading", "warming", "ready", "restarting", "draining", "failed", "stopped"]
+Phase = Literal[
+    "starting", "loading", "capturing", "warming", "ready", "restarting", "draining", "failed", "stopped"
+]
 
 _LONGEST_BACKOFF = 60.0
 _WATCH_SECONDS = 0.5

@@ -9,164 +9,48 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
+import math
 import os
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 import structlog
 
-from server.engine_loop import Diagnosis, EngineLoop
+from server.engine_loop import EngineLoop
 from server.logs import configure_logging
 from server.messages import (
     Devices,
     FromWorker,
     Heartbeat,
-    ImageEdit,
     Job,
     LoadFailed,
     Loading,
     LoadPhase,
     ModelInfo,
-    Pixels,
     Ready,
     ToWorker,
     WorkerOptions,
 )
+from server.processors import threads_for
 from server.scheduler import Policy, Scheduler, token_shares
+from server.star_engine import EncodedText, StarEngine
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from star_model import Engine, StarModel
-    from star_model.editing import Edit
+    from star_model import StarModel
     from star_model.engine import ImageSequence
-    from star_model.text_encoder import Conditioning
+    from star_model.graphs import Capture
 
 HEARTBEAT_SECONDS = 1.0
-_KEPT_EDITS = 8
+_PROGRESS_SECONDS = 2.0
 _WARM_UP_PROMPT = ""  # which every model can read, also one whose prompts are names of classes
 _DETERMINISTIC_MAX_STEP = 0.2
 _FAST_MAX_STEP = 1.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class EncodedText:
-    """A prompt's conditioning, and what the caller is told of it."""
-
-    conditioning: Conditioning
-    num_tokens: int
-
-    @property
-    def truncated(self) -> str:
-        return self.conditioning.truncated
-
-
-class StarEngine:
-    """:class:`star_model.Engine` as the main loop wants it: jobs in, bytes out.
-
-    Args:
-        engine: the engine to drive.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._on_cuda = engine.model.device.type == "cuda"
-        # One image is encoded once, for all seeds of its request and for the next ones.
-        self._edit = lru_cache(maxsize=_KEPT_EDITS)(self._make_edit)
-
-    @property
-    def num_scales(self) -> int:
-        return self._engine.num_scales
-
-    @property
-    def free_slots(self) -> int:
-        return self._engine.free_slots
-
-    @property
-    def total_slots(self) -> int:
-        return self._engine.total_slots
-
-    def encode(self, prompt: str) -> EncodedText:
-        (conditioning,) = self._engine.model.text_encoder.encode([prompt])
-        return EncodedText(conditioning, conditioning.num_tokens)
-
-    def prepare(self, text: EncodedText, negative: EncodedText | None, job: Job, seed: int) -> ImageSequence:
-        from star_model import SamplingParams
-
-        params = SamplingParams(
-            seed=seed, guidance_scale=job.guidance_scale, top_k=job.top_k, top_p=job.top_p
-        )
-        against = negative.conditioning if negative is not None else None
-        edit = self._edit(job.edit) if job.edit is not None else None
-        return self._engine.prepare(text.conditioning, params, negative=against, edit=edit)
-
-    def step(self, sequences: Sequence[ImageSequence]) -> None:
-        self._engine.step(sequences)
-        if self._on_cuda:
-            self._synchronize()  # so that an error is this batch's, and the time taken is too
-
-    def preview(self, sequences: Sequence[ImageSequence]) -> list[Pixels]:
-        return _pixels(self._engine.preview(sequences))
-
-    def finish(self, sequences: Sequence[ImageSequence]) -> list[Pixels]:
-        return _pixels(self._engine.finish(sequences))
-
-    def release(self, sequence: ImageSequence) -> None:
-        self._engine.release(sequence)
-
-    def memory(self) -> tuple[int, int]:
-        if not self._on_cuda:
-            return 0, 0
-        import torch
-
-        return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-
-    def diagnose(self, error: Exception) -> Diagnosis:
-        import torch
-
-        if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            if self._on_cuda:
-                torch.cuda.empty_cache()
-            return "out_of_memory"
-        if isinstance(error, torch.AcceleratorError):  # the context is lost: every later call would fail too
-            return "fatal"
-        return "error"
-
-    def _make_edit(self, edit: ImageEdit) -> Edit:
-        import torch
-
-        from star_model.editing import make_edit
-
-        shape = edit.image.height, edit.image.width
-        # A bytearray, since tensors are writable and bytes are not.
-        image = torch.frombuffer(bytearray(edit.image.data), dtype=torch.uint8).view(*shape, 3)
-        mask = None
-        if edit.mask is not None:
-            mask = torch.frombuffer(bytearray(edit.mask), dtype=torch.uint8).view(shape) > 0
-        return make_edit(
-            self._engine.model,
-            image,
-            mask,
-            keep_scales=edit.keep_scales,
-            erase=edit.erase,
-            feather=edit.feather,
-        )
-
-    def _synchronize(self) -> None:
-        import torch
-
-        torch.cuda.synchronize()
-
-
-def _pixels(images: Tensor) -> list[Pixels]:
-    _, height, width, _ = images.shape  # (B, H, W, 3)
-    return [Pixels(width, height, image.numpy().tobytes()) for image in images.cpu()]
 
 
 def open_model(options: WorkerOptions, say: Callable[[str], None]) -> StarModel:
@@ -188,10 +72,8 @@ def open_model(options: WorkerOptions, say: Callable[[str], None]) -> StarModel:
     device = choose_device(options.device, options.index)
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)  # so that what names no device means this one
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    elif options.workers > 1 and not device.startswith("cuda"):
-        torch.set_num_threads(max(1, torch.get_num_threads() // options.workers))
+    sharing = 1 if device.startswith("cuda") else options.workers
+    torch.set_num_threads(options.threads or threads_for(torch.get_num_threads(), sharing))
     path = resolve_model(
         options.model,
         cache_dir=options.cache_dir,
@@ -199,7 +81,8 @@ def open_model(options: WorkerOptions, say: Callable[[str], None]) -> StarModel:
         allow_unsafe_pickle=options.allow_unsafe_pickle,
         progress=say,
     )
-    return load_model(path, device=device, dtype=options.dtype)
+    attention = None if options.attention == "auto" else options.attention
+    return load_model(path, device=device, dtype=options.dtype, attention=attention)
 
 
 def count_devices(device: str) -> int:
@@ -257,8 +140,66 @@ def warm_up(engine: StarEngine, defaults: tuple[float, int, float]) -> float:
     sequence = engine.prepare(text, None, job, 0)
     for _ in range(engine.num_scales):
         engine.step([sequence])
-    engine.finish([sequence])
+    engine.finish([sequence]).wait()
     return time.monotonic() - started
+
+
+def make_policy(options: WorkerOptions, patch_nums: Sequence[int], mode: str) -> Policy:
+    """What the scheduler of a worker decides by."""
+    return Policy(
+        scale_costs=token_shares(patch_nums),
+        max_batch=min(options.max_batch, options.slots),
+        catch_up=options.catch_up,
+        patience=options.patience,
+        max_step=resolve_max_step(options.max_step, mode),
+    )
+
+
+def build_engine(
+    model: StarModel,
+    options: WorkerOptions,
+    mode: str,
+    report: Callable[[LoadPhase], None],
+    capture: Capture | None,
+) -> StarEngine:
+    """An engine as the options say, with its graphs, if there are to be any, captured.
+
+    What is only for speed and does not work here is left out, and the log says so once.
+
+    Args:
+        model: to run.
+        options: how.
+        mode: ``deterministic`` or ``fast``.
+        report: is told when the next phase begins.
+        capture: how graphs are captured; None for none.
+    """
+    from star_model import Engine
+    from star_model.errors import CaptureError
+
+    log = structlog.get_logger("star.worker")
+    policy = make_policy(options, model.config.patch_nums, mode)
+    engine = Engine(
+        model,
+        slots=options.slots,
+        mode="fast" if mode == "fast" else "deterministic",
+        capture=capture,
+        largest_batches=[policy.batch_limit(scale) for scale in range(len(model.config.schedule))],
+    )
+    if capture is not None:
+        report("capturing")
+        started, told = time.monotonic(), -math.inf
+
+        def progress(done: int, of: int) -> None:
+            nonlocal told
+            if done == of or time.monotonic() - told > _PROGRESS_SECONDS:
+                told = time.monotonic()
+                log.info("capturing graphs", done=done, of=of, seconds=round(told - started, 1))
+
+        try:
+            engine.warm_up(progress)
+        except CaptureError as error:
+            log.warning("no graphs could be captured; going on without, slower", reason=_line(error))
+    return StarEngine(engine)
 
 
 def load_engine(options: WorkerOptions, report: Callable[[LoadPhase], None]) -> tuple[StarEngine, ModelInfo]:
@@ -271,17 +212,34 @@ def load_engine(options: WorkerOptions, report: Callable[[LoadPhase], None]) -> 
     Raises:
         star_model.errors.StarError: see :func:`open_model`.
     """
-    from star_model import Engine
+    from star_model.compilation import compile_networks, restore_networks
+    from star_model.graphs import choose_capture
 
     log = structlog.get_logger("star.worker")
     model = open_model(options, lambda sentence: log.info(sentence, model=options.model))
     mode = resolve_mode(options.mode, model.device.type)
-    engine = StarEngine(
-        Engine(model, slots=options.slots, mode="fast" if mode == "fast" else "deterministic")
-    )
-    report("warming")
     sampling = model.sampling_defaults
-    seconds = warm_up(engine, (sampling.guidance_scale, sampling.top_k, sampling.top_p))
+    defaults = (sampling.guidance_scale, sampling.top_k, sampling.top_p)
+
+    def prepare() -> tuple[StarEngine, float]:
+        capture = choose_capture(model.device, options.cuda_graphs)
+        engine = build_engine(model, options, mode, report, capture)
+        report("warming")
+        if options.compile:
+            warm_up(engine, defaults)  # compiles, which is not to be taken for the time of an image
+        return engine, warm_up(engine, defaults)
+
+    if options.compile:
+        compile_networks(model)
+        try:
+            engine, seconds = prepare()
+        except Exception as error:  # whatever a compiler, or its absence, raises
+            log.warning("the networks could not be compiled; going on without, slower", reason=_line(error))
+            restore_networks(model)
+            options = dataclasses.replace(options, compile=False)
+    if not options.compile:  # and not while the error still holds on to the first engine and its memory
+        gc.collect()
+        engine, seconds = prepare()
     info = ModelInfo(
         name=model.config.name,
         image_size=model.config.image_size,
@@ -349,13 +307,7 @@ def worker_main(connection: Connection, options: WorkerOptions) -> None:
             log.error("the model cannot be loaded", exc_info=error)
         outbox.send(LoadFailed(_explanation(error)))
         return
-    policy = Policy(
-        scale_costs=token_shares(info.patch_nums),
-        max_batch=min(options.max_batch, info.slots),
-        catch_up=options.catch_up,
-        patience=options.patience,
-        max_step=resolve_max_step(options.max_step, info.mode),
-    )
+    policy = make_policy(options, info.patch_nums, info.mode)
     loop = EngineLoop(engine, Scheduler(policy), inbox, outbox.send, text_cache=options.text_cache)
     threading.Thread(target=_beat, args=(loop, engine, outbox), name="heartbeat", daemon=True).start()
     outbox.send(Ready(info))
@@ -378,6 +330,11 @@ def _beat(loop: EngineLoop[EncodedText, ImageSequence], engine: StarEngine, outb
         )
         outbox.send(beat)
         time.sleep(HEARTBEAT_SECONDS)
+
+
+def _line(error: Exception) -> str:
+    """The first line of what an error says, which may be a compiler's whole output."""
+    return (str(error) or repr(error)).strip().splitlines()[0]
 
 
 def _is_explained(error: Exception) -> bool:

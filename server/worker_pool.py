@@ -18,6 +18,7 @@ _FURTHEST: tuple[Phase, ...] = (
     "ready",
     "restarting",
     "warming",
+    "capturing",
     "loading",
     "starting",
     "failed",

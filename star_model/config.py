@@ -15,6 +15,8 @@ from star_model.errors import ConfigError
 from star_model.scales import ScaleSchedule
 
 HEAD_DIM = 64
+KEPT_TEXTS = 4
+"""Texts whose keys and values an engine keeps: the empty prompt's, and those of the last requests."""
 IMAGENET_CLASSES = 1000
 
 

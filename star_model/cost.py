@@ -6,9 +6,10 @@ its weights and its keys and values at the device's bandwidth. No implementation
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from star_model.config import ModelConfig
+from star_model.config import KEPT_TEXTS, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,28 @@ def peak_bytes(config: ModelConfig, slots: int, batch: int | None = None, *, byt
     return (
         network_bytes(config, bytes_per_value)
         + slots * config.memory_per_slot_bytes(bytes_per_value)
+        + kept_text_bytes(config, bytes_per_value)
         + workspace_bytes(config, batch or slots, bytes_per_value)
     )
+
+
+def graphs_bytes(config: ModelConfig, largest_batches: Sequence[int], *, bytes_per_value: int = 2) -> int:
+    """Bytes that captured graphs keep: what one of them works in, its input and its result, and a slot for padding.
+
+    Args:
+        largest_batches: most images in a step of each scale.
+    """
+    work = max(step_bytes(config, scale, n, bytes_per_value) for scale, n in enumerate(largest_batches))
+    tokens = max(length * n for length, n in zip(config.schedule.lengths, largest_batches, strict=True))
+    ends = tokens * (2 * config.transformer.width + config.tokenizer.vocab_size) * bytes_per_value
+    return work + ends + config.memory_per_slot_bytes(bytes_per_value)
+
+
+def kept_text_bytes(config: ModelConfig, bytes_per_value: int) -> int:
+    """Bytes of the keys and values of the texts that an engine keeps."""
+    t = config.transformer
+    tokens = config.text_encoder.max_tokens if t.text_dim else 0
+    return KEPT_TEXTS * 2 * t.depth * tokens * t.width * bytes_per_value
 
 
 def network_bytes(config: ModelConfig, bytes_per_value: int) -> int:
@@ -136,7 +157,7 @@ def network_bytes(config: ModelConfig, bytes_per_value: int) -> int:
 def workspace_bytes(config: ModelConfig, batch: int, bytes_per_value: int) -> int:
     """Bytes that a step or a decode of ``batch`` images takes for a moment, at most; a rough count of few terms."""
     k, vocab = config.tokenizer, config.tokenizer.vocab_size
-    keys_values = 2 * 2 * config.schedule.num_tokens * config.transformer.width * bytes_per_value
+    step = max(step_bytes(config, scale, 1, bytes_per_value) for scale in range(len(config.schedule)))
     candidates = config.sampling.top_k or vocab
     sampling = config.schedule.lengths[-1] * (vocab * bytes_per_value + candidates * 5 * 4)
     # The first block at the highest resolution: what comes from below, normalised, padded by copying, convolved.
@@ -144,4 +165,19 @@ def workspace_bytes(config: ModelConfig, batch: int, bytes_per_value: int) -> in
     copies = 3 if k.padding_mode == "replicate" else 2
     channels = copies * widths[min(1, len(widths) - 1)] + widths[0]
     decoding = (config.image_size // k.patch_size) ** 2 * channels * bytes_per_value
-    return batch * max(keys_values, sampling, decoding)
+    return batch * max(step, sampling, decoding)
+
+
+def step_bytes(config: ModelConfig, scale: int, batch: int, bytes_per_value: int) -> int:
+    """Bytes that the transformer takes for a moment in a step of ``batch`` images with guidance, at most.
+
+    In units of the step's tokens: either its queries, keys and values are being turned and normalised, in float32;
+    or they are there, and what they attend to has been gathered from slots anywhere, and at the last scale, which
+    no slot holds, put together with them.
+    """
+    length, seen = config.schedule.lengths[scale], config.schedule.offsets[scale + 1]
+    normalizing = 15 if bytes_per_value == 2 else 11
+    gathered = 2 * seen / length
+    last = scale == len(config.schedule) - 1
+    units = max(normalizing, 7 + (2 * gathered - 2 if last else gathered))
+    return round(units * 2 * batch * length * config.transformer.width * bytes_per_value)

@@ -6,25 +6,38 @@
         engine.preview([sequence])                      what is painted so far, if somebody wants to see it
     pixels = engine.finish([sequence, ...])             decode, free the slots
 
-A sequence may join whenever others are anywhere: what it needs is in its own state and its own slot.
+This is what scale-level batching rests on. A sequence has all that it needs in its own state and its own slot, so
+it may start whenever others are anywhere. A step takes a cohort, sequences that are at one scale, and makes one
+batch of them, in three parts:
+
+    predict    what each has painted so far -> logits of its next token map    (the transformer)
+    sample     logits -> tokens, by each sequence's own random numbers
+    advance    tokens -> the latent they add to, and what the next scale will see of it    (the quantizer)
+
+Which cohort steps next is the caller's affair. A step waits for nothing that it gives a GPU to do: its caller may
+prepare the next one meanwhile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from star_model.config import KEPT_TEXTS
 from star_model.editing import Edit
+from star_model.errors import CaptureError
 from star_model.forward import EagerForward, Forward
 from star_model.graphs import Capture, GraphedForward, Progress, buckets
 from star_model.kv_cache import KVCache
 from star_model.model import StarModel
 from star_model.sampling import SamplingParams, random_numbers, sample
 from star_model.text_encoder import ClassConditioning, Conditioning, TextConditioning
+from star_model.transfer import to_device
 
 Mode = Literal["deterministic", "fast"]
 
@@ -91,6 +104,8 @@ class Engine:
         unguided_scales: last scales painted without guidance, from the prompt's row alone. It saves half of
             their work and changes the image, so it is off by default.
         capture: how the network's work is recorded to be replayed, on a device that can; None runs it as it is.
+        largest_batches: for each scale, the most images that a step will have, which is what graphs are made for;
+            as many as slots if not given. A larger step is made without a graph.
     """
 
     def __init__(
@@ -102,6 +117,7 @@ class Engine:
         step_batch: int = 1,
         unguided_scales: int = 0,
         capture: Capture | None = None,
+        largest_batches: Sequence[int] | None = None,
     ) -> None:
         if slots < 1 or step_batch < 1:
             raise ValueError(f"slots and step_batch must be at least 1, got {slots} and {step_batch}")
@@ -116,6 +132,8 @@ class Engine:
         with torch.inference_mode():
             model.transformer.freeze()
         self._guided_scales = self.num_scales - unguided_scales
+        # All images of a request have one text, and most have the empty one to be led away from.
+        self._text_keys_values = lru_cache(maxsize=KEPT_TEXTS)(self._compute_text_keys_values)
         pads = capture is not None or (step_batch > 1 and mode == "deterministic")
         self.cache = KVCache(model.config, slots=slots + pads, device=model.device, dtype=model.dtype)
         (self._empty,) = model.text_encoder.encode([""])
@@ -124,22 +142,32 @@ class Engine:
         if self._padding_slot is not None:  # some text, since attention to nothing at all is not a number
             with torch.inference_mode():
                 self._condition(self._padding_slot, [self._empty, self._empty])
-        self._forward: Forward = EagerForward(model.transformer, self.cache)
+        self._eager = EagerForward(model.transformer, self.cache)
+        self._forward: Forward = self._eager
         if capture is not None and self._padding_slot is not None:
+            largest = [min(slots, n) for n in largest_batches or [slots] * self.num_scales]
             self._forward = GraphedForward(
-                EagerForward(model.transformer, self.cache),
+                self._eager,
                 capture,
                 model.config,
-                sizes=buckets(slots) if mode == "fast" else (step_batch,),
+                sizes=[buckets(n) if mode == "fast" else (step_batch,) for n in largest],
                 padding_slot=self._padding_slot,
                 unguided_scales=unguided_scales,
             )
 
     @torch.inference_mode()
     def warm_up(self, progress: Progress = lambda done, of: None) -> None:
-        """Do before the first image what happens once: capture graphs, if there are to be any."""
+        """Do before the first image what happens once: capture graphs, if there are to be any.
+
+        Raises:
+            CaptureError: that cannot be done; the engine goes on without graphs.
+        """
         if isinstance(self._forward, GraphedForward):
-            self._forward.capture_all(progress)
+            try:
+                self._forward.capture_all(progress)
+            except CaptureError:
+                self._forward = self._eager
+                raise
 
     @property
     def num_scales(self) -> int:
@@ -180,18 +208,12 @@ class Engine:
             start = self._condition(slot, [conditioning, negative or self._empty])
             side = self.schedule.last_side
             f_hat = torch.zeros(config.tokenizer.latent_channels, side, side, device=model.device)
-            uniform = self._to_device(random_numbers(params.seed, self.schedule.num_tokens))
-            controls = self._to_device(torch.tensor([params.guidance_scale, params.top_p]))
+            uniform = to_device(random_numbers(params.seed, self.schedule.num_tokens), model.device)
+            controls = to_device(torch.tensor([params.guidance_scale, params.top_p]), model.device)
             return ImageSequence(slot, params, uniform, controls, start, f_hat, self.num_scales, edit)
         except BaseException:  # whoever asked never hears of the slot, so nobody else could free it
             self.cache.free(slot)
             raise
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        """Copy without waiting for what the device is doing."""
-        if self.model.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.model.device, non_blocking=True)
 
     def _condition(self, slot: int, pair: Sequence[Conditioning]) -> Tensor:
         """Store in ``slot`` what the layers need of a guidance pair; returns its start token maps (2, 1, C)."""
@@ -204,21 +226,20 @@ class Engine:
                 f"{model.config.name} is {kind}-conditional: prepare() needs the conditioning of a {kind}"
             )
         if classes:
-            condition = torch.tensor(classes, device=model.device)
+            condition = to_device(torch.tensor(classes), model.device)
             if self.cache.modulation.shape[2]:
                 self.cache.write_modulation(slot, model.transformer.modulation(condition))
         else:
-            condition = torch.stack([t.pooled for t in texts]).to(model.device, model.dtype)
-            self._write_text(slot, texts)
+            condition = to_device(torch.stack([t.pooled for t in texts]), model.device, model.dtype)
+            rows = texts[: model.config.transformer.text_rows]
+            mask = to_device(torch.stack([t.mask for t in rows]), model.device)
+            self.cache.write_text(slot, torch.cat([self._text_keys_values(t) for t in rows], dim=2), mask)
         return model.transformer.embed_start(condition)
 
-    def _write_text(self, slot: int, pair: Sequence[TextConditioning]) -> None:
-        """Compute the text keys and values of a guidance pair and store them in ``slot``."""
-        model = self.model
-        texts = pair[: model.config.transformer.text_rows]
-        hidden = torch.stack([t.hidden for t in texts]).to(model.device, model.dtype)
-        mask = torch.stack([t.mask for t in texts]).to(model.device)
-        self.cache.write_text(slot, model.transformer.text_keys_values(hidden), mask)
+    def _compute_text_keys_values(self, text: TextConditioning) -> Tensor:
+        """What all layers attend to of a text: (layers, 2, 1, T, H, 64)."""
+        hidden = to_device(text.hidden.unsqueeze(0), self.model.device, self.model.dtype)
+        return self.model.transformer.text_keys_values(hidden)
 
     @torch.inference_mode()
     def step(self, sequences: Sequence[ImageSequence]) -> None:
@@ -248,38 +269,49 @@ class Engine:
             yield batch
 
     def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
-        transformer, quantizer = self.model.transformer, self.model.vqvae.quantizer
-        scale, n = sequences[0].scale, len(sequences)
-        slots = [s.slot for s in sequences if s.slot is not None]
-        rows = [*sequences]
-        if self._padding_slot is not None and self.mode == "deterministic":
-            # Up to the fixed shape, with copies whose results nobody reads.
-            padding = self.step_batch - n
-            rows += [sequences[0]] * padding
-            slots += [self._padding_slot] * padding
+        """Advance ``sequences`` by one scale, in one batch."""
+        scale = sequences[0].scale
+        logits = self._predict(sequences)  # (B, p * p, V)
+        tokens = self._sample(logits, sequences)
+        for i, sequence in enumerate(sequences):
+            if sequence.edit is not None:
+                tokens[i] = sequence.edit.keep_tokens(tokens[i], scale)
+        self._advance(sequences, tokens)
 
+    def _predict(self, sequences: Sequence[ImageSequence]) -> Tensor:
+        """Guided logits (B, p * p, V) of the next token maps."""
+        scale = sequences[0].scale
+        rows, slots = self._fill_up(sequences), [s.slot for s in sequences if s.slot is not None]
+        if self._padding_slot is not None:
+            slots += [self._padding_slot] * (len(rows) - len(slots))
         guided = scale < self._guided_scales
         x = torch.cat(
             [s.next_tokens.expand(2, -1, -1)[: 1 + guided] for s in rows if s.next_tokens is not None]
         )  # (2 B, p * p, C)
         ramp = self.schedule.progress(scale)
         strength = torch.stack([s.guidance_scale for s in rows]) * ramp if guided else None
-        logits = self._forward(scale, x, slots, strength)  # (B, p * p, V)
-        tokens = self._sample(logits[:n], sequences)
-        edits = [(i, s.edit) for i, s in enumerate(sequences) if s.edit is not None]
-        for i, edit in edits:
-            tokens[i] = edit.keep_tokens(tokens[i], scale)
+        return self._forward(scale, x, slots, strength)[: len(sequences)]
 
-        padded = torch.cat([tokens, tokens[:1].expand(len(rows) - n, -1)])
-        f_hat = torch.stack([s.f_hat for s in rows]) + quantizer.contribution(padded, scale)
-        for i, edit in edits:
-            f_hat[i] = edit.keep_latent(f_hat[i], scale)
+    def _advance(self, sequences: Sequence[ImageSequence], tokens: Tensor) -> None:
+        """Add ``tokens`` (B, p * p) to the latents, and embed what the next scale sees of those."""
+        transformer, quantizer = self.model.transformer, self.model.vqvae.quantizer
+        scale, rows = sequences[0].scale, self._fill_up(sequences)
+        filled = torch.cat([tokens, tokens[:1].expand(len(rows) - len(tokens), -1)])
+        f_hat = torch.stack([s.f_hat for s in rows]) + quantizer.contribution(filled, scale)
+        for i, sequence in enumerate(sequences):
+            if sequence.edit is not None:
+                f_hat[i] = sequence.edit.keep_latent(f_hat[i], scale)
         next_tokens: Sequence[Tensor | None] = [None] * len(rows)
         if scale + 1 < self.num_scales:
             next_input = quantizer.next_input(f_hat, scale + 1).to(self.model.dtype)
             next_tokens = transformer.embed_scale(next_input, scale + 1).unsqueeze(1).unbind()
         for sequence, *state in zip(sequences, tokens, f_hat, next_tokens, strict=False):
             sequence.advance(*state)
+
+    def _fill_up(self, sequences: Sequence[ImageSequence]) -> list[ImageSequence]:
+        """The rows of a batch: in deterministic mode up to the fixed shape, with copies whose results nobody reads."""
+        missing = self.step_batch - len(sequences) if self.mode == "deterministic" else 0
+        return [*sequences, *[sequences[0]] * missing]
 
     def _sample(self, logits: Tensor, sequences: Sequence[ImageSequence]) -> Tensor:
         """Tokens (B, p * p) from ``logits`` (B, p * p, V)."""

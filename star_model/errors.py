@@ -6,6 +6,7 @@ StarError
 │   └── UnsafeCheckpointError   a pickle that needs more than tensors
 ├── ModelNotFoundError     a model name or directory that cannot be resolved
 ├── UnknownClassError      a class that a class-conditional model does not have
+├── CaptureError           a graph that cannot be captured, or computes something else
 └── OutOfSlotsError        more sequences than the engine has slots
 """
 
@@ -34,6 +35,10 @@ class ModelNotFoundError(StarError):
 
 class UnknownClassError(StarError, ValueError):
     """The name or number of a class that a class-conditional model does not have, or that is ambiguous."""
+
+
+class CaptureError(StarError):
+    """A captured graph cannot be had on this device, or does not compute what is computed without it."""
 
 
 class OutOfSlotsError(StarError):

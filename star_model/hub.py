@@ -138,8 +138,15 @@ def _published(
 
     from star_model.convert import convert_published
 
-    native.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(native.with_name(f".{name}.lock")):
+    try:
+        native.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(native.with_name(f".{name}.lock")).acquire()
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"{name} is to be kept in {native.parent}, where nothing can be written ({error.strerror}); choose another "
+            "folder with --cache-dir"
+        ) from error
+    with lock:
         if (native / "config.json").is_file():  # another process has converted it meanwhile
             return native
         downloads = cache / "hub" if cache_dir else None

@@ -17,6 +17,7 @@ from torch import Tensor
 from star_model.attention import additive_bias
 from star_model.config import HEAD_DIM, ModelConfig
 from star_model.errors import OutOfSlotsError
+from star_model.transfer import to_device
 
 
 class KeyValues(Protocol):
@@ -144,4 +145,4 @@ def _index(slots: Sequence[int] | Tensor, device: torch.device) -> slice | Tenso
     first, n = slots[0], len(slots)
     if list(slots) == list(range(first, first + n)):
         return slice(first, first + n)
-    return torch.tensor(slots, device=device)
+    return to_device(torch.tensor(slots), device)

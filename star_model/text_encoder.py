@@ -22,6 +22,7 @@ from torch import Tensor
 from star_model.config import TextEncoderConfig
 from star_model.errors import CheckpointError
 from star_model.imagenet import find_class
+from star_model.transfer import to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +123,7 @@ class TransformersTextEncoder:
         device = next(self.model.parameters()).device
         mask = batch["attention_mask"][0].bool()
         length = int(mask.sum())
-        inputs = {k: batch[k][:1, :length].to(device) for k in ("input_ids", "attention_mask")}
+        inputs = {k: to_device(batch[k][:1, :length], device) for k in ("input_ids", "attention_mask")}
         output = self.model(**inputs)
         hidden = F.pad(output.last_hidden_state[0].float(), (0, 0, 0, self.config.max_tokens - length))
         if self.config.family == "clip":

@@ -83,15 +83,20 @@ class SelfAttention(CosineAttention):
         temperature = super().lengths()
         return torch.cat([temperature, torch.ones_like(temperature)])
 
-    def forward(
-        self, x: Tensor, layer: int, rope: Tensor | None, context: KeyValues, mask: Tensor | None
-    ) -> Tensor:
+    def queries_keys_values(self, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, L, C) -> queries and keys, turned and normalised, and values: (B, L, H, 64) each."""
         heads = self.qkv(x).unflatten(-1, (-1, HEAD_DIM))  # (B, L, 3 H, 64)
         num_heads = heads.shape[2] // 3
         qk, v = heads.split((2 * num_heads, num_heads), dim=2)
         if rope is not None:
             qk = rotate(qk, rope)
-        q, k = self.normalize(qk).to(v.dtype).chunk(2, dim=2)  # (B, L, H, 64) each
+        q, k = self.normalize(qk).to(v.dtype).chunk(2, dim=2)
+        return q, k, v
+
+    def forward(
+        self, x: Tensor, layer: int, rope: Tensor | None, context: KeyValues, mask: Tensor | None
+    ) -> Tensor:
+        q, k, v = self.queries_keys_values(x, rope)
         k, v = context.extend(layer, k, v)
         out: Tensor = self.proj(self.attend(q, k, v, mask).flatten(2))
         return out
@@ -110,10 +115,15 @@ class CrossAttention(CosineAttention):
         k, v = self.kv(hidden).unflatten(-1, (2, -1, HEAD_DIM)).unbind(2)
         return torch.stack([F.normalize(k, dim=-1), v])
 
+    def queries(self, x: Tensor) -> Tensor:
+        """Tokens (B, L, C) -> normalised queries (B, L, H, 64)."""
+        heads = self.q(x).unflatten(-1, (-1, HEAD_DIM))
+        return self.normalize(heads).to(heads.dtype)
+
     def forward(self, x: Tensor, layer: int, context: KeyValues) -> Tensor:
         k, v = context.text(layer)
         pair = len(x) // len(k)  # 2 when the prompt's result serves both rows of a guidance pair
-        q = self.normalize(self.q(x[::pair]).unflatten(-1, (-1, HEAD_DIM))).to(v.dtype)
+        q = self.queries(x[::pair])
         out: Tensor = self.proj(self.attend(q, k, v, context.text_mask).flatten(2))
         return out if pair == 1 else out.repeat_interleave(pair, dim=0)
 

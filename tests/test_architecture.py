@@ -24,7 +24,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"star_model"},
     "benchmarks": {"star_model"},
 }
-MODEL_IMPORTERS = {"server/worker.py", "server/cli.py", "server/offline.py", "server/class_names.py"} | {
+MODEL_IMPORTERS = {
+    "server/worker.py",
+    "server/star_engine.py",
+    "server/cli.py",
+    "server/offline.py",
+    "server/class_names.py",
     "server/capacity.py",
     "server/plan_command.py",
 }

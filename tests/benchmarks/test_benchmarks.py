@@ -6,8 +6,9 @@ import time
 
 import torch
 
-from benchmarks import bench_engine, bench_precision, bench_reference
+from benchmarks import bench_compile, bench_engine, bench_precision, bench_reference
 from benchmarks.stopwatch import Stopwatch
+from star_model.compilation import compile_networks
 from star_model.engine import Engine
 from tests.star_model.tiny import build_tiny_model
 
@@ -29,10 +30,11 @@ def test_the_engine_and_the_plain_loop_paint_the_same() -> None:
 def test_lockstep_counts_what_guidance_changes() -> None:
     model = build_tiny_model()
     exact = Engine(model, slots=1)
-    same, psnr = bench_precision.compare(exact, Engine(model, slots=1), 2)
+    same, psnr, faster = bench_precision.compare(exact, Engine(model, slots=1), 2)
     assert same == [1.0] * 4
     assert psnr == float("inf")
-    same, _ = bench_precision.compare(exact, Engine(model, slots=1, unguided_scales=1), 2)
+    assert list(faster) == ["scales", "last scale", "decoder"]
+    same, _, _ = bench_precision.compare(exact, Engine(model, slots=1, unguided_scales=1), 2)
     assert same[:3] == [1.0] * 3
     assert same[3] < 1.0
 
@@ -45,3 +47,12 @@ def test_a_stopwatch_reports_medians_and_ratios_of_neighbours() -> None:
         watch.time("b", lambda: None)
     assert watch.medians() == {"a": 1000.0, "b": 4000.0}
     assert watch.ratio("b", "a") == 2.0
+
+
+def test_what_is_compiled_is_compared_pair_by_pair() -> None:
+    plain, compiled = build_tiny_model(), build_tiny_model()
+    torch.compiler.reset()
+    compile_networks(compiled, "eager")
+    found = bench_compile.compare(plain, compiled, batch=1, repeats=2, tick=time.process_time)
+    assert found["same_tokens"] == 1.0
+    assert found["ratio scales"] > 0

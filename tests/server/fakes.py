@@ -24,6 +24,7 @@ from server.messages import (
     Shutdown,
     ToWorker,
 )
+from server.pending import Done, Pending
 from server.scheduler import Policy, Scheduler, token_shares
 
 PATCH_NUMS = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -104,7 +105,7 @@ class FakeEngine:
     def prepare(self, text: FakeText, negative: FakeText | None, job: Job, seed: int) -> FakeSequence:
         return FakeSequence(text, job, seed, self._free.pop())
 
-    def step(self, sequences: Sequence[FakeSequence]) -> None:
+    def step(self, sequences: Sequence[FakeSequence]) -> Pending[None]:
         scales = {s.scale for s in sequences}
         assert len(scales) == 1, f"a step over scales {scales}"
         assert all(s.slot is not None and s.scale < self.num_scales for s in sequences)
@@ -124,15 +125,16 @@ class FakeEngine:
                 raise error(word)
         for sequence in sequences:
             sequence.scale += 1
+        return Done(None)
 
-    def preview(self, sequences: Sequence[FakeSequence]) -> list[Pixels]:
-        return [paint(s.seed, s.scale) for s in sequences]
+    def preview(self, sequences: Sequence[FakeSequence]) -> Pending[list[Pixels]]:
+        return Done([paint(s.seed, s.scale) for s in sequences])
 
-    def finish(self, sequences: Sequence[FakeSequence]) -> list[Pixels]:
+    def finish(self, sequences: Sequence[FakeSequence]) -> Pending[list[Pixels]]:
         assert all(s.scale == self.num_scales for s in sequences)
         for sequence in sequences:
             self.release(sequence)
-        return [paint(s.seed, s.scale) for s in sequences]
+        return Done([paint(s.seed, s.scale) for s in sequences])
 
     def release(self, sequence: FakeSequence) -> None:
         if sequence.slot is not None:

@@ -22,6 +22,7 @@ from server.errors import (
     ServerError,
 )
 from server.messages import Heartbeat, Painted, Pixels, Preview
+from server.pending import Pending
 from server.supervisor import Patience
 from server.ticket import Ticket
 from tests.server.conftest import QUICK, Service, serve_fake, until
@@ -72,7 +73,7 @@ async def test_a_request_has_left_the_queue_when_its_first_image_has() -> None:
 
 async def test_who_comes_next_is_sent_while_the_last_is_decoded() -> None:
     class SlowDecoder(FakeEngine):
-        def finish(self, sequences: Sequence[FakeSequence]) -> list[Pixels]:
+        def finish(self, sequences: Sequence[FakeSequence]) -> Pending[list[Pixels]]:
             decoding.set()
             decoded.wait()
             return super().finish(sequences)

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import math
+import sys
+from dataclasses import replace
+from types import ModuleType
+from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star_model.attention import additive_bias, choose_backend, sdpa
+from star_model.attention import additive_bias, choose_backend, sdpa, xformers
+from star_model.engine import Engine
 from star_model.errors import ConfigError
+from star_model.sampling import SamplingParams
+from star_model.transformer import CosineAttention
+from tests.star_model.tiny import build_tiny_model, tiny_config
 
 CPU = torch.device("cpu")
 
@@ -73,6 +81,75 @@ def test_an_unknown_backend_is_refused() -> None:
 def test_xformers_is_refused_where_it_cannot_run() -> None:
     with pytest.raises(ConfigError, match=r"not installed|needs a CUDA device"):
         choose_backend(CPU, "xformers")
+
+
+def stand_in(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: Tensor | None = None,
+    p: float = 0.0,
+    scale: float = 1.0,
+) -> Tensor:
+    """xformers' ``memory_efficient_attention`` by its own documentation: what it takes, and what it computes.
+
+    Its kernels need a GPU. A bias must have the whole shape, not one that broadcasts; the type of the queries; and
+    rows at multiples of 8 values, which are next to each other.
+    """
+    assert p == 0.0
+    assert query.shape[2:] == key.shape[2:] == value.shape[2:]
+    assert key.shape == value.shape
+    assert all(x.stride(-1) == 1 for x in (query, key, value))
+    scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1) * scale
+    if attn_bias is not None:
+        assert attn_bias.shape == scores.shape
+        assert attn_bias.dtype == query.dtype
+        assert attn_bias.stride(-1) == 1
+        assert all(stride % 8 == 0 for stride in attn_bias.stride()[:-1])
+        scores = scores + attn_bias
+    return (scores.softmax(-1) @ value.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.fixture
+def xformers_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, ops = ModuleType("xformers"), ModuleType("xformers.ops")
+    ops.memory_efficient_attention = stand_in  # type: ignore[attr-defined]
+    package.ops = ops  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "xformers", package)
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+
+
+@pytest.mark.usefixtures("xformers_stands_in")
+@pytest.mark.parametrize("additive", [False, True])
+@pytest.mark.parametrize("length", [7, 8, 77])
+def test_xformers_is_called_as_it_wants_to_be(length: int, additive: bool) -> None:
+    q, k, v = qkv(length=36, t=length)
+    torch.testing.assert_close(xformers(q, k, v), sdpa(q, k, v))
+    mask = torch.arange(length).expand(3, 1, 1, length) < torch.tensor([3, 5, length]).view(3, 1, 1, 1)
+    given = additive_bias(mask, q.dtype) if additive else mask
+    torch.testing.assert_close(xformers(q, k, v, given), sdpa(q, k, v, mask))
+
+
+@pytest.mark.usefixtures("xformers_stands_in")
+@pytest.mark.parametrize("rows", ["own", "conditional"])
+def test_a_whole_cohort_by_xformers(rows: Literal["own", "conditional"]) -> None:
+    """Slots in any order, texts of different lengths, all scales."""
+    config = tiny_config()
+    config = replace(config, transformer=replace(config.transformer, cross_attention_rows=rows, num_heads=2))
+    found = []
+    for attend in (sdpa, xformers):
+        model = build_tiny_model(config)
+        for module in model.transformer.modules():
+            if isinstance(module, CosineAttention):
+                module.attend = attend
+        engine = Engine(model, slots=4, mode="fast")
+        texts = model.text_encoder.encode(["a cat", "x", "a red apple on a table", ""])
+        sequences = [engine.prepare(text, SamplingParams(seed=i)) for i, text in enumerate(texts)]
+        engine.release(sequences.pop(1))
+        while not sequences[0].done:
+            engine.step(sequences)
+        found.append([torch.cat(s.tokens).tolist() for s in sequences])
+    assert found[0] == found[1]
 
 
 @pytest.mark.gpu

@@ -7,10 +7,21 @@ from typing import Literal
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.bench_memory import Allocations
 from star_model.config import PRESETS, ModelConfig
-from star_model.cost import DEVICES, Device, Work, decode_work, image_floor, step_work
+from star_model.cost import (
+    DEVICES,
+    Device,
+    Work,
+    decode_work,
+    graphs_bytes,
+    image_floor,
+    step_bytes,
+    step_work,
+)
 from star_model.forward import EagerForward
 from star_model.kv_cache import KVCache
 from star_model.transformer import StarTransformer
@@ -85,3 +96,45 @@ def test_larger_batches_and_faster_devices_have_lower_floors() -> None:
     config = PRESETS["star-512"]
     assert image_floor(config, DEVICES["h200"], 8) < 8 * image_floor(config, DEVICES["h200"], 1)
     assert image_floor(config, DEVICES["h200"]) < image_floor(config, DEVICES["a100"])
+
+
+def largest_of_a_step(config: ModelConfig, scale: int, batch: int, dtype: torch.dtype) -> int:
+    """Bytes alive in the transformer's part of a step over slots anywhere, at most; attention's kernel takes none."""
+
+    def no_more_than_the_result(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return torch.empty_like(q)
+
+    with META:
+        transformer = StarTransformer(config, no_more_than_the_result).eval().to(dtype)
+        x = torch.zeros(2 * batch, config.schedule.lengths[scale], config.transformer.width, dtype=dtype)
+    cache = KVCache(config, slots=batch, device=META, dtype=dtype)
+    with torch.inference_mode():
+        transformer.freeze()
+        with Allocations() as allocations:
+            slots, strength = (
+                torch.zeros(batch, device=META, dtype=torch.long),
+                torch.zeros(batch, device=META),
+            )
+            EagerForward(transformer, cache)(scale, x, slots, strength)
+    peak: int = allocations.peak
+    return peak
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 2), (torch.float32, 4)])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("star-512", 9), ("star-512", 8), ("star-256", 9), ("star-1024", 13)]
+)
+def test_what_a_step_takes_for_a_moment(name: str, scale: int, dtype: torch.dtype, size: int) -> None:
+    config = PRESETS[name]
+    config = replace(config, transformer=replace(config.transformer, depth=2))  # the same with any
+    assert step_bytes(config, scale, 2, size) == pytest.approx(
+        largest_of_a_step(config, scale, 2, dtype), rel=0.05
+    )
+
+
+def test_what_graphs_keep_is_that_of_the_largest() -> None:
+    config = tiny_config()
+    slot = config.memory_per_slot_bytes(2)
+    small = graphs_bytes(config, [8, 8, 1, 1])
+    assert small == graphs_bytes(config, [1, 1, 1, 1]) > slot
+    assert graphs_bytes(config, [8, 8, 1, 2]) - slot == pytest.approx(2 * (small - slot), rel=1e-3)

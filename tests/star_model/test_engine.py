@@ -256,3 +256,21 @@ def test_unguided_scales_follow_the_prompt_alone(tiny_model: StarModel) -> None:
 def test_unguided_scales_are_some_of_all(tiny_model: StarModel, scales: int) -> None:
     with pytest.raises(ValueError, match="unguided_scales must be 0 to 4"):
         Engine(tiny_model, slots=1, unguided_scales=scales)
+
+
+def test_a_texts_keys_and_values_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all images of a request once, and those of the empty prompt once for good."""
+    model = build_tiny_model()
+    computed: list[int] = []
+    compute = model.transformer.text_keys_values
+
+    def counted(hidden: torch.Tensor) -> torch.Tensor:
+        computed.append(len(hidden))
+        return compute(hidden)
+
+    monkeypatch.setattr(model.transformer, "text_keys_values", counted)
+    engine = Engine(model, slots=8)
+    first, second = model.text_encoder.encode(["a cat", "moon"])
+    for text in (first, first, second, second, second, first):
+        engine.prepare(text, SamplingParams(seed=1))
+    assert computed == [1, 1, 1], "two prompts, and the empty one"

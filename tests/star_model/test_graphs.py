@@ -7,33 +7,61 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from star_model.engine import Engine, ImageSequence, Mode
-from star_model.graphs import CudaCapture, buckets
+from star_model.errors import CaptureError
+from star_model.graphs import CudaCapture, buckets, choose_capture
 from star_model.model import StarModel
 from star_model.sampling import SamplingParams
+from star_model.transfer import ToHost
 from tests.star_model.tiny import build_tiny_model
 
 PROMPTS = ["a cat", "a red apple", "", "moon", "two moons"]
 
 
+def on_gpu(dtype: torch.dtype) -> StarModel:
+    model, device = build_tiny_model(), torch.device("cuda")
+    return replace(
+        model,
+        transformer=model.transformer.to(device, dtype),
+        vqvae=model.vqvae.to(device),
+        device=device,
+        dtype=dtype,
+    )
+
+
 class RecordingCapture:
-    """Replays by running the work once more into the same result."""
+    """Replays by running the work, which it does not run before: nothing is there that was not replayed."""
 
     def __init__(self) -> None:
         self.captured = 0
         self.replayed = 0
 
-    def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
         self.captured += 1
-        result = torch.full_like(work(), float("nan"))  # holds nothing of use before it is replayed
 
         def replay() -> None:
             self.replayed += 1
-            result.copy_(work())
+            work()
 
-        return replay, result
+        return replay
+
+
+class BrokenCapture(RecordingCapture):
+    """Captures some, then fails as a device does."""
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        if self.captured == 3:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return super().__call__(work)
+
+
+class ForgetfulCapture(RecordingCapture):
+    """Its replays do nothing, as those of a graph whose work went elsewhere."""
+
+    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
+        super().__call__(work)
+        return lambda: None
 
 
 def prepare(engine: Engine, count: int) -> list[ImageSequence]:
@@ -102,6 +130,51 @@ def test_warming_captures_everything_and_says_how_far_it_is(tiny_model: StarMode
     assert capture.captured == 12
 
 
+def test_no_more_graphs_than_the_largest_batch_of_each_scale_needs(tiny_model: StarModel) -> None:
+    capture = RecordingCapture()
+    engine = Engine(tiny_model, slots=5, mode="fast", capture=capture, largest_batches=[9, 5, 2, 1])
+    engine.warm_up()
+    assert capture.captured == 5 + 5 + 2 + 1
+    replayed = capture.replayed
+    assert tokens(engine, 3) == tokens(Engine(tiny_model, slots=5, mode="fast"), 3)
+    assert capture.replayed == replayed + 2, "the two scales whose graphs are for three"
+
+
+@pytest.mark.parametrize("broken", [BrokenCapture, ForgetfulCapture])
+def test_what_cannot_be_captured_is_said_and_done_without(
+    tiny_model: StarModel, broken: type[RecordingCapture]
+) -> None:
+    capture = broken()
+    engine = Engine(tiny_model, slots=3, mode="fast", capture=capture)
+    with pytest.raises(
+        CaptureError, match=r"the graph of scale \d for \d images.*(not permitted|off by nan)"
+    ):
+        engine.warm_up()
+    replayed = capture.replayed
+    assert tokens(engine, 3) == tokens(Engine(tiny_model, slots=3, mode="fast"), 3)
+    assert capture.replayed == replayed
+
+
+def test_all_graphs_write_to_one_place(tiny_model: StarModel) -> None:
+    """A graph's logits are gone once another has run, which the engine must not mind."""
+    engine = Engine(tiny_model, slots=4, mode="fast", capture=RecordingCapture())
+    plain = Engine(tiny_model, slots=4, mode="fast")
+    found = []
+    for e in (engine, plain):
+        a, b, c, d = prepare(e, 4)
+        for _ in range(e.num_scales):
+            e.step([c, d])
+            e.step([a])
+            e.step([b])
+        found.append([torch.cat(s.tokens).tolist() for s in (a, b, c, d)])
+    assert found[0] == found[1]
+
+
+def test_there_are_graphs_on_a_gpu_alone_and_where_they_are_wanted() -> None:
+    assert choose_capture(torch.device("cpu"), wanted=True) is None
+    assert choose_capture(torch.device("cuda"), wanted=False) is None
+
+
 def test_without_graphs_there_is_nothing_to_warm(tiny_model: StarModel) -> None:
     Engine(tiny_model, slots=1).warm_up(lambda done, of: pytest.fail("nothing to say"))
 
@@ -131,18 +204,33 @@ def test_little_of_a_bucket_is_padding() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cuda_graphs(dtype: torch.dtype) -> None:
-    device = torch.device("cuda")
-    model = build_tiny_model()
-    model = replace(
-        model,
-        transformer=model.transformer.to(device, dtype),
-        vqvae=model.vqvae.to(device),
-        device=device,
-        dtype=dtype,
-    )
+    model, device = on_gpu(dtype), torch.device("cuda")
     engine = Engine(model, slots=4, mode="fast", capture=CudaCapture(device))
     engine.warm_up()
     for count in (1, 3, 4):
         assert tokens(engine, count) == tokens(Engine(model, slots=4, mode="fast"), count)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [False, True])
+def test_nothing_between_preparing_and_the_pixels_waits_for_the_device(graphs: bool) -> None:
+    """PyTorch raises an error at every wait that it knows of; of memory that is not pinned, too."""
+    device = torch.device("cuda")
+    engine = Engine(
+        on_gpu(torch.bfloat16), slots=4, mode="fast", capture=CudaCapture(device) if graphs else None
+    )
+    engine.warm_up()
+    tokens(engine, 4)  # what happens once, such as loading kernels, may wait
+    sequences = prepare(engine, 4)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        while not sequences[0].done:
+            engine.step([sequences[3], sequences[0], sequences[1]])  # not adjacent, so their numbers are sent
+            arriving = ToHost(engine.preview(sequences[:1]))
+        arriving_last = ToHost(engine.finish([sequences[0], sequences[1], sequences[3]]))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert arriving.wait().shape == arriving_last.wait()[:1].shape
+    assert torch.equal(arriving.wait(), arriving_last.wait()[:1])
