@@ -29,7 +29,7 @@ from server.images import ImageEncoder
 from server.metrics import Metrics
 from server.openapi import Api
 from server.rate_limit import RateLimits
-from server.request_log import RequestLog
+from server.request_log import RequestLog, endpoint_names
 from server.settings import Settings
 from server.supervisor import Patience
 from server.worker_process import WorkerProcess
@@ -88,6 +88,7 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # FastAPI's own pages fetch their scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to an address that is wrong behind a proxy; the error names the right path
     )
     app.state.context = Context(
         settings,
@@ -96,8 +97,10 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
         ImageStore(settings.stored_images, settings.stored_bytes, settings.stored_s),
         RateLimits(settings.requests_per_minute, settings.images_per_minute),
     )
-    for part in (playground, generate, openai_images, openai_edits, hugging_face, models, health, docs):
+    parts = (playground, generate, openai_images, openai_edits, hugging_face, models, health, docs)
+    for part in parts:
         app.include_router(part.router)
+    client.metrics.expect(endpoint_names([app.router, *(part.router for part in parts)]))
     _add_middleware(app, settings, client.metrics)
     install_error_handlers(app)
     return app

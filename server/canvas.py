@@ -32,11 +32,13 @@ class EditOptions:
     Args:
         keep_scales: coarse scales that are the image's own inside the mask too; None is the default.
         place: where on the canvas the image goes, if not everywhere.
+        focus: paint a small masked part at full resolution, in a window around it.
         feather: fade into the painted part.
     """
 
     keep_scales: int | None
     place: Box | None
+    focus: bool
     feather: bool
 
 
@@ -89,6 +91,7 @@ def read_edit(
         mask=mask.tobytes() if mask is not None else None,
         keep_scales=keep_scales,
         erase=not options.keep_scales,  # what is to be kept of the inside must not be forgotten
+        focus=options.focus,
         feather=options.feather,
     )
 

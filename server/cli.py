@@ -5,23 +5,35 @@ What a user can get wrong ends in one sentence on stderr and exit code 2, never 
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import CliApp, CliPositionalArg, CliSubCommand, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    CliApp,
+    CliPositionalArg,
+    CliSettingsSource,
+    CliSubCommand,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from server import __version__
 from server.plan_command import Plan
 from server.settings import ModelSettings, Settings, SettingsFileError
-from server.validation import complaints, nearest
+from server.validation import complaints, nearest, unknown
 
 PROGRAM = "star-server"
 EXIT_USAGE = 2
+EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
+_NULL = "\0"
+"""What stands for null in arguments, which cannot hold it: so the prompt "None" is a prompt."""
 
 
 class Serve(Settings):
@@ -39,7 +51,9 @@ class Generate(ModelSettings):
 
     model_config = SettingsConfigDict(validate_by_name=True)
 
-    prompt: CliPositionalArg[str] = Field(min_length=1, max_length=2000, description="what to paint")
+    prompt: CliPositionalArg[
+        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
+    ] = Field(description="what to paint")
     output: Path = Field(
         Path("image.png"),
         validation_alias=AliasChoices("o", "output"),
@@ -153,8 +167,17 @@ class Convert(BaseModel):
 class Cli(BaseModel):
     """Text to image with STAR, scale-wise autoregressive models that paint coarse to fine."""
 
-    # Without a string of its own for null, the prompt "None" would be none.
-    model_config = SettingsConfigDict(cli_prog_name=PROGRAM, cli_parse_none_str="\0")
+    model_config = SettingsConfigDict(
+        cli_prog_name=PROGRAM,
+        cli_parse_none_str=_NULL,
+        # What CliApp does by itself, but not for a source of one's own.
+        case_sensitive=True,
+        cli_avoid_json=True,
+        cli_enforce_required=True,
+        cli_hide_none_type=True,
+        cli_implicit_flags=True,
+        cli_kebab_case=True,
+    )
 
     serve: CliSubCommand[Serve] = Field(description="serve a model over HTTP")
     generate: CliSubCommand[Generate] = Field(description="paint a prompt into files")
@@ -183,14 +206,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the process when None.
 
     Returns:
-        the exit code: 0, or 2 when the user can mend it, or 130 after Ctrl-C.
+        the exit code: 0, or 2 when the user can mend it, or 130 after Ctrl-C, or 141 when nobody reads the output.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] in (["--version"], ["version"]):
-        print(f"{PROGRAM} {__version__}")
-        return 0
     try:
-        CliApp.run(Cli, _normalised(given), cli_exit_on_error=False)
+        try:
+            _run(given)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `star-server info | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes when it ends
+        return EXIT_BROKEN_PIPE
     except ValidationError as error:
         return _complain(_explain_values(given, error))
     except (SettingsError, SettingsFileError) as error:
@@ -204,8 +230,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(arguments: list[str]) -> None:
+    if arguments[:1] in (["--version"], ["version"]):
+        print(f"{PROGRAM} {__version__}")
+        return
+    # Any model has a source of its own, whatever the types say: CliApp itself makes them so.
+    source = CliSettingsSource[Any](Cli, cli_exit_on_error=False, formatter_class=_Help)  # type: ignore[arg-type]
+    CliApp.run(Cli, _normalised(arguments), cli_settings_source=source, cli_exit_on_error=False)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help that has no default to tell where there is none."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return super()._expand_help(action).replace(f" (default: {_NULL})", "")
+
+
 def _normalised(arguments: list[str]) -> list[str]:
-    """One-letter options may have two dashes: ``--n 4`` is ``-n 4``."""
+    """One-letter options may have two dashes: ``--n 4`` is ``-n 4``; ``help`` is ``--help``."""
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [a[1:] if a == "--n" or a.startswith("--n=") else a for a in arguments[:end]]
     return flags + arguments[end:]
@@ -256,12 +300,17 @@ def _explain_flags(arguments: Sequence[str], message: str) -> str:
         near = nearest(refused.lstrip("-"), names)
         if near == refused.lstrip("-"):  # it exists, but as the argument that has no flag
             return f"{near} goes without a flag: `{PROGRAM} {arguments[0]} {near.upper()}`."
-        hint = (
-            f"did you mean --{near}?" if near else f"`{PROGRAM} {arguments[0]} --help` lists what there is."
-        )
+        there = f"`{PROGRAM} {arguments[0]} --help` lists what there is."
+        if refused.startswith("-"):
+            return f"Unknown flag {refused}; " + (f"did you mean --{near}?" if near else there)
+        if command is Generate:
+            return f"What is {refused} for? A prompt of several words goes in quotes; {there}"
+        return f"What is {refused} for? Values follow a flag; {there}"
+    if message.startswith("argument {") and arguments:
+        return unknown("command", arguments[0], list(_COMMANDS))
+    if message.startswith("CLI subcommand is required"):
         return (
-            f"Unknown flag {refused}; {hint}" if refused.startswith("-") else f"What is {refused} for? {hint}"
+            f"Say what to do: {', '.join(_COMMANDS)}. `{PROGRAM} serve` serves a model; `{PROGRAM} --help` "
+            "tells of the others."
         )
-    if message.startswith("argument {") and arguments and (near := nearest(arguments[0], _COMMANDS)):
-        return f"Unknown command {arguments[0]}; did you mean {near}?"
     return message

@@ -136,6 +136,18 @@ class EngineClient:
             raise ModelLoading("The model is still being loaded; try again soon.", retry_after=wait)
         raise EngineDead("The engine is being started again; try again soon.", retry_after=wait)
 
+    def admit(self) -> ModelInfo:
+        """The loaded model, for a request that asks it for images; a refusal is counted.
+
+        Raises:
+            Unavailable: see :meth:`check_ready`.
+        """
+        try:
+            return self.check_ready()
+        except Unavailable as error:
+            self.metrics.reject(error)
+            raise
+
     def start(self) -> None:
         """Start the workers; returns before the model is loaded. Call it on the event loop."""
         self.workers.start()
@@ -158,11 +170,11 @@ class EngineClient:
             QueueFull: there is no room for its images; ``retry_after`` says when there may be.
             Unavailable: see :meth:`check_ready`.
         """
+        self.admit()
         try:
-            self.check_ready()
             self._check_room(len(job.seeds))
-        except (QueueFull, Unavailable) as error:
-            self.metrics.rejections.labels(error.code).inc()
+        except QueueFull as error:
+            self.metrics.reject(error)
             raise
         now = self.clock()
         if self.idle:

@@ -25,7 +25,7 @@ from server.errors import (
     error_response,
 )
 from server.request_log import record_of
-from server.validation import complaints
+from server.validation import complaints, nearest
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -66,7 +66,9 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
     place = f"{request.method} {request.url.path}"
     match error.status_code:
         case 404:
-            return NotFound(f"There is nothing at {place}; GET /docs lists what there is.")
+            near = nearest(request.url.path, _paths(request))
+            hint = f"; did you mean {near}? GET" if near else "; GET"
+            return NotFound(f"There is nothing at {place}{hint} /docs lists what there is.")
         case 405:
             return MethodNotAllowed(f"{place} does not exist; use {_allowed(request)} for this path.")
         case 413:
@@ -79,6 +81,11 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
             return InvalidRequest("The request body cannot be read; send a JSON object in UTF-8.")
         case _:
             return InternalError(str(error.detail))
+
+
+def _paths(request: Request) -> list[str]:
+    """What there is, names that a caller puts into a path left out."""
+    return [path for path in request.app.openapi()["paths"] if "{" not in path and path != "/"]
 
 
 def _allowed(request: Request) -> str:

@@ -26,9 +26,12 @@ The envelope is ``{"error": {"message", "type", "param", "code"}}`` for all of t
 
 from __future__ import annotations
 
-from typing import ClassVar, TypedDict
+from typing import ClassVar, Literal, TypedDict
 
 from starlette.responses import JSONResponse
+
+Outcome = Literal["ok", "invalid", "rejected", "cancelled", "deadline", "oom", "error"]
+"""What became of a request, as ``star_requests_total`` counts it."""
 
 
 class ErrorBody(TypedDict):
@@ -58,8 +61,7 @@ class ServerError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "internal_error"
-    outcome: ClassVar[str] = "error"
-    """The value of the ``outcome`` label of ``star_requests_total``."""
+    outcome: ClassVar[Outcome] = "error"
     retryable: ClassVar[bool] = False
     """Whether the same request may succeed later."""
 
@@ -87,7 +89,7 @@ class InvalidRequest(ServerError):
     status = 400
     type = "invalid_request_error"
     code = "invalid_request_error"
-    outcome = "invalid"
+    outcome: ClassVar[Outcome] = "invalid"
 
 
 class InvalidApiKey(InvalidRequest):
@@ -181,7 +183,7 @@ class Unavailable(ServerError):
 
     status = 503
     code = "unavailable"
-    outcome = "rejected"
+    outcome: ClassVar[Outcome] = "rejected"
     retryable = True
 
 

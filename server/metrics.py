@@ -6,25 +6,49 @@ Names have the prefix ``star_`` and base units; labels are bounded and never hol
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from server import __version__
+from server.errors import (
+    Draining,
+    EngineDead,
+    ModelLoading,
+    Outcome,
+    QueueFull,
+    RateLimitExceeded,
+    ServerError,
+)
 from server.messages import ModelInfo, Timing
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _LONG = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_REASONS = (QueueFull, RateLimitExceeded, ModelLoading, Draining, EngineDead)
+_STAGES = ("queued", "running")
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
 class Metrics:
-    """The metrics of one app; a fresh object has a registry of its own, so tests do not share counts."""
+    """The metrics of one app; a fresh object has a registry of its own, so tests do not share counts.
+
+    A series that begins with 1 has no increase yet, so ``rate()`` would miss the first event: all that can be known
+    before is shown as 0.
+    """
 
     def __init__(self) -> None:
+        # When each series began, as a series of its own: in this text format nobody reads it.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -93,6 +117,10 @@ class Metrics:
             "image_encode_duration_seconds", "Writing one PNG, WebP or JPEG file.", _SHORT
         )
         self.batch_size = histogram("batch_size", "Images in one step of the engine.", _COUNTS)
+        for error in _REASONS:
+            self.rejections.labels(error.code)
+        for stage in _STAGES:
+            self.cancellations.labels(stage)
 
     def watch(self, name: str, value: Callable[[], float], **labels: str) -> None:
         """Read a gauge from ``value`` whenever the metrics are scraped.
@@ -105,8 +133,21 @@ class Metrics:
         gauge = self.gauges[name]
         (gauge.labels(**labels) if labels else gauge).set_function(value)
 
+    def expect(self, endpoints: Iterable[str]) -> None:
+        """Show the requests of these endpoints, none so far."""
+        for endpoint in endpoints:
+            self.request_duration.labels(endpoint)
+            for outcome in get_args(Outcome):
+                self.requests.labels(endpoint, outcome)
+
+    def reject(self, error: ServerError) -> None:
+        """Count a request that was refused before any work."""
+        self.rejections.labels(error.code).inc()
+
     def describe_model(self, model: ModelInfo) -> None:
         """Publish what is loaded."""
+        for scale in range(len(model.patch_nums)):
+            self.scale_step.labels(str(scale))
         self._model_info.clear()
         self._model_info.labels(model.name, model.device, model.dtype, model.mode, str(model.image_size)).set(
             1

@@ -27,9 +27,17 @@ _NAMES: dict[Strategy, str] = {
 
 
 def parse_seconds(value: object) -> object:
-    """``"2s"`` and ``"500ms"`` as seconds; anything else as it is."""
-    found = re.fullmatch(r"(\d+|\d*\.\d+) *(ms|s)", value) if isinstance(value, str) else None
-    return float(found[1]) / (1000 if found[2] == "ms" else 1) if found else value
+    """``"2s"`` and ``"500ms"`` as seconds; what is no text as it is.
+
+    Raises:
+        ValueError: a text is no time.
+    """
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+|\d*\.\d+) *(ms|s|)", value)
+    if found is None:
+        raise ValueError(f"must be a time such as 2s or 500ms; got {value}.")
+    return float(found[1]) / (1000 if found[2] == "ms" else 1)
 
 
 class Plan(BaseModel):
@@ -52,6 +60,13 @@ class Plan(BaseModel):
         gt=0,
         le=1,
         description="share of the floor that the engine reaches; benchmarks.bench_gpu measures it",
+    )
+    price: float = Field(
+        0.0,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="of one GPU for an hour, in any currency; 0 leaves costs out",
     )
     catch_up: float = Field(0.0, ge=0, le=1, description="as of serve")
     patience: float = Field(1.0, ge=0, le=100, description="as of serve")
@@ -88,6 +103,7 @@ class Plan(BaseModel):
             **about,
             **plan(Demand(self.rps, self.p99, self.gpus, self.slots, self.requests), times, policy),
         }
+        found["cost_per_1000_images"] = cost_per_1000_images(self.price, found) if self.price else None
         print(json.dumps(found, indent=2) if self.as_json else plan_text(found))
 
     def _times(self, config: ModelConfig) -> tuple[StepTimes, str]:
@@ -123,6 +139,17 @@ class Plan(BaseModel):
         return DEVICES[self.gpu]
 
 
+def cost_per_1000_images(price: float, found: Mapping[str, Any]) -> float:
+    """What a thousand images cost while this load lasts: GPUs that wait for work are paid for too.
+
+    Args:
+        price: of one GPU for an hour.
+        found: what :func:`server.capacity.plan` did.
+    """
+    an_hour = 3600 * min(found["rps"], found["capacity_rps"])
+    return float(1000 * price * found["gpus"] / an_hour)
+
+
 def comparison_text(rows: Sequence[Mapping[str, Any]], source: str) -> str:
     """What :func:`server.capacity.compare` found, for people."""
     titles = f"{'load':>6}{'rps':>9}  {'batching':22}{'images/s':>10}{'p50 s':>9}{'p99 s':>9}{'busy':>7}{'batch':>7}"
@@ -136,7 +163,8 @@ def comparison_text(rows: Sequence[Mapping[str, Any]], source: str) -> str:
 
 def plan_text(found: Mapping[str, Any]) -> str:
     """What :func:`server.capacity.plan` found, for people."""
-    memory = found["memory_bytes"]
+    memory, cost = found["memory_bytes"], found["cost_per_1000_images"]
+    costs = [("cost", f"{cost:.3g} a thousand images, while the load is this")] if cost is not None else []
     lines = [
         (
             "load",
@@ -153,6 +181,7 @@ def plan_text(found: Mapping[str, Any]) -> str:
         ),
         ("latency", f"half within {found['p50']:.3f} s, 99 of 100 within {found['p99']:.3f} s"),
         ("alone", f"{found['one_image_alone']:.3f} s"),
+        *costs,
         ("promise", "kept" if found["kept"] else "broken: more GPUs are needed"),
         ("step times", found["step_times"]),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +13,21 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ClientClosed, InternalError, RequestTooLarge, ServerError, error_response
+from server.errors import ClientClosed, InternalError, Outcome, RequestTooLarge, ServerError, error_response
 from server.metrics import Metrics
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _PROBES = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
 """Paths that are asked for every few seconds; they are logged at debug."""
+
+_PARTS_OF_PAGES = ("/static/", "/docs/parts/")
+"""So are these, several of which follow each visit."""
+
+_OTHER = "other"
+"""The endpoint of what no route is for."""
 
 _WITH_IMAGES = frozenset({"/generate", "/v1/images/edits"})
 """Paths whose requests may hold images, and be as long as those are."""
@@ -41,7 +49,7 @@ class RequestRecord:
     """
 
     request_id: str
-    outcome: str = "ok"
+    outcome: Outcome = "ok"
     code: str | None = None
     api_key: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
@@ -49,6 +57,18 @@ class RequestRecord:
     def fail(self, error: ServerError) -> None:
         """Note that the answer is this error."""
         self.outcome, self.code = error.outcome, error.code
+
+
+def endpoint_name(route: Route) -> str:
+    """What metrics call a route: its path; images are asked for at the page's path too, which is ``POST /``."""
+    methods = route.methods or set()
+    return f"POST {route.path}" if route.path == "/" and "POST" in methods else route.path
+
+
+def endpoint_names(routers: Iterable[Router]) -> list[str]:
+    """What metrics can call an endpoint, each name once."""
+    routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
+    return [*dict.fromkeys(map(endpoint_name, routes)), _OTHER]
 
 
 def record_of(request: Request) -> RequestRecord:
@@ -133,13 +153,13 @@ class RequestLog:
 
     def _conclude(self, scope: Scope, record: RequestRecord, status: int, seconds: float) -> None:
         path = scope["path"]
-        endpoint = getattr(scope.get("route"), "path", "other")
+        endpoint = endpoint_name(scope["route"]) if "route" in scope else _OTHER
         if not status:
             record.fail(ClientClosed("The client left."))
             status = ClientClosed.status
         self._metrics.requests.labels(endpoint, record.outcome).inc()
         self._metrics.request_duration.labels(endpoint).observe(seconds)
-        log = self._log.debug if path in _PROBES else self._log.info
+        log = self._log.debug if path in _PROBES or path.startswith(_PARTS_OF_PAGES) else self._log.info
         log(
             "request",
             request_id=record.request_id,

@@ -40,6 +40,8 @@ class Upload:
         if isinstance(self.data, bytes):
             return self.data
         text = self.data
+        if text.startswith(("http://", "https://")):
+            raise self.refusal(f"must be {_KINDS} in base64; addresses are not fetched")
         if text.startswith("data:"):
             head, _, text = text.partition(",")
             if not head.endswith(";base64"):

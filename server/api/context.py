@@ -25,7 +25,7 @@ class Context:
     limits: RateLimits
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:  # a plain function would be run in a thread
     context: Context = request.app.state.context
     return context
 

@@ -57,7 +57,7 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
     The answer is the bytes of the image, in the format that the `Accept` header prefers: PNG, WebP or JPEG.
     """
     parameters = body.parameters or TextToImageParameters()
-    _check(parameters, context.client.check_ready())
+    _check(parameters, context.client.admit())
     accept = request.headers.get("accept")
     media_type = preferred(accept, list(FORMATS))
     if media_type is None:

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 _FORM = "multipart/form-data"
 
 
-def _is_form(request: Request) -> None:
+async def _is_form(request: Request) -> None:
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != _FORM:
         sent = f"not {given}" if given else "and the request names none"

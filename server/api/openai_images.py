@@ -82,7 +82,7 @@ async def paint(
     request: Request, body: OpenAIImageRequest, context: Context, files: EditFiles | None = None
 ) -> Response:
     """Serve a request of OpenAI's, with the image to edit if there is one."""
-    check_model(body.model, context.client.check_ready())
+    check_model(body.model, context.client.admit())
     _check(body, context)
     painting = await admit(request, _native(body), context, files)
     if body.stream:

@@ -97,7 +97,7 @@ async def admit(
     """
     client, record = context.client, record_of(request)
     job_id = f"{record.request_id}/{secrets.token_hex(4)}"
-    model = client.check_ready()
+    model = client.admit()
     plan = make_plan(body, model, context.settings, job_id=job_id, now=client.clock())
     options = _edit_options(body, files)
     seeds, caller = plan.job.seeds, _caller(request, record)
@@ -124,7 +124,9 @@ def _edit_options(body: GenerateRequest, files: EditFiles | None) -> EditOptions
             param="keep_scales",
         )
     place = parse_place(body.place) if body.place is not None else None
-    return EditOptions(body.keep_scales, place, feather=body.feather is not False)
+    return EditOptions(
+        body.keep_scales, place, focus=body.focus is not False, feather=body.feather is not False
+    )
 
 
 async def _read_edit(files: EditFiles, options: EditOptions, model: ModelInfo, context: Context) -> ImageEdit:
@@ -143,7 +145,7 @@ def _check_limits(context: Context, caller: str, images: int) -> None:
     try:
         context.limits.check(caller, images)
     except RateLimitExceeded as error:
-        context.client.metrics.rejections.labels(error.code).inc()
+        context.client.metrics.reject(error)
         raise
 
 

@@ -87,6 +87,12 @@ class EditFields(BaseModel):
         description="To paint around the image: the left, top, right and bottom edge of where on the canvas it goes, "
         'as fractions, such as "0.25,0.25,0.75,0.75".',
     )
+    focus: bool | None = Field(
+        None,
+        description="Paint a small masked part at the model's full resolution, in a window around it, which the prompt "
+        "is then about; true when left out. false paints the whole picture and takes the part from that, so that the "
+        "prompt is about the whole.",
+    )
     feather: bool | None = Field(
         None, description="Fade into what is painted over a few pixels inside the mask; true when left out."
     )

@@ -42,6 +42,21 @@ def _logging_as_it_was() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+def post_generate() -> dict[str, Any]:
+    """The ASGI scope of ``POST /generate``, for tests that speak it without a client of HTTP."""
+    return {
+        "type": "http",
+        "asgi": {"spec_version": "2.3"},
+        "method": "POST",
+        "path": "/generate",
+        "raw_path": b"/generate",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "http_version": "1.1",
+        "scheme": "http",
+    }
+
+
 QUICK = Patience(restart_backoff_s=0.01)
 
 

@@ -193,6 +193,21 @@ async def test_an_unknown_path(shared: Service) -> None:
     check(await shared.http.get("/nothing"), 404, None, "GET /nothing", "/docs")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "meant"),
+    [
+        ("POST", "/generate/", "/generate"),
+        ("POST", "/v1/image/generations", "/v1/images/generations"),
+        ("POST", "/v1/v1/images/generations", "/v1/images/generations"),
+        ("POST", "/images/generations", "/v1/images/generations"),
+        ("GET", "/ready", "/readyz"),
+    ],
+)
+async def test_a_mistyped_path(shared: Service, method: str, path: str, meant: str) -> None:
+    answer = await shared.http.request(method, path)
+    check(answer, 404, None, f"{method} {path};", f"did you mean {meant}?", "/docs")
+
+
 async def test_a_wrong_method(shared: Service) -> None:
     answer = await shared.http.get("/generate")
     check(answer, 405, None, "POST")

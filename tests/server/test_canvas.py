@@ -25,7 +25,13 @@ def edit_of(
     box = parse_place(place) if place is not None else None
     upload = Upload("mask", file_of(marks)) if marks is not None else None
     files = EditFiles(Upload("image", file_of(image)), upload)
-    return read_edit(files, EditOptions(keep_scales, box, True), side=SIDE, scales=SCALES, max_pixels=1 << 20)
+    return read_edit(
+        files,
+        EditOptions(keep_scales, box, focus=True, feather=True),
+        side=SIDE,
+        scales=SCALES,
+        max_pixels=1 << 20,
+    )
 
 
 def painted(edit: ImageEdit) -> Image.Image:
@@ -66,7 +72,7 @@ def test_an_image_of_the_models_size_is_not_touched() -> None:
 def test_white_or_transparent_is_painted(marks: Image.Image) -> None:
     edit = edit_of(photo(SIDE), marks)
     assert painted(edit).tobytes() == mask(SIDE, BOX).tobytes()
-    assert (edit.keep_scales, edit.erase, edit.feather) == (1, True, True)
+    assert (edit.keep_scales, edit.erase, edit.focus, edit.feather) == (1, True, True, True)
 
 
 def test_without_a_mask_what_is_transparent_in_the_image_is_painted() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from server import __version__
 from server.cli import Generate, main
 from server.offline import UsageError, output_paths
+from tests.live_server import ROOT
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -25,7 +29,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), ("serve, generate, info, convert",)),
+        ((), ("serve, generate, info, convert, plan", "star-server --help")),
+        (("--port", "1"), ("Unknown command --port", "serve, generate")),
         (("srve",), ("Unknown command srve", "did you mean serve?")),
         (("serve", "--prot", "1"), ("Unknown flag --prot", "did you mean --port?")),
         (("serve", "--xyzzy"), ("Unknown flag --xyzzy", "serve --help")),
@@ -35,7 +40,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("serve", "--config", "/nowhere.yaml"), ("/nowhere.yaml cannot be read",)),
         (("generate",), ("PROMPT",)),
         (("generate", ""), ("prompt must be a string of 1 to 2,000 characters", "empty")),
-        (("generate", "a", "red", "apple"), ("What is red for?",)),
+        (("generate", " "), ("prompt must be a string of 1 to 2,000 characters", "empty")),
+        (("generate", "a", "red", "apple"), ("What is red for?", "goes in quotes")),
+        (("serve", "star-mini"), ("What is star-mini for?", "serve --help")),
         (("generate", "a", "--n", "0"), ("n must be an integer from 1", '"0"')),
         (("generate", "a", "--seed", "-1"), ("seed must be an integer from 0 to 4294967295", '"-1"')),
         (("generate", "a", "--guidance-scale", "nan"), ("a finite number", '"nan"')),
@@ -70,12 +77,39 @@ def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     assert "Choose another with --host or --port" in message
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["generate", "-h"], ["info", "-h"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["help"], ["serve", "--help"], ["help", "serve"], ["generate", "-h"], ["info", "-h"]],
+)
 def test_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 0
-    assert "usage: star-server" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "usage: star-server" in shown
+    assert "\0" not in shown
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help"])
+def test_a_reader_that_leaves_is_no_fault(flag: str) -> None:
+    """``star-server --help | head -1``."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "server", flag]
+    run = subprocess.run(
+        command, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+    )
+    os.close(writes)
+    assert run.returncode in (0, 141)  # argparse does not even notice
+    assert run.stderr == ""
+
+
+def test_a_cache_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = ("--cache-dir", str(tmp_path / "file"))
+    message = refused(capsys, "generate", "a", "--model", "star-256", "-o", str(tmp_path / "a.png"), *cache)
+    assert f"{tmp_path}/file/models" in message
+    assert "--cache-dir" in message
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,29 @@ def test_only_what_is_marked_is_painted(client: openai.OpenAI) -> None:
         assert (right - left) * (bottom - top) > 100, "something is painted"
 
 
+def test_a_small_part_is_painted_in_a_window_around_it_unless_that_is_switched_off(
+    client: openai.OpenAI,
+) -> None:
+    small = (20, 4, 26, 10)
+    marks = ("mask.png", file_of(mask(SIDE, small)), "image/png")
+
+    def painted(box: tuple[str, bytes, str], **extra: object) -> str:
+        answer = client.images.edit(image=IMAGE, mask=box, prompt="a cat", extra_body={"seed": 7, **extra})
+        return files(answer)[0]
+
+    in_window, in_whole = painted(marks, focus=True), painted(marks, focus=False)
+    assert painted(marks) == in_window
+    assert in_window != in_whole
+    for file in (in_window, in_whole):
+        left, top, right, bottom = changed(file, photo(SIDE)) or (0, 0, 0, 0)
+        assert left >= small[0]
+        assert top >= small[1]
+        assert right <= small[2]
+        assert bottom <= small[3]
+    large = ("mask.png", file_of(mask(SIDE, (1, 1, 27, 27))), "image/png")
+    assert painted(large, focus=True) == painted(large, focus=False), "its window is the whole picture"
+
+
 def test_one_image_in_a_list(client: openai.OpenAI) -> None:
     one = client.images.edit(image=[IMAGE], mask=MASK, prompt="a red apple", extra_body={"seed": 7})
     same = client.images.edit(image=IMAGE, mask=MASK, prompt="a red apple", extra_body={"seed": 7})

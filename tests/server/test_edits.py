@@ -59,7 +59,7 @@ def text(file: bytes) -> str:
 # ---- what is painted ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["image", "image[]"])
 async def test_a_form_becomes_a_job(shared: Service, name: str) -> None:
-    answer = await edit(shared, {name: IMAGE, "mask": MASK}, n="2", seed="5", feather="false")
+    answer = await edit(shared, {name: IMAGE, "mask": MASK}, n="2", seed="5", focus="false", feather="false")
     assert answer.status_code == 200, answer.text
     assert [image["seed"] for image in answer.json()["data"]] == [5, 6]
     one, other = edits
@@ -67,7 +67,7 @@ async def test_a_form_becomes_a_job(shared: Service, name: str) -> None:
     assert one == other
     assert one.image.data == photo(SIDE).tobytes()
     assert one.mask == mask(SIDE, BOX).tobytes()
-    assert (one.keep_scales, one.erase, one.feather) == (1, True, False)
+    assert (one.keep_scales, one.erase, one.focus, one.feather) == (1, True, False, False)
     assert answer.json()["parameters"]["keep_scales"] == 1
     assert answer.json()["usage"]["input_tokens_details"] == {"text_tokens": 3, "image_tokens": 2240}
 
@@ -173,6 +173,7 @@ async def test_what_cannot_be_edited(
     ("body", "param", "words"),
     [
         ({"image": "cat.png"}, "image", "no base64"),
+        ({"image": "https://example.org/cat.png"}, "image", "addresses are not fetched"),
         ({"image": 5}, "image", "a string"),
         ({"image": text(IMAGE), "mask": "aa"}, "mask", "PNG, JPEG or WebP"),
         ({"mask": text(MASK)}, "mask", "needs an image to edit"),
@@ -180,8 +181,10 @@ async def test_what_cannot_be_edited(
         ({"place": "0,0,0.5,0.5"}, "place", "needs an image to edit"),
         ({"feather": False}, "feather", "needs an image to edit"),
         ({"image": text(IMAGE), "feather": "no"}, "feather", "true or false"),
+        ({"focus": True}, "focus", "needs an image to edit"),
+        ({"image": text(IMAGE), "focus": 1}, "focus", "true or false"),
     ],
-    ids=range(8),
+    ids=range(11),
 )
 async def test_what_cannot_be_edited_in_json(
     shared: Service, body: dict[str, Any], param: str, words: str

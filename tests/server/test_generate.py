@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from server.engine_client import ClientLimits
-from tests.server.conftest import Service, serve_fake, until
+from tests.server.conftest import Service, post_generate, serve_fake, until
 from tests.server.fakes import PATCH_NUMS, FakeEngine, Step, paint
 
 pytestmark = pytest.mark.anyio
@@ -198,17 +198,7 @@ async def test_a_client_that_leaves_frees_its_slots() -> None:
         async def send(message: dict[str, object]) -> None:
             sent.append(str(message.get("status")))
 
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/generate",
-            "raw_path": b"/generate",
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
-            "http_version": "1.1",
-            "scheme": "http",
-        }
-        task = asyncio.create_task(service.app(scope, receive, send))  # type: ignore[arg-type]
+        task = asyncio.create_task(service.app(post_generate(), receive, send))  # type: ignore[arg-type]
         await until(lambda: bool(engine.steps))
         hung_up.set()
         await task
@@ -232,6 +222,26 @@ async def test_one_line_is_logged_and_the_prompt_only_when_asked_for(log_prompts
     assert (line["status"], line["outcome"], line["n"], line["seed"]) == (200, "ok", 2, 3)
     assert line["queue_s"] + line["inference_s"] <= line["duration_s"] + 0.001
     assert ("a secret frog" in str(lines)) == log_prompts
+
+
+@pytest.mark.parametrize(
+    ("path", "level"),
+    [
+        ("/", "info"),
+        ("/v1/models", "info"),
+        ("/nothing", "info"),
+        ("/static/app.js", "debug"),
+        ("/static/nothing", "debug"),
+        ("/docs/parts/swagger-ui.css", "debug"),
+        ("/livez", "debug"),
+        ("/metrics", "debug"),
+    ],
+)
+async def test_what_is_asked_for_all_the_time_is_logged_at_debug(path: str, level: str) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with serve_fake() as service:
+            await service.http.get(path)
+    assert [line["log_level"] for line in lines if line["event"] == "request"] == [level]
 
 
 async def test_the_documentation_describes_every_answer(service: Service) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from server.engine_client import ClientLimits
 from server.supervisor import Patience
-from tests.server.conftest import Service, serve_fake, until
+from tests.server.conftest import Service, post_generate, serve_fake, until
 from tests.server.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio
@@ -106,6 +106,83 @@ async def test_metrics_count_what_happened(service: Service) -> None:
                  image_size="512") == 1  # fmt: skip
 
 
+def series(page: str) -> dict[str, float]:
+    """The samples of a page by name and labels."""
+    lines = (line.rpartition(" ") for line in page.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+async def test_what_has_not_happened_yet_is_shown_as_0(service: Service) -> None:
+    """``rate()`` and ``increase()`` miss the first event of a series that begins with it."""
+    before = series((await service.http.get("/metrics")).text)
+    for name in (
+        *(
+            f'star_requests_total{{endpoint="/generate",outcome="{outcome}"}}'
+            for outcome in ("ok", "invalid", "rejected", "cancelled", "deadline", "oom", "error")
+        ),
+        'star_requests_total{endpoint="other",outcome="invalid"}',
+        'star_rejections_total{reason="queue_full"}',
+        'star_rejections_total{reason="rate_limit_exceeded"}',
+        'star_rejections_total{reason="engine_dead"}',
+        'star_cancellations_total{stage="queued"}',
+        'star_cancellations_total{stage="running"}',
+        'star_images_total{worker="0"}',
+        'star_engine_restarts_total{worker="0"}',
+        'star_request_duration_seconds_count{endpoint="/v1/images/generations"}',
+        'star_scale_step_duration_seconds_count{scale="9"}',
+    ):
+        assert before.pop(name) == 0, name
+
+    # Nothing that a server can be asked makes a series that was not there.
+    for method, path in [
+        *(("GET", path) for path in ("/", "/docs", "/openapi.json", "/v1/models", "/livez", "/readyz", "/no")),
+        *(("GET", path) for path in ("/static/app.js", "/static/no", "/v1/images/no/content", "/v1/models/a/b")),
+        *(("POST", path) for path in ("/", "/generate", "/v1/images/generations", "/v1/images/edits")),
+        ("HEAD", "/"), ("PUT", "/"), ("DELETE", "/generate"), ("OPTIONS", "/v1/models"),
+    ]:  # fmt: skip
+        await service.http.request(method, path, json={"prompt": "a red apple"} if method == "POST" else None)
+    await service.generate(n=2, stream=True, partial_images=1)
+    await service.generate(prompt="explode")
+    service.client.begin_drain()
+    await service.generate()
+    after = series((await service.http.get("/metrics")).text)
+    assert after['star_requests_total{endpoint="/generate",outcome="error"}'] == 1
+    assert after.keys() == series((await service.http.get("/metrics")).text).keys()
+    assert before.keys() <= after.keys()
+    assert len(after) == len(before) + 17
+
+
+async def test_the_page_and_the_images_that_are_asked_for_at_its_path_are_told_apart(
+    service: Service,
+) -> None:
+    await service.http.get("/")
+    await service.http.head("/")
+    await service.http.post("/", json={"inputs": "a red apple"})
+    await service.http.post("/", json={})
+    page = series((await service.http.get("/metrics")).text)
+    assert page['star_requests_total{endpoint="/",outcome="ok"}'] == 2
+    assert page['star_requests_total{endpoint="/",outcome="invalid"}'] == 0
+    assert page['star_requests_total{endpoint="POST /",outcome="ok"}'] == 1
+    assert page['star_requests_total{endpoint="POST /",outcome="invalid"}'] == 1
+    assert page['star_request_duration_seconds_count{endpoint="POST /"}'] == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"prompt": "a"}),
+        ("/v1/images/generations", {"prompt": "a"}),
+        ("/", {"inputs": "a"}),
+    ],
+)
+async def test_a_refusal_while_the_model_is_loaded_is_counted(path: str, body: dict[str, str]) -> None:
+    async with serve_fake(loaded=threading.Event(), wait=False) as service:
+        assert (await service.http.post(path, json=body)).status_code == 503
+        await service.http.get("/readyz")  # a probe is no request for images
+        page = series((await service.http.get("/metrics")).text)
+    assert page['star_rejections_total{reason="model_loading"}'] == 1
+
+
 async def test_gauges_follow_the_requests() -> None:
     def make_engine() -> FakeEngine:
         engine = FakeEngine(slots=1)
@@ -132,17 +209,6 @@ async def test_a_client_that_leaves_while_it_sends_has_not_sent_anything_invalid
     async def send(message: dict[str, object]) -> None:
         pass
 
-    scope = {
-        "type": "http",
-        "asgi": {"spec_version": "2.3"},
-        "method": "POST",
-        "path": "/generate",
-        "raw_path": b"/generate",
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json"), (b"content-length", b"20")],
-        "http_version": "1.1",
-        "scheme": "http",
-    }
-    await service.app(scope, receive, send)  # type: ignore[arg-type]
+    await service.app(post_generate(), receive, send)  # type: ignore[arg-type]
     outcome = {"endpoint": "/generate", "outcome": "cancelled"}
     assert service.client.metrics.registry.get_sample_value("star_requests_total", outcome) == 1

@@ -42,6 +42,15 @@ def test_more_load_needs_more_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert few["step_times"] == "a model: h200 at 50 % of its floor"
 
 
+def test_a_thousand_images_have_a_price(capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan(capsys, "--rps", "20", "--price", "3.6")
+    assert found["gpus"] == 1
+    assert found["cost_per_1000_images"] == pytest.approx(1000 * 3.6 / 3600 / 20)
+    overloaded = plan(capsys, "--rps", "1000", "--gpus", "2", "--price", "3.6")
+    assert overloaded["cost_per_1000_images"] == pytest.approx(2000 * 3.6 / 3600 / overloaded["capacity_rps"])
+    assert plan(capsys, "--rps", "20")["cost_per_1000_images"] is None
+
+
 def test_a_stricter_promise_needs_no_fewer(capsys: pytest.CaptureFixture[str]) -> None:
     lax, strict = (plan(capsys, "--rps", "60", "--p99", p99) for p99 in ("5s", "150ms"))
     assert lax["gpus"] < strict["gpus"]
@@ -65,11 +74,29 @@ def test_measured_steps_take_the_place_of_counted_ones(
 
 
 def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--rps", "20", "--p99", "2s", "--requests", "500"]) == 0
+    asked = [
+        "plan",
+        "--model",
+        "star-512",
+        "--gpu",
+        "h200",
+        "--rps",
+        "20",
+        "--p99",
+        "2s",
+        "--requests",
+        "500",
+    ]
+    assert main(asked) == 0
     out = capsys.readouterr().out
+    assert "20 images a second of star-512, 99 of 100 within 2 s" in out
     assert "1 x h200" in out
+    assert "GB of memory each" in out
+    assert "cost" not in out
     assert "promise     kept" in out
     assert "a model: h200 at 50 % of its floor" in out
+    assert main([*asked, "--price", "3.60"]) == 0
+    assert "cost        0.05 a thousand images" in capsys.readouterr().out
 
 
 def test_ways_of_batching_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +114,8 @@ def test_ways_of_batching_are_compared(capsys: pytest.CaptureFixture[str]) -> No
         (["--gpu", "b200"], "Unknown GPU b200; known are a100, h100, h200."),
         (["--slots", "400"], "ask for fewer --slots"),
         (["--p99", "10ms"], "One image alone takes"),
-        (["--p99", "soon"], "p99"),
+        (["--p99", "2 seconds"], "p99: must be a time such as 2s or 500ms; got 2 seconds."),
+        (["--price", "-1"], "price must be a finite number from 0"),
         (["--rps", "0"], "rps"),
         (["--model", "no-such-model"], "no-such-model"),
         (["--step-times", "/nowhere"], "does not hold what `python -m benchmarks.bench_engine` prints"),
@@ -105,7 +133,7 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("2s", 2.0), ("500ms", 0.5), ("1.5 s", 1.5), (3.0, 3.0), ("x", "x")]
+    ("text", "seconds"), [("2s", 2.0), ("500ms", 0.5), ("1.5 s", 1.5), ("4", 4.0), (3.0, 3.0)]
 )
 def test_durations(text: object, seconds: object) -> None:
     assert parse_seconds(text) == seconds

@@ -44,7 +44,8 @@ def test_a_file_named_by_a_flag_goes_before_one_of_the_environment(
         ("nonsense: 5", "Unknown setting nonsense; known are model, "),
         ("config: other.yaml", "Unknown setting config"),
         ("- a\n- b", "keys and values"),
-        ("a: [", "not valid YAML"),
+        ("port: 1\na: [", "not valid YAML at line 2, column 5: expected the node content"),
+        ("a: b: c", "not valid YAML at line 1, column 5: mapping values are not allowed here"),
         ("\x00", "not valid YAML"),
     ],
 )

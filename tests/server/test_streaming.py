@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.server.conftest import Service, serve_fake, until
+from tests.server.conftest import Service, post_generate, serve_fake, until
 from tests.server.fakes import FakeEngine, paint
 
 pytestmark = pytest.mark.anyio
@@ -109,18 +109,7 @@ async def test_a_reader_that_leaves_frees_its_slots() -> None:
             if b"partial_image" in bytes(message.get("body", b"")):  # type: ignore[call-overload]
                 hung_up.set()
 
-        scope = {
-            "type": "http",
-            "asgi": {"spec_version": "2.3"},
-            "method": "POST",
-            "path": "/generate",
-            "raw_path": b"/generate",
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
-            "http_version": "1.1",
-            "scheme": "http",
-        }
-        await service.app(scope, receive, send)  # type: ignore[arg-type]
+        await service.app(post_generate(), receive, send)  # type: ignore[arg-type]
         assert service.client.outstanding == 0
         await until(lambda: engine.free_slots == 8)
         assert len(engine.steps) < 10

@@ -136,7 +136,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
         ("not base64", "this is no base64"),
         ("ä", "this is no base64"),
         ("data:image/png,abc", "must be a data: URL in base64"),
-        ("https://example.org/cat.png", "this is no base64"),
+        ("https://example.org/cat.png", "addresses are not fetched"),
         (png(400, 400, 8, 2, b""), "has 400 x 400 pixels, more than the 100,000 that are read; make it smaller"),
         (png(12_000, 8_000, 8, 2, b""), "more than the 100,000 that are read; make it smaller"),
         (png(30_000, 30_000, 8, 2, b""), "more than the 100,000 that are read; make it smaller"),
