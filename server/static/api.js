@@ -1,12 +1,14 @@
 // What the page asks the server for. Whatever goes wrong is an ApiError, whose message is a sentence.
 
 import { readEvents } from "./events.js";
+import { formFields, multipart } from "./multipart.js";
 
 const KEY = "star.api-key";
 const POLL_MS = 1000;
 const PHASES = {
   starting: "The server is starting.",
   loading: "The model is being loaded.",
+  capturing: "The model is loaded and its work is recorded, to be faster later.",
   warming: "The model is loaded and paints its first picture, to warm up.",
 };
 
@@ -42,11 +44,12 @@ export async function loadModel() {
  * Asks for pictures.
  *
  * @param {object} parameters the body of the request
+ * @param {Object<string, File>|null} files of the picture to edit, if it is an edit
  * @param {AbortSignal} signal leaves the request; the server stops painting
- * @returns {Promise<AsyncGenerator<object>>} once they are accepted: the events of POST /generate as they arrive
+ * @returns {Promise<AsyncGenerator<object>>} once they are accepted: the events of the stream as they arrive
  */
-export async function paint(parameters, signal) {
-  const answer = await open(parameters, signal);
+export async function paint(parameters, files, signal) {
+  const answer = await open(parameters, files, signal);
   return events(answer.body, parameters.n ?? 1, signal);
 }
 
@@ -55,7 +58,7 @@ async function* events(body, unfinished, signal) {
     for await (const { data } of readEvents(body)) {
       const event = JSON.parse(data);
       if (event.error) throw fromEnvelope(event.error, true);
-      if (event.type === "image_generation.completed") unfinished -= 1;
+      if (event.type.endsWith(".completed")) unfinished -= 1;
       yield event;
     }
   } catch (error) {
@@ -83,15 +86,21 @@ export async function loaded(signal, tell) {
 }
 
 /** The stream's response; without previews where the server sends none. */
-async function open(parameters, signal) {
-  const body = JSON.stringify({ ...parameters, stream: true, partial_images: previews });
+async function open(parameters, files, signal) {
+  const body = { ...parameters, stream: true, partial_images: previews };
   try {
-    return await send("generate", { method: "POST", headers: { "content-type": "application/json" }, body, signal });
+    return files
+      ? await send("v1/images/edits", { method: "POST", ...multipart(formFields(body), files), signal })
+      : await send("generate", { method: "POST", ...json(body), signal });
   } catch (error) {
     if (error.param !== "partial_images" || previews === 0) throw error;
     previews = 0;
-    return open(parameters, signal);
+    return open(parameters, files, signal);
   }
+}
+
+function json(body) {
+  return { headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
 }
 
 async function send(path, { allow = [], headers = {}, ...options } = {}) {

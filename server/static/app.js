@@ -1,98 +1,83 @@
-// The page: reads the form, paints, and shows what comes.
+// The page: reads the form and the editor, paints, and shows what comes.
 
-import { ApiError, apiKey, loaded, loadModel, paint, previews } from "./api.js";
-import { curlCommand, pythonScript, suffix } from "./code.js";
+import { ApiError, apiKey, loaded, loadModel, paint } from "./api.js";
+import { suffix } from "./code.js";
+import { CodeCard } from "./codecard.js";
 import { find, make } from "./dom.js";
+import { Editor } from "./editor.js";
 import { Form, fromQuery, toQuery } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { drawScales, Ladder } from "./ladder.js";
+import { takeFiles } from "./opener.js";
+import { Run } from "./run.js";
 import { Stage } from "./stage.js";
+import { Status } from "./status.js";
 import { openStore } from "./store.js";
 import { Trouble } from "./trouble.js";
 
 const SEEDS = 2 ** 32;
-const TYPES = { png: "image/png", webp: "image/webp", jpeg: "image/jpeg" };
+const PLACEHOLDER = find("prompt").placeholder;
 
 const form = new Form(find("form"));
 const ladder = new Ladder(find("ladder"));
-const stage = new Stage(find("tiles"), (seed) => {
-  form.field("seed").value = seed;
-  say(`The next picture has seed ${seed} too.`);
-  showCode();
-});
+const status = new Status();
+const say = (sentence) => status.say(sentence);
+const stage = new Stage(find("tiles"), { useSeed, edit: startEditing });
 const trouble = new Trouble();
 const gallery = new Gallery(openStore(), choose);
+const editor = new Editor(showRequest, say);
+const code = new CodeCard(wanted, () => editor.edit(), say);
 
 let model = null;
 let running = null; // the run under way: {controller, over}
-let clock = 0; // the timer that counts the seconds of a run
 let shown = { asked: "", seed: 0 }; // the picture on the stage: how it was asked for, and its first seed
 
 // Painting.
 
 async function run(body, signal) {
-  const started = performance.now();
-  const seconds = () => (performance.now() - started) / 1000;
-  const n = body.n ?? 1;
-  const seen = Array(n).fill(0); // previews of each picture
-  let firstPreview = null;
-  let done = 0;
-  say("Painting.");
-  const events = await paint(body, signal);
-  stage.begin(n, body.prompt, model.size);
-  ladder.reach(0);
+  const run = new Run(body.n ?? 1, { stage, ladder, say });
+  const asked = request(body);
+  const [edit, before] = editor.isOpen ? [await editor.edit(), await editor.before()] : [null, null];
+  const events = await paint({ ...body, ...edit?.fields }, edit?.files, signal);
+  if (edit) editor.hide();
+  stage.begin(run.n, body.prompt, model.size, before);
   find("picture").scrollIntoView({ block: "nearest" });
-  for await (const event of events) {
-    const index = event.image_index ?? 0;
-    const blob = new Blob([decode(event.b64_json)], { type: TYPES[event.output_format] });
-    if (event.type === "image_generation.partial_image") {
-      firstPreview ??= seconds();
-      seen[index] = event.partial_image_index + 1;
-      stage.preview(index, blob, seen[index]);
-      if (n === 1) say(`Preview ${seen[0]} of ${previews}.`);
-    } else {
-      seen[index] = previews + 1;
-      done += 1;
-      finish(index, blob, body, event);
-      if (n > 1) say(`${done} of ${n} pictures are painted.`);
-    }
-    ladder.reach(Math.min(...seen) / (previews + 1)); // the server spreads previews evenly over the scales
+  try {
+    await run.follow(events, (index, blob, event) => finish({ index, blob, event, body, edit, asked }));
+  } catch (error) {
+    editor.show(); // with all that was drawn on it
+    throw error;
   }
-  const early = firstPreview === null ? "" : `; the first preview came after ${firstPreview.toFixed(2)} s`;
-  say(`${n > 1 ? `${n} pictures` : "Painted"} in ${seconds().toFixed(2)} s${early}.`);
 }
 
 /** Shows a finished picture, and keeps it. */
-function finish(index, blob, body, event) {
+function finish({ index, blob, event, body, edit, asked }) {
   const { n: _, ...parameters } = { ...body, seed: event.seed };
   stage.finish(index, blob, event.seed, fileName(event.model, parameters));
-  settle(body, (event.seed - index + SEEDS) % SEEDS);
+  settle(asked, (event.seed - index + SEEDS) % SEEDS);
   find("warnings").replaceChildren(...event.warnings.map((text) => make("li", { textContent: text })));
   find("warnings").hidden = event.warnings.length === 0;
-  const picture = { blob, parameters, model: event.model, size: event.size, created: Date.now() };
+  const picture = { blob, parameters, edit, model: event.model, size: event.size, created: Date.now() };
   gallery.add(picture).catch(() => say("The picture is not kept: this browser gives the page no more room."));
 }
 
 /** Notes which picture is on the stage; its address and its commands have its seed. */
-function settle(body, seed) {
-  shown = { asked: JSON.stringify(body), seed };
-  history.replaceState(null, "", toQuery({ ...body, seed }));
-  showCode();
+function settle(asked, seed) {
+  shown = { asked, seed };
+  if (!editor.isOpen) history.replaceState(null, "", toQuery({ ...form.read(), seed })); // a link cannot hold an edit
+  code.show();
 }
 
 async function submit() {
   if (running) return;
-  const body = form.read();
   const controller = new AbortController();
-  const over = attempt(body, controller.signal);
+  const over = attempt(form.read(), controller.signal);
   running = { controller, over };
   await over;
 }
 
 async function attempt(body, signal) {
-  trouble.hide();
-  form.forgive();
-  find("warnings").hidden = true;
+  clear();
   apiKey.set(find("key").value);
   busy(true);
   try {
@@ -114,7 +99,7 @@ async function patiently(work, signal) {
     await work();
   } catch (error) {
     if (error.code !== "model_loading") throw error;
-    await loaded(signal, sayLoading);
+    await loaded(signal, (sentence, seconds) => status.loading(sentence, seconds));
     await work();
   }
 }
@@ -127,7 +112,7 @@ function complain(error, retry) {
   say("");
   trouble.show(error, retry);
   if (error.code === "invalid_api_key") askForKey();
-  else form.blame(error.param);
+  else if (!editor.blame(error.param)) form.blame(error.param);
 }
 
 function askForKey() {
@@ -139,43 +124,90 @@ function cancel() {
   running?.controller.abort();
 }
 
+async function stop() {
+  cancel();
+  await running?.over;
+  clear();
+}
+
+/** Takes back what was said of the request before. */
+function clear() {
+  trouble.hide();
+  form.forgive();
+  find("warnings").hidden = true;
+}
+
 function busy(isBusy) {
   const hadFocus = document.activeElement === find("cancel");
   find("cancel").hidden = !isBusy;
-  find("paint").ariaDisabled = String(isBusy);
-  find("paint").textContent = isBusy ? "Painting" : "Paint";
   find("picture").setAttribute("aria-busy", String(isBusy));
-  if (hadFocus && !isBusy) find("paint").focus();
-  countSeconds(isBusy);
+  nameButtons();
+  if (hadFocus && !isBusy) find("paint").focus({ preventScroll: true });
+  isBusy ? status.count() : status.stop();
 }
 
-/** A picture may take minutes on a small machine: shows that time goes on. */
-function countSeconds(goesOn) {
-  clearInterval(clock);
-  find("elapsed").textContent = "";
-  if (!goesOn) return;
-  const started = performance.now();
-  clock = setInterval(() => {
-    find("elapsed").textContent = `${Math.floor((performance.now() - started) / 1000)} s`;
-  }, 1000);
+function nameButtons() {
+  const isBusy = !find("cancel").hidden;
+  for (const button of [find("paint"), find("paint-edit")]) {
+    button.ariaDisabled = String(isBusy);
+    button.textContent = isBusy ? "Painting" : editor.isOpen ? editor.verb : "Paint";
+  }
+}
+
+// Editing.
+
+async function startEditing(blob) {
+  await stop();
+  if (!model) return say("A picture can be edited as soon as the model is known.");
+  try {
+    await editor.open(blob);
+  } catch (error) {
+    return complain(error instanceof DOMException ? await whyNot(blob) : error, () => startEditing(blob));
+  }
+  say("");
+  find("picture").scrollIntoView({ block: "nearest" });
+  find("editor").querySelector("[name=way]:checked").focus({ preventScroll: true });
+}
+
+/** Why a file that this browser cannot show is no picture: the server has a sentence for it. */
+async function whyNot(blob) {
+  const controller = new AbortController();
+  try {
+    await paint({ prompt: "?" }, { image: new File([blob], "picture") }, controller.signal);
+    controller.abort();
+    return new ApiError("This browser cannot show this picture; convert it to a PNG.", { code: "page", retryable: false });
+  } catch (error) {
+    return error;
+  }
+}
+
+function stopEditing() {
+  editor.close();
+  find("prompt").focus();
 }
 
 // What is around it.
 
+function useSeed(seed) {
+  form.field("seed").value = seed;
+  say(`The next picture has seed ${seed} too.`);
+  code.show();
+}
+
 /** Brings a picture of the gallery back, with how it was asked for. */
 async function choose(picture) {
-  cancel();
-  await running?.over;
-  const { blob, parameters, size } = picture;
-  trouble.hide();
-  form.forgive();
-  find("warnings").hidden = true;
+  await stop();
+  const { blob, parameters, size, edit } = picture;
   form.fill(parameters);
+  if (edit && model) {
+    await editor.open(edit.files.image, edit);
+    editor.hide();
+  } else editor.close();
   stage.begin(1, parameters.prompt, size);
   stage.finish(0, blob, parameters.seed, fileName(picture.model, parameters));
   ladder.reach(1);
-  settle(form.read(), parameters.seed);
-  say(`Painted by ${picture.model} on ${new Date(picture.created).toLocaleString()}.`);
+  settle(request(form.read()), parameters.seed);
+  say(`${edit ? "Edited" : "Painted"} by ${picture.model} on ${new Date(picture.created).toLocaleString()}.`);
   find("picture").scrollIntoView({ block: "nearest" });
 }
 
@@ -184,7 +216,7 @@ async function greet() {
   trouble.hide();
   try {
     await patiently(meet, new AbortController().signal);
-    if (!running) sayLoading("", 0);
+    if (!running) status.loading("", 0);
   } catch (error) {
     if (!running) complain(error, greet);
   }
@@ -203,13 +235,17 @@ async function meet() {
   for (const name of ["guidance_scale", "top_k", "top_p"]) form.field(name).placeholder = model[name];
   ladder.scales = model.scales;
   if (find("scales")) drawScales(find("scales"), model.scales);
+  editor.model = model;
+  document.body.classList.add("can-edit");
 }
 
 function example(prompt) {
   const button = make("button", { type: "button", textContent: prompt });
   button.addEventListener("click", () => {
     form.field("prompt").value = prompt;
-    form.element.requestSubmit();
+    if (!editor.isOpen) return form.element.requestSubmit();
+    code.show(); // whoever edits may have more to do
+    find("prompt").focus();
   });
   return make("li", {}, button);
 }
@@ -218,53 +254,29 @@ function millions(count) {
   return count < 1e9 ? `${(count / 1e6).toPrecision(2)} M` : `${(count / 1e9).toPrecision(2)} B`;
 }
 
-/** What the form asks for; with the seed of the picture that is shown, if it is that one. */
+/** What the form asks for, to be compared: an edit is another request whenever the editor was touched. */
+function request(body) {
+  return JSON.stringify([body, editor.isOpen ? editor.revision : null]);
+}
+
+/** What is asked for; with the seed of the picture that is shown, if it is that one. */
 function wanted() {
   const body = form.read();
-  return JSON.stringify(body) === shown.asked ? { ...body, seed: shown.seed } : body;
+  const seeded = request(body) === shown.asked ? { ...body, seed: shown.seed } : body;
+  return editor.isOpen ? { body: { ...seeded, ...editor.fields }, names: editor.names } : { body: seeded, names: null };
 }
 
-function command(write) {
-  return write(new URL("generate", document.baseURI).href, wanted(), apiKey.get() !== "");
-}
-
-function showCode() {
-  find("code-card").hidden = form.read().prompt === "";
-  find("code").textContent = command(curlCommand);
-}
-
-async function copy(button, text) {
-  const label = button.textContent;
-  try {
-    await navigator.clipboard.writeText(text); // is not there on a page that came over plain HTTP from afar
-    button.textContent = "Copied";
-    say(`${label}: done.`);
-  } catch {
-    find("code").textContent = text;
-    getSelection().selectAllChildren(find("code"));
-    find("code").focus();
-    say("This browser lets no page copy; the text is selected instead.");
-  }
-  setTimeout(() => (button.textContent = label), 1500);
+/** Shows what would be asked for now. */
+function showRequest() {
+  nameButtons();
+  find("prompt").placeholder = editor.isOpen ? editor.placeholder : PLACEHOLDER;
+  document.body.classList.toggle("editing", editor.isOpen);
+  code.show();
 }
 
 function fileName(name, { prompt, seed, format }) {
   const words = prompt.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
   return `${[name, ...words.slice(0, 6), seed].join("-")}.${suffix(format)}`;
-}
-
-function decode(base64) {
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-}
-
-/** Says something to everybody, once: what stands there already is not read out again. */
-function say(sentence) {
-  if (find("status").textContent !== sentence) find("status").textContent = sentence;
-}
-
-function sayLoading(sentence, seconds) {
-  say(sentence);
-  if (!running) find("elapsed").textContent = sentence && `${seconds} s`; // a run counts its own
 }
 
 // Wiring.
@@ -273,7 +285,7 @@ form.element.addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
-form.element.addEventListener("input", showCode);
+form.element.addEventListener("input", () => code.show());
 find("prompt").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
@@ -281,18 +293,16 @@ find("prompt").addEventListener("keydown", (event) => {
 });
 document.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
 find("cancel").addEventListener("click", cancel);
-find("copy-curl").addEventListener("click", (event) => copy(event.currentTarget, command(curlCommand)));
-find("copy-python").addEventListener("click", (event) => copy(event.currentTarget, command(pythonScript)));
-find("copy-link").addEventListener("click", (event) => {
-  copy(event.currentTarget, new URL(toQuery(wanted()), document.baseURI).href);
-});
+find("edit-more").addEventListener("click", () => editor.show());
+for (const id of ["close-editor", "close-edited"]) find(id).addEventListener("click", stopEditing);
+takeFiles(startEditing);
 
 form.fill(fromQuery(location.search));
 if (apiKey.get()) {
   find("key").value = apiKey.get();
   find("key-field").hidden = false;
 }
-showCode();
+code.show();
 if (matchMedia("(hover: hover)").matches) find("prompt").focus(); // elsewhere a keyboard would cover the page
 gallery.open();
 

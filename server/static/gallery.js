@@ -44,7 +44,7 @@ export class Gallery {
     remove.setAttribute("aria-label", `Delete: ${parameters.prompt}, seed ${parameters.seed}`);
     remove.addEventListener("click", () => this.#delete(id));
     const prompt = make("span", { className: "asked", textContent: parameters.prompt });
-    const seed = make("span", { className: "seed", textContent: `seed ${parameters.seed}` });
+    const seed = make("span", { className: "seed", textContent: `${picture.edit ? "edit, " : ""}seed ${parameters.seed}` });
     const item = make("li", {}, open, remove, prompt, seed);
     this.#items.set(id, item);
     this.list.prepend(item);

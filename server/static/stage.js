@@ -7,11 +7,13 @@ export class Stage {
 
   /**
    * @param {HTMLElement} root
-   * @param {(seed: number) => void} useSeed is called when a seed is to be kept
+   * @param {object} actions
+   * @param {(seed: number) => void} actions.useSeed is called when a seed is to be kept
+   * @param {(blob: Blob) => void} actions.edit is called when a picture is to be edited
    */
-  constructor(root, useSeed) {
+  constructor(root, actions) {
     this.root = root;
-    this.useSeed = useSeed;
+    this.actions = actions;
   }
 
   /**
@@ -20,11 +22,13 @@ export class Stage {
    * @param {number} n
    * @param {string} prompt
    * @param {string} size such as "512x512"
+   * @param {Blob|null} before what is there to begin with
    */
-  begin(n, prompt, size) {
+  begin(n, prompt, size, before = null) {
     this.#tiles.forEach((tile) => tile.discard());
     const [width, height] = size.split("x");
-    this.#tiles = Array.from({ length: n }, () => new Tile(prompt, width / height, this.useSeed));
+    this.#tiles = Array.from({ length: n }, () => new Tile(prompt, width / height, this.actions));
+    if (before) this.#tiles.forEach((tile) => tile.begin(before));
     this.root.dataset.count = String(n);
     this.root.replaceChildren(...this.#tiles.map((tile) => tile.element));
   }
@@ -49,13 +53,17 @@ class Tile {
   #shown = Promise.resolve();
   #url = "";
 
-  constructor(prompt, ratio, useSeed) {
+  constructor(prompt, ratio, actions) {
     this.prompt = prompt;
-    this.useSeed = useSeed;
+    this.actions = actions;
     this.frame = make("div", { className: "frame forming" });
     this.frame.style.aspectRatio = String(ratio);
     this.caption = make("figcaption");
     this.element = make("figure", { className: "tile" }, this.frame, this.caption);
+  }
+
+  begin(blob) {
+    this.#show(blob, `${this.prompt} (before)`);
   }
 
   preview(blob, number) {
@@ -68,11 +76,14 @@ class Tile {
     const wide = make("span", { className: "wide", textContent: " seed" }); // where there is room for it
     const keep = make("button", { type: "button", className: "quiet" }, "Keep", wide);
     keep.setAttribute("aria-label", `Keep seed ${seed}`);
-    keep.addEventListener("click", () => this.useSeed(seed));
+    keep.addEventListener("click", () => this.actions.useSeed(seed));
+    const edit = make("button", { type: "button", className: "quiet edits", textContent: "Edit" });
+    edit.setAttribute("aria-label", `Edit the picture of seed ${seed}`);
+    edit.addEventListener("click", () => this.actions.edit(blob));
     const save = make("a", { href: url, download: name, className: "quiet", textContent: "Save" });
     save.setAttribute("aria-label", `Save ${name}`);
     const label = make("span", { className: "seed" }, "seed ", make("b", { textContent: String(seed) }));
-    this.caption.replaceChildren(label, keep, save);
+    this.caption.replaceChildren(label, edit, keep, save);
   }
 
   end() {

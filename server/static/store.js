@@ -7,6 +7,7 @@ const KEPT = 200;
  * @property {number} [id] given by the store; later ones are larger
  * @property {Blob} blob the file as the server sent it
  * @property {object} parameters the request that paints it again, alone
+ * @property {import("./editor.js").Edit|null} [edit] how it was made of another picture
  * @property {string} model
  * @property {string} size such as "512x512"
  * @property {number} created Unix time in milliseconds

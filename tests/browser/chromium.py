@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_pla
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 _REFUSED = "Failed to load resource: the server responded with a status of"
-_MAY_REFUSE = ("/generate", "/v1/models", "/startupz")
+_MAY_REFUSE = ("/generate", "/v1/images/edits", "/v1/models", "/startupz")
 
 
 def find_browser() -> str | None:

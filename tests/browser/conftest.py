@@ -17,20 +17,25 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect
 from structlog.testing import capture_logs
 
+from server.engine_client import ClientLimits
+from server.supervisor import Patience
 from tests.browser.chromium import Watch, open_browser
+from tests.browser.editing import EditEngine
 from tests.live_server import free_port
 from tests.server.conftest import Service, serve_fake
 from tests.server.fakes import FakeEngine, Step
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 860}
+PATIENCE = 60.0
+"""Seconds that anything may take on a machine that has other work too; what is right comes much sooner."""
 
 OpenPage = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=1000 * PATIENCE)
     with open_browser() as opened:
         yield opened
 
@@ -43,6 +48,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     def open_(url: str, *, script: str = "", **options: Any) -> Page:
         options = {"viewport": DESKTOP, "permissions": ["clipboard-read", "clipboard-write"], **options}
         context = browser.new_context(**options)
+        context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
         page = context.new_page()
         watch.over(page)
@@ -61,21 +67,27 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait for what another thread brings about."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.01)
 
 
-def halting_engine(scale: int = 4) -> FakeEngine:
-    """An engine that stops before this scale until its gate is opened; by 4, one preview of three has been sent."""
+def halt(engine: FakeEngine, scale: int = 4) -> None:
+    """Stop before this scale until the engine's gate is opened; by 4, one preview of three has been sent."""
 
-    def halt(step: Step) -> None:
+    def stop(step: Step) -> None:
         if step.scale == scale:
             engine.gate.clear()
             engine.on_step = None
 
-    engine = FakeEngine(on_step=halt)
+    engine.on_step = stop
+
+
+def halting_engine(scale: int = 4) -> FakeEngine:
+    """An engine that stops before this scale."""
+    engine = FakeEngine()
+    halt(engine, scale)
     return engine
 
 
@@ -118,6 +130,8 @@ class FakeServer:
 @contextmanager
 def fake_server(**options: Any) -> Iterator[FakeServer]:
     """Serve a fake engine from a thread; the options are those of ``serve_fake``."""
+    patience = Patience(heartbeat_timeout_s=600, restart_backoff_s=0.01)  # the fake beats only when it works
+    options = {"limits": ClientLimits(patience=patience), **options}
     port = free_port()
     begun: list[tuple[Service, asyncio.AbstractEventLoop, uvicorn.Server]] = []
 
@@ -153,3 +167,15 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Callable[..., FakeServer]]
         yield start
         for server in servers:
             server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def engine() -> EditEngine:
+    """What is behind ``page``."""
+    return EditEngine()
+
+
+@pytest.fixture
+def page(serve: Callable[..., FakeServer], open_page: OpenPage, engine: EditEngine) -> Page:
+    """The playground, with an engine that remembers what it is given to edit."""
+    return open_page(serve(make_engine=lambda: engine).url)

@@ -54,3 +54,8 @@ def width_of_content(page: Page) -> int:
     """Pixels that the page wants in width; more than the window has means a horizontal scroll bar."""
     width: int = page.evaluate("document.documentElement.scrollWidth")
     return width
+
+
+def said(page: Page, pattern: str) -> None:
+    """Wait for a sentence about what went wrong."""
+    expect(page.get_by_role("alert")).to_have_text(re.compile(pattern))

@@ -9,8 +9,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import DESKTOP, PHONE, FakeServer, OpenPage, let_go
+from tests.browser.editing import go, open_picture
 from tests.browser.playground import ask, wait_until_painted
 from tests.server.fakes import FakeEngine
+from tests.server.pictures import photo
 
 pytestmark = pytest.mark.browser
 
@@ -45,6 +47,29 @@ def test_every_state(
     ask(page, "explode")
     expect(page.get_by_role("alert")).to_be_visible()
     assert complaints(page) == [], "trouble"
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_state_of_editing(
+    serve: Callable[..., FakeServer], open_page: OpenPage, viewport: dict[str, int], scheme: str
+) -> None:
+    page = open_page(serve().url, viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
+    open_picture(page, photo(300, 200))
+    for way in ("Around it", "All of it", "Part of it"):
+        go(page, way)
+        assert complaints(page) == [], way
+    page.get_by_text("Mark a box").click()
+    page.get_by_role("button", name="Mark the box").click()
+    page.locator("#mask-area").focus()
+    page.keyboard.press("Space")
+    assert complaints(page) == [], "marked"
+    ask(page, "explode")
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert complaints(page) == [], "trouble"
+    ask(page, "a fox")
+    wait_until_painted(page)
+    assert complaints(page) == [], "painted"
 
 
 def test_it_finds_what_is_wrong(serve: Callable[..., FakeServer], open_page: OpenPage) -> None:

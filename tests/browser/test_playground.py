@@ -266,7 +266,7 @@ def test_keyboard_alone(serve: Serve, open_page: OpenPage) -> None:
         reached.append(name)
     wanted = ["paint", "n", "seed", "guidance_scale", "format", "Advanced", "Keep seed", "Save", "copy-curl"]
     assert [name for name in reached if name in wanted] == wanted
-    page.locator("#tiles button").focus()
+    page.get_by_role("button", name="Keep seed").focus()
     page.keyboard.press("Enter")
     assert page.input_value("#seed") == str(seeds(page)[0])
     page.locator("#gallery-list .remove").focus()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import subprocess
 import sys
@@ -9,11 +11,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image, ImageChops
 from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenPage
+from tests.browser.editing import drag, saved_file
 from tests.browser.playground import NASTY, ask, copied, saved, seeds, wait_until_painted
 from tests.live_server import LiveServer
+from tests.server.pictures import opened
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -85,3 +90,28 @@ def test_the_copied_commands_paint_the_picture(
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=120)
     (by_python,) = tmp_path.iterdir()
     assert by_python.read_bytes() == expected
+
+
+def test_a_part_is_painted_and_the_rest_is_kept(
+    live_server: LiveServer, open_page: OpenPage, tmp_path: Path
+) -> None:
+    page = open_page(live_server.url)
+    ask(page, "a red apple on a blue background", seed="1")
+    wait_until_painted(page)
+    before = opened(saved(page)).convert("RGB")
+    page.get_by_role("button", name="Edit the picture of seed 1").click()
+    drag(page, (0.3, 0.3), (0.6, 0.4))
+    ask(page, "a yellow banana on a blue background", seed="2")
+    wait_until_painted(page)
+    after = opened(saved(page)).convert("RGB")
+    (tmp_path / "picture.png").write_bytes(saved_file(page, "picture.png"))
+    (tmp_path / "mask.png").write_bytes(saved_file(page, "mask.png"))
+    mask = Image.open(tmp_path / "mask.png").convert("L")
+    changed = ImageChops.difference(before, after)
+    outside = Image.composite(Image.new("RGB", mask.size), changed, mask)
+    assert outside.getbbox() is None, "pixels outside the mask are the picture's"
+    assert Image.composite(changed, Image.new("RGB", mask.size), mask).getbbox() is not None
+    assert opened((tmp_path / "picture.png").read_bytes()).convert("RGB").tobytes() == before.tobytes()
+    subprocess.run(["sh", "-c", copied(page, "Copy as curl")], cwd=tmp_path, check=True, timeout=120)
+    (image,) = json.loads((tmp_path / "star-2.json").read_text())["data"]
+    assert base64.b64decode(image["b64_json"]) == saved(page)

@@ -8,20 +8,16 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from server.engine_client import ClientLimits
 from tests.browser.conftest import FakeServer, OpenPage, halting_engine, let_go, wait_for
-from tests.browser.playground import ask, copied, wait_until_painted
+from tests.browser.playground import ask, copied, said, wait_until_painted
 from tests.server.fakes import FakeEngine
 
 pytestmark = pytest.mark.browser
 
 Serve = Callable[..., FakeServer]
-
-
-def said(page: Page, pattern: str) -> None:
-    expect(page.get_by_role("alert")).to_have_text(re.compile(pattern))
 
 
 def test_a_bad_value_is_named_and_marked(serve: Serve, open_page: OpenPage) -> None:
