@@ -83,7 +83,7 @@ def plain_sheet(engine: Engine) -> Image.Image:
 
 def seeds_sheet(engine: Engine) -> Image.Image:
     """A row of seeds for each of a few prompts."""
-    tiles = [label(paint(engine, p, seed), f"{p} (seed {seed})", 192) for p in VARIED for seed in SEEDS]
+    tiles = [label(paint(engine, p, seed), f"seed {seed}: {p}", 192) for p in VARIED for seed in SEEDS]
     return grid(tiles, len(SEEDS))
 
 
@@ -93,7 +93,7 @@ def guidance_sheet(engine: Engine) -> Image.Image:
     for prompt in VARIED:
         for scale in GUIDANCE:
             picture = paint(engine, prompt, 0, sampling={"guidance_scale": scale})
-            tiles.append(label(picture, f"{prompt} (guidance {scale:g})", 192))
+            tiles.append(label(picture, f"guidance {scale:g}: {prompt}", 192))
     return grid(tiles, len(GUIDANCE))
 
 
