@@ -1,6 +1,10 @@
-"""The default model, ``star-mini``: its architecture, chosen for a laptop, in one place."""
+"""The default model, ``star-mini``: its architecture, chosen for a laptop, in one place; and recipes as flags."""
 
 from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TypeVar
 
 from star_model.config import (
     ModelConfig,
@@ -35,3 +39,19 @@ MODEL = ModelConfig(
     text_encoder=TEXT_ENCODER,
     sampling=SamplingDefaults(guidance_scale=2.0, top_k=600, top_p=0.6),
 )
+
+Recipe = TypeVar("Recipe")
+"""A dataclass of numbers and words, each with a default."""
+
+
+def add_flags(parser: argparse.ArgumentParser, recipe: type[Recipe]) -> None:
+    """Give ``parser`` a flag for each field of ``recipe``."""
+    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default, help=" "
+        )
+
+
+def from_flags(arguments: argparse.Namespace, recipe: type[Recipe]) -> Recipe:
+    """The ``recipe`` that the flags of :func:`add_flags` say."""
+    return recipe(**{f.name: getattr(arguments, f.name) for f in dataclasses.fields(recipe)})  # type: ignore[arg-type]

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from star_model.vqvae import VQVAE
 from training.muon import Muon
+from training.recipe import add_flags, from_flags
 from training.run import Run, batches, learning_rate
-from training.scenes import SceneGenerator, render
-from training.sprites import Sprites
 from training.tokenize import load_tokenizer
 from training.train_tokenizer import (
     IMAGE_SIZE,
@@ -28,11 +27,8 @@ from training.train_tokenizer import (
     TokenizerRecipe,
     psnr,
     to_pixels,
-    to_tensor,
+    unseen_scenes,
 )
-
-VALIDATION_SEED = TokenizerRecipe().seed + 1
-"""The scenes that the tokenizer's own training is scored by, so that the figures compare."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +158,8 @@ def train(data: Path, init: Path, directory: Path, recipe: DecoderRecipe, save_e
     if state := run.resume():
         trainer.load(state)
         first = state["step"]
-    unseen = SceneGenerator(data, seed=VALIDATION_SEED, vocabulary=recipe.vocabulary, max_objects=2)
-    sprites = Sprites(data)
-    validation = torch.stack([to_tensor(render(unseen.scene(i), sprites, IMAGE_SIZE)) for i in range(12)])
+    # The scenes that the tokenizer's own training is scored by, so that the figures compare.
+    validation = unseen_scenes(data, TokenizerRecipe(vocabulary=recipe.vocabulary))
     tokens = [trainer.vqvae.encode(image.unsqueeze(0).to(device)) for image in validation]
     if first == 0:
         run.record(0, **evaluate(trainer, validation, tokens)[0])
@@ -197,14 +192,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/decoder"), help="the run's directory")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     parser.add_argument("--save-every", type=int, default=250, help="updates between two saved states")
-    for field in dataclasses.fields(DecoderRecipe):
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default, help=" "
-        )
+    add_flags(parser, DecoderRecipe)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    recipe = DecoderRecipe(**{f.name: getattr(arguments, f.name) for f in dataclasses.fields(DecoderRecipe)})
+    recipe = from_flags(arguments, DecoderRecipe)
     train(arguments.data, arguments.init, arguments.run, recipe, arguments.save_every)
 
 

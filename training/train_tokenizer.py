@@ -22,7 +22,7 @@ from star_model.config import TokenizerConfig
 from star_model.scales import ScaleSchedule
 from star_model.vqvae import VQVAE
 from training.muon import Muon
-from training.recipe import PATCH_NUMS, TOKENIZER
+from training.recipe import PATCH_NUMS, TOKENIZER, add_flags, from_flags
 from training.run import Run, batches, learning_rate
 from training.scenes import SceneGenerator, render
 from training.sprites import Sprites
@@ -217,6 +217,13 @@ def psnr(output: Tensor, target: Tensor) -> float:
     return float(10 * torch.log10(4 / error.clamp_min(1e-10)))
 
 
+def unseen_scenes(data: Path, recipe: TokenizerRecipe) -> Tensor:
+    """The 12 whole scenes (12, 3, 512, 512) in [-1, 1] that a run of ``recipe`` is scored by and never trains on."""
+    scenes = SceneGenerator(data, seed=recipe.seed + 1, vocabulary=recipe.vocabulary, max_objects=2)
+    sprites = Sprites(data)
+    return torch.stack([to_tensor(render(scenes.scene(i), sprites, IMAGE_SIZE)) for i in range(12)])
+
+
 @torch.no_grad()
 def evaluate(trainer: Trainer, images: Tensor) -> tuple[dict[str, float], Tensor]:
     """PSNR of whole unseen images (B, 3, 512, 512) through all tokens, and their reconstructions."""
@@ -238,9 +245,7 @@ def train(
     if state := run.resume():
         trainer.load(state)
         first = state["step"]
-    unseen = SceneGenerator(data, seed=recipe.seed + 1, vocabulary=recipe.vocabulary, max_objects=2)
-    sprites = Sprites(data)
-    validation = torch.stack([to_tensor(render(unseen.scene(i), sprites, IMAGE_SIZE)) for i in range(12)])
+    validation = unseen_scenes(data, recipe)
 
     crop_steps = recipe.steps - recipe.whole_image_steps
     phases = (
@@ -274,16 +279,11 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/tokenizer"), help="the run's directory")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     parser.add_argument("--save-every", type=int, default=250, help="steps between two saved states")
-    for field in dataclasses.fields(TokenizerRecipe):
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default, help=" "
-        )
+    add_flags(parser, TokenizerRecipe)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    recipe = TokenizerRecipe(
-        **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(TokenizerRecipe)}
-    )
+    recipe = from_flags(arguments, TokenizerRecipe)
     train(arguments.data, arguments.run, recipe, TOKENIZER, arguments.save_every)
 
 

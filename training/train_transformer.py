@@ -355,12 +355,14 @@ class Painter:
         )
         transformer = StarTransformer(config).to(device).eval()
         self.model = StarModel(config, transformer, vqvae, encoder, device, torch.float32)
-        self.engine = Engine(self.model, slots=1)
 
     def paint(self, average: dict[str, Tensor], scales: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Images (N, 512, 512, 3) of the prompts, after the first ``scales`` scales."""
         self.model.transformer.load_state_dict(average)
-        return np.stack([paint(self.engine, p, seed, scales=scales) for seed, p in enumerate(PROMPTS)])
+        engine = Engine(
+            self.model, slots=1
+        )  # a new one: it keeps what the weights before made of the empty prompt
+        return np.stack([paint(engine, p, seed, scales=scales) for seed, p in enumerate(PROMPTS)])
 
 
 def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: ModelConfig) -> None:
