@@ -51,6 +51,17 @@ def changed(file: str, original: Image.Image) -> tuple[int, int, int, int] | Non
     return ImageChops.difference(image, original).getbbox()
 
 
+def part_painted(file: str, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Where ``file`` differs from the image, which is somewhere, and inside ``box`` alone."""
+    left, top, right, bottom = part = changed(file, photo(SIDE)) or (0, 0, 0, 0)
+    assert part != (0, 0, 0, 0), "nothing is painted"
+    assert left >= box[0]
+    assert top >= box[1]
+    assert right <= box[2]
+    assert bottom <= box[3]
+    return part
+
+
 def test_only_what_is_marked_is_painted(client: openai.OpenAI) -> None:
     answer = client.images.edit(
         image=IMAGE, mask=MASK, prompt="a red apple", n=2, size="auto", extra_body={"seed": 7}
@@ -60,11 +71,7 @@ def test_only_what_is_marked_is_painted(client: openai.OpenAI) -> None:
     one, other = files(answer)
     assert one != other
     for file in (one, other):
-        left, top, right, bottom = changed(file, photo(SIDE)) or (0, 0, 0, 0)
-        assert left >= BOX[0]
-        assert top >= BOX[1]
-        assert right <= BOX[2]
-        assert bottom <= BOX[3]
+        left, top, right, bottom = part_painted(file, BOX)
         assert (right - left) * (bottom - top) > 100, "something is painted"
 
 
@@ -82,11 +89,7 @@ def test_a_small_part_is_painted_in_a_window_around_it_unless_that_is_switched_o
     assert painted(marks) == in_window
     assert in_window != in_whole
     for file in (in_window, in_whole):
-        left, top, right, bottom = changed(file, photo(SIDE)) or (0, 0, 0, 0)
-        assert left >= small[0]
-        assert top >= small[1]
-        assert right <= small[2]
-        assert bottom <= small[3]
+        part_painted(file, small)
     large = ("mask.png", file_of(mask(SIDE, (1, 1, 27, 27))), "image/png")
     assert painted(large, focus=True) == painted(large, focus=False), "its window is the whole picture"
 
