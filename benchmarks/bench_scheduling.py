@@ -1,8 +1,11 @@
 """What batching by scale is worth on this machine: ``python -m benchmarks.bench_scheduling``.
 
-Measures the steps of the default model at a few sizes of batch, and gives them to the simulation of the real
-scheduler (``star-server plan --compare``): Poisson arrivals at 30, 60, 90 and 120 % of capacity, batched one at a
-time, by whole generations, by scale, and packed.
+Poisson arrivals at 30, 60, 90 and 120 % of capacity, batched one at a time, by whole generations, by scale, and packed,
+through the simulation of the real scheduler that ``star-server plan --compare`` runs. Its step times are the engine's:
+
+- measured before, at a few sizes of batch, which lets thousands of requests pass in seconds; or
+- with ``--engine``, those of steps that the engine makes when the simulation comes to them, every image painted to its
+  pixels. Arrivals alone are simulated then. Packed steps are left out, for the engine has none.
 """
 
 from __future__ import annotations
@@ -12,51 +15,124 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bench_engine import run
+from benchmarks.stopwatch import Stopwatch
 from benchmarks.workload import (
     add_batch_arguments,
     add_model_arguments,
     clock,
     conditions,
+    encode,
     heading,
     open_model,
+    prepare,
     print_json,
 )
+from server.capacity import compare
+from server.plan_command import Plan, comparison_text
+from server.scheduler import Policy, token_shares
+from star_model import Engine, ImageSequence, StarModel
+
+
+class EngineTimes:
+    """Step times of work that is done when a simulation asks how long it takes.
+
+    Images at one scale cost the same whoever they are, so any of those that are there may step for the ones that the
+    simulation means. The first step of an image includes the encoding of its text.
+
+    Args:
+        engine: with as many slots as the simulated worker.
+        tick: a clock, in seconds.
+    """
+
+    def __init__(self, engine: Engine, tick: Callable[[], float]) -> None:
+        self._engine, self._tick = engine, tick
+        self._begun = 0
+        self._at: defaultdict[int, list[ImageSequence]] = defaultdict(list)  # images by their next scale
+
+    def step(self, scales: Sequence[int]) -> float:
+        (scale,) = set(scales)
+        return self._seconds(lambda: self._step(scale, len(scales)))
+
+    def decode(self, batch: int) -> float:
+        return self._seconds(lambda: self._engine.finish(self._take(self._engine.num_scales, batch)))
+
+    def _step(self, scale: int, count: int) -> None:
+        if scale == 0:
+            texts = encode(self._engine.model, self._begun, count)
+            self._at[0] += prepare(self._engine, texts, range(self._begun, self._begun + count))
+            self._begun += count
+        images = self._take(scale, count)
+        self._engine.step(images)
+        self._at[scale + 1] += images
+
+    def _take(self, scale: int, count: int) -> list[ImageSequence]:
+        taken, self._at[scale] = self._at[scale][:count], self._at[scale][count:]
+        return taken
+
+    def _seconds(self, work: Callable[[], Any]) -> float:
+        watch = Stopwatch(self._engine.model.device, self._tick)
+        watch.time("work", work)
+        return watch.seconds["work"][0]
+
+
+def with_the_engine(
+    model: StarModel, plan: Plan, *, requests: int, tick: Callable[[], float]
+) -> list[dict[str, Any]]:
+    """The rows of ``star-server plan --compare`` for ``requests`` a row, each step made by an engine in fast mode."""
+    engine = Engine(model, slots=plan.slots, mode="fast")
+    policy = Policy(
+        token_shares(model.config.patch_nums), plan.slots, plan.catch_up, plan.patience, plan.max_step
+    )
+    return compare(
+        EngineTimes(engine, tick), policy, gpus=1, slots=plan.slots, requests=requests,
+        strategies=("one", "whole", "continuous"),
+    )  # fmt: skip
+
+
+def with_measured_times(model: str, milliseconds: dict[int, dict[str, float]], requests: int) -> list[Any]:
+    """The same from step times that were measured before, by the command itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        times = Path(folder) / "step-times.json"
+        times.write_text(json.dumps({"milliseconds": milliseconds}))
+        command = [sys.executable, "-m", "server", "plan", "--compare", "--json", "--model", model]
+        command += ["--step-times", str(times), "--requests", str(requests)]
+        rows: list[Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)[
+            "loads"
+        ]
+    return rows
 
 
 def main() -> None:
     """Parse the command line, measure, simulate, print."""
-    parser = argparse.ArgumentParser(description="Simulate ways of batching with measured step times.")
+    parser = argparse.ArgumentParser(description="Compare ways of batching under random arrivals.")
     add_model_arguments(parser)
     add_batch_arguments(parser, mode="fast", repeats=5)
     parser.set_defaults(batch=[1, 4])
-    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument(
+        "--engine", action="store_true", help="make every step, rather than measure a few before"
+    )
+    parser.add_argument("--requests", type=int, help="of each row: 4000, or 100 with --engine")
     arguments = parser.parse_args()
-    model = open_model(arguments)
-    tick = clock(arguments)
-    measured = {
-        b: run(model, batch=b, mode=arguments.mode, repeats=arguments.repeats, tick=tick)
-        for b in arguments.batch
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        times = Path(folder) / "step-times.json"
-        times.write_text(json.dumps({"milliseconds": measured}))
-        command = [
-            sys.executable,
-            "-m",
-            "server",
-            "plan",
-            "--compare",
-            "--model",
-            arguments.preset or arguments.model,
-        ]
-        command += ["--step-times", str(times), "--requests", str(arguments.requests)]
-        print(f"{heading(model)}, {arguments.mode}; simulated with measured step times")
-        print(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout, end="")
-        found = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True).stdout
-    print_json("scheduling", **conditions(model), mode=arguments.mode, simulated=json.loads(found))
+    model, tick = open_model(arguments), clock(arguments)
+    if arguments.engine:
+        rows = with_the_engine(model, Plan(), requests=arguments.requests or 100, tick=tick)
+        source = "each step made by the engine when its turn came"
+    else:
+        measured = {
+            b: run(model, batch=b, mode=arguments.mode, repeats=arguments.repeats, tick=tick)
+            for b in arguments.batch
+        }
+        rows = with_measured_times(arguments.preset or arguments.model, measured, arguments.requests or 4000)
+        source = f"measured before, in batches of {', '.join(map(str, arguments.batch))}"
+    print(f"{heading(model)}, {arguments.mode}; arrivals simulated")
+    print(comparison_text(rows, source))
+    print_json("scheduling", **conditions(model), mode=arguments.mode, step_times=source, loads=rows)
 
 
 if __name__ == "__main__":

@@ -167,13 +167,19 @@ def capacity(times: StepTimes, policy: Policy, slots: int) -> float:
 
 
 def compare(
-    times: StepTimes, policy: Policy, *, gpus: int, slots: int, requests: int
+    times: StepTimes,
+    policy: Policy,
+    *,
+    gpus: int,
+    slots: int,
+    requests: int,
+    strategies: Sequence[Strategy] = get_args(Strategy),
 ) -> list[dict[str, Any]]:
-    """Each way of batching under the same loads, as shares of what continuous batching can do at most."""
+    """Ways of batching under the same loads, as shares of what continuous batching can do at most."""
     most = gpus * capacity(times, policy, slots)
     rows = []
     for load in _LOADS:
-        for strategy in get_args(Strategy):
+        for strategy in strategies:
             simulation = Simulation(times, policy, strategy=strategy, workers=gpus, slots=slots)
             outcome = simulation.run(load * most, requests)
             rows.append(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import torch
 
-from benchmarks import bench_compile, bench_engine, bench_precision, bench_reference
+from benchmarks import bench_compile, bench_engine, bench_precision, bench_reference, bench_scheduling
 from benchmarks.stopwatch import Stopwatch
+from server.plan_command import Plan
 from star_model.compilation import compile_networks
 from star_model.engine import Engine
+from star_model.model import StarModel
 from tests.star_model.tiny import build_tiny_model
 
 SCALES = ["scale 1x1", "scale 2x2", "scale 5x5", "scale 7x7"]
@@ -56,3 +59,23 @@ def test_what_is_compiled_is_compared_pair_by_pair() -> None:
     found = bench_compile.compare(plain, compiled, batch=1, repeats=2, tick=time.process_time)
     assert found["same_tokens"] == 1.0
     assert found["ratio scales"] > 0
+
+
+def test_the_engine_makes_every_step_that_a_simulation_comes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_tiny_model()
+    decoded: list[int] = []
+    decode = StarModel.decode
+
+    def counted(self: StarModel, f_hats: torch.Tensor) -> torch.Tensor:
+        decoded.append(len(f_hats))
+        return decode(self, f_hats)
+
+    monkeypatch.setattr(StarModel, "decode", counted)
+    rows = bench_scheduling.with_the_engine(model, Plan(slots=3), requests=100, tick=time.process_time)
+    assert [(r["load"], r["strategy"]) for r in rows[:4]] == [
+        (0.3, "one"), (0.3, "whole"), (0.3, "continuous"), (0.6, "one"),
+    ]  # fmt: skip
+    assert sum(decoded) == 20 * 3 + 100 * len(rows), "capacity is found with twenty times as many as slots"
+    by = {(r["load"], r["strategy"]): r for r in rows}
+    assert by[0.3, "one"]["batch"] == 1.0
+    assert by[1.2, "continuous"]["batch"] > by[0.3, "continuous"]["batch"]
