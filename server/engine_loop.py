@@ -16,10 +16,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic
 
 import structlog
 
+from server.engine_protocol import Engine, SequenceT, Text, TextT
 from server.messages import (
     Cancel,
     Failed,
@@ -38,74 +39,8 @@ from server.messages import (
     Timing,
     ToWorker,
 )
-from server.pending import Pending
+from server.pending import Pending, UnderWay
 from server.scheduler import Key, Scheduler
-
-Diagnosis = Literal["out_of_memory", "error", "fatal"]
-"""What an exception means: the batch did not fit; the batch failed; the process is of no more use."""
-
-
-class Text(Protocol):
-    """An encoded prompt."""
-
-    @property
-    def truncated(self) -> str:
-        """The end of the prompt that did not fit into the encoder's window; empty if it all did."""
-        ...
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that the encoder read."""
-        ...
-
-
-TextT = TypeVar("TextT", bound=Text)
-SequenceT = TypeVar("SequenceT")
-
-
-class Engine(Protocol[TextT, SequenceT]):
-    """What the loop needs of the model: slots, and images that advance by one scale at a time."""
-
-    @property
-    def num_scales(self) -> int: ...
-
-    @property
-    def free_slots(self) -> int: ...
-
-    @property
-    def total_slots(self) -> int: ...
-
-    def encode(self, prompt: str) -> TextT:
-        """Encode one prompt."""
-        ...
-
-    def prepare(self, text: TextT, negative: TextT | None, job: Job, seed: int) -> SequenceT:
-        """Give an image of the job a slot."""
-        ...
-
-    def step(self, sequences: Sequence[SequenceT]) -> Pending[None]:
-        """Advance sequences that are at one scale by that scale."""
-        ...
-
-    def preview(self, sequences: Sequence[SequenceT]) -> Pending[list[Pixels]]:
-        """Decode what is painted so far."""
-        ...
-
-    def finish(self, sequences: Sequence[SequenceT]) -> Pending[list[Pixels]]:
-        """Decode sequences that have all their scales, and free their slots."""
-        ...
-
-    def release(self, sequence: SequenceT) -> None:
-        """Free the sequence's slot if it still has one."""
-        ...
-
-    def memory(self) -> tuple[int, int]:
-        """Bytes of device memory allocated and reserved; zeros on a CPU."""
-        ...
-
-    def diagnose(self, error: Exception) -> Diagnosis:
-        """What an exception from this engine means, after cleaning up behind it."""
-        ...
 
 
 @dataclass(slots=True)
@@ -121,18 +56,6 @@ class _Image(Generic[SequenceT]):
     sequence: SequenceT
     preview_at: tuple[int, ...]
     scale: int = 0
-
-
-class _UnderWay(NamedTuple):
-    """Work that the engine has been given.
-
-    Args:
-        work: itself.
-        settle: waits for it, and does what is due then.
-    """
-
-    work: Pending[object]
-    settle: Callable[[], None]
 
 
 def preview_scales(num_scales: int, previews: int) -> tuple[int, ...]:
@@ -178,9 +101,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         self._arrivals: deque[Paint] = deque()
         self._images: dict[Key, _Image[SequenceT]] = {}
         self._previews: dict[Key, int] = {}  # that are due, and which of its image each is
-        self._under_way: deque[_UnderWay] = deque()  # in the order in which it was given
-        self._given = 0  # pieces of work, ever
-        self._settled_at = float("-inf")
+        self._under_way = UnderWay(clock)
         self._log = structlog.get_logger("star.worker")
         self.state = self._observe(idle=True)
 
@@ -192,10 +113,10 @@ class EngineLoop(Generic[TextT, SequenceT]):
         """
         while self._receive():
             batch = self._schedule()
-            before = self._given
+            before = self._under_way.given
             stepped = self._step(batch)
             self._publish(stepped)
-            self._settle(self._given - before if stepped else 0)
+            self._under_way.settle_all_but(self._under_way.given - before if stepped else 0)
 
     def _receive(self) -> bool:
         """Take what has come, waiting for it when there is nothing to do; false to stop."""
@@ -244,7 +165,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         except Exception as error:
             self._fail_batch(batch, error)
             return ()
-        self._begin(work, partial(self._stepped, work, batch, scale, started))
+        self._under_way.begin(work, partial(self._stepped, work, batch, scale, started))
         return tuple(key for key in batch if key in self._images)
 
     def _stepped(self, work: Pending[None], batch: tuple[Key, ...], scale: int, started: float) -> None:
@@ -253,7 +174,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         except Exception as error:
             self._fail_batch(batch, error)
             return
-        self._send(Timing("scale_step", self._since(started), len(batch), scale))
+        self._send(Timing("scale_step", self._under_way.seconds_since(started), len(batch), scale))
 
     def _publish(self, stepped: tuple[Key, ...]) -> None:
         """Have finished images decoded, then previews; they are sent as soon as they are there."""
@@ -302,7 +223,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         except Exception as error:
             self._fail_batch(keys, error)
             return
-        self._begin(work, partial(self._decoded, work, keys, publish, started))
+        self._under_way.begin(work, partial(self._decoded, work, keys, publish, started))
 
     def _decoded(
         self,
@@ -316,29 +237,10 @@ class EngineLoop(Generic[TextT, SequenceT]):
         except Exception as error:
             self._fail_batch(keys, error)
             return
-        self._send(Timing("vae_decode", self._since(started), len(keys)))
+        self._send(Timing("vae_decode", self._under_way.seconds_since(started), len(keys)))
         for key, pixels in zip(keys, images, strict=True):
             if key in self._images:  # else its job was cancelled meanwhile
                 publish(key, pixels)
-
-    def _begin(self, work: Pending[object], settle: Callable[[], None]) -> None:
-        """Note work that the engine has been given; it is settled at once if it is done, and so is all before it."""
-        self._under_way.append(_UnderWay(work, settle))
-        self._given += 1
-        while self._under_way and self._under_way[0].work.done:
-            self._under_way.popleft().settle()
-
-    def _settle(self, given: int) -> None:
-        """Wait for work until no more is under way than was ``given`` in this turn."""
-        while len(self._under_way) > given:
-            self._under_way.popleft().settle()
-
-    def _since(self, started: float) -> float:
-        """Seconds that work took which was given at ``started`` and is done now: what came before it not counted."""
-        now = self._clock()
-        seconds = now - max(started, self._settled_at)
-        self._settled_at = now
-        return seconds
 
     def _prepare(self, paint: Paint) -> None:
         """Encode the text and take a slot; a failure is the job's own."""

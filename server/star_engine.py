@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from server.engine_loop import Diagnosis
+from server.engine_protocol import Diagnosis
 from server.messages import ImageEdit, Job, Pixels
 from server.pending import Done, Pending
 

@@ -38,14 +38,22 @@ COLOURS: dict[str, RGB] = {
     "brown": (124, 80, 50),
     "beige": (232, 216, 186),
 }
-COLOUR_JITTER = 8  # largest deviation of a channel from the named colour
+COLOUR_JITTER = 3  # largest deviation of a channel from the named colour
+
+GRID = 16
+"""Sides and corners of drawings are whole cells of a grid of 16 x 16, one cell for each of the tokenizer's 32 px.
+
+A drawing then falls on the finest token map in one way for each of its sizes, wherever it is, instead of in another for
+each pixel that it moves: far less for a transformer to learn, and still hundreds of pictures for each drawing.
+"""
 
 _CORNERS: tuple[Arrangement, ...] = ("top left", "top right", "bottom left", "bottom right")
-_GRADIENT_SHARE = 0.2  # of the scenes, where gradients are allowed
+_GRADIENT_SHARE = 0.15  # of the scenes, where gradients are allowed
+_MIRRORED_SHARE = 0.25  # of the drawings that may be mirrored
 _SMALL_SHARE, _BIG_SHARE, _CORNER_SHARE = 0.1, 0.1, 0.4  # corners: of the small ones
-_SMALL, _USUAL, _BIG = (0.32, 0.45), (0.55, 0.84), (0.87, 0.93)  # ranges of size
-_CENTRE_JITTER = 0.7  # share of the free room on each side that a single object may move by
-_OBJECT_WEIGHTS = {1: (1.0,), 2: (0.6, 0.4), 3: (0.5, 0.35, 0.15)}  # by max_objects
+_SMALL, _USUAL, _BIG = 6, (10, 12), 14  # sides in cells of `GRID`
+_DRIFT = {6: 1, 10: 2, 12: 1, 14: 1}  # cells that an object of that side may be off the middle
+_OBJECT_WEIGHTS = {1: (1.0,), 2: (0.85, 0.15), 3: (0.8, 0.14, 0.06)}  # by max_objects
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,9 @@ class PlacedObject:
     @property
     def size_word(self) -> Literal["small", "big"] | None:
         """What a caption may call its size when it is alone; None for the usual sizes."""
-        if self.size <= _SMALL[1]:
+        if self.size <= _SMALL / GRID:
             return "small"
-        return "big" if self.size >= _BIG[0] else None
+        return "big" if self.size >= _BIG / GRID else None
 
 
 @dataclass(frozen=True)
@@ -232,59 +240,52 @@ def _jittered(rng: Random, rgb: RGB) -> RGB:
 def _arrange(
     rng: Random, concepts: Sequence[Concept], style: str
 ) -> tuple[tuple[PlacedObject, ...], Arrangement | None]:
-    """Places and sizes for one to three concepts; every object is wholly on the canvas."""
+    """Places and sizes for one to three concepts; every object is wholly on the canvas, its corners on `GRID`."""
     arrangement: Arrangement | None = None
-    places: list[tuple[float, float, float]]  # x, y, size
+    places: list[tuple[int, int, int]]  # left, top, side in cells
     if len(concepts) == 1:
         place, arrangement = _place_single(rng)
         places = [place]
     elif len(concepts) == 2:
-        size = rng.uniform(0.38, 0.47)
-        sizes = [size * rng.uniform(0.9, 1.0) for _ in concepts]
-        near, far = 0.26 + rng.uniform(-0.02, 0.02), 0.74 + rng.uniform(-0.02, 0.02)
-        across = 0.5 + rng.uniform(-0.08, 0.08)
-        drift = rng.uniform(-0.04, 0.04)
+        near, far, across = rng.choice((0, 1)), rng.choice((8, 9)), rng.choice((4, 5))
         if rng.random() < 0.6:
             arrangement = "left of"
-            places = [(near, across, sizes[0]), (far, across + drift, sizes[1])]
+            places = [(near, across, 7), (far, across, 7)]
         else:
             arrangement = "above"
-            places = [(across, near, sizes[0]), (across + drift, far, sizes[1])]
+            places = [(across, near, 7), (across, far, 7)]
     else:
         arrangement = "row"
-        centre = 0.5 + rng.uniform(-0.1, 0.1)
-        places = [
-            (x + rng.uniform(-0.01, 0.01), centre + rng.uniform(-0.03, 0.03), rng.uniform(0.26, 0.3))
-            for x in (0.18, 0.5, 0.82)
-        ]
+        top = rng.choice((5, 6))
+        places = [(left, top, 5) for left in (0, rng.choice((5, 6)), 11)]
     objects = tuple(
         PlacedObject(
             concept=concept,
             style=style,
-            x=x,
-            y=y,
-            size=size,
-            mirrored=concept.mirrorable and rng.random() < 0.5,
+            x=(left + side / 2) / GRID,
+            y=(top + side / 2) / GRID,
+            size=side / GRID,
+            mirrored=concept.mirrorable and rng.random() < _MIRRORED_SHARE,
         )
-        for concept, (x, y, size) in zip(concepts, places, strict=True)
+        for concept, (left, top, side) in zip(concepts, places, strict=True)
     )
     return objects, arrangement
 
 
-def _place_single(rng: Random) -> tuple[tuple[float, float, float], Arrangement | None]:
-    """(x, y, size) of an object by itself, and the corner it is in, if it is in one."""
+def _place_single(rng: Random) -> tuple[tuple[int, int, int], Arrangement | None]:
+    """(left, top, side) in cells of an object by itself, and the corner it is in, if it is in one."""
     kind = rng.random()
-    if kind >= _SMALL_SHARE:
-        size = rng.uniform(*(_BIG if kind < _SMALL_SHARE + _BIG_SHARE else _USUAL))
-        room = (1 - size) / 2 * _CENTRE_JITTER
-        return (0.5 + rng.uniform(-room, room), 0.5 + rng.uniform(-room, room), size), None
-    size = rng.uniform(*_SMALL)
-    if rng.random() >= _CORNER_SHARE:
-        return (0.5 + rng.uniform(-0.05, 0.05), 0.5 + rng.uniform(-0.05, 0.05), size), None
-    corner = rng.choice(_CORNERS)
-    near, far = size / 2 + 0.04, 1 - size / 2 - 0.04
-    vertical, horizontal = corner.split()
-    return (near if horizontal == "left" else far, near if vertical == "top" else far, size), corner
+    if kind < _SMALL_SHARE:
+        side = _SMALL
+        if rng.random() < _CORNER_SHARE:
+            corner = rng.choice(_CORNERS)
+            vertical, horizontal = corner.split()
+            near, far = 1, GRID - 1 - side
+            return (near if horizontal == "left" else far, near if vertical == "top" else far, side), corner
+    else:
+        side = _BIG if kind < _SMALL_SHARE + _BIG_SHARE else rng.choice(_USUAL)
+    middle, drift = (GRID - side) // 2, _DRIFT[side]
+    return (middle + rng.randint(-drift, drift), middle + rng.randint(-drift, drift), side), None
 
 
 def _paint_background(background: Background, size: int, window: tuple[int, int, int, int]) -> Pixels:

@@ -96,13 +96,12 @@ class TransformerRecipe:
     temperature: float = 10.0
     temperature_lr: float = 0.01
     caption_dropout: float = 0.1
-    mistakes: float = 0.4
-    clean: float = 0.3
+    mistakes: float = 0.3
+    clean: float = 0.4
     ema: float = 0.998
     stages: tuple[Stage, ...] = (
-        Stage(7, 393, 48),
-        Stage(7, 850, 48, rates=(0.5, 0.25)),
-        Stage(10, 420, 24, kept=256, rates=(0.25, 0.0)),
+        Stage(7, 2300, 48, rates=(0.5, 0.15)),
+        Stage(10, 900, 24, kept=256, rates=(0.2, 0.0)),
     )
 
     @property

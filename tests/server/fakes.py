@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from server.engine_loop import Diagnosis, EngineLoop
+from server.engine_loop import EngineLoop
+from server.engine_protocol import Diagnosis
 from server.messages import (
     Devices,
     Exited,

@@ -62,7 +62,9 @@ def test_every_colour_has_words() -> None:
 def test_a_caption_names_only_colours_of_the_scene(scenes: list[Scene]) -> None:
     silent = 0
     for scene in scenes:
-        named = colours_named(scene.caption.replace("red fox", ""))  # the animal's colour, not the scene's
+        named = colours_named(
+            re.sub("red fox", "", scene.caption, flags=re.IGNORECASE)
+        )  # the animal's colour, not the scene's
         assert named in (set(), set(scene.background.colours)), scene.caption
         silent += not named
     assert 0.05 < silent / len(scenes) < 0.3
@@ -106,7 +108,7 @@ def test_an_arrangement_that_is_said_is_true(scenes: list[Scene]) -> None:
             assert scene.objects[0].size_word == "small"
         if re.search(r"\b(big|large|huge)\b", text):
             assert scene.objects[0].size_word == "big"
-    assert said > 500
+    assert said > 300
 
 
 def names_of(thing: PlacedObject) -> list[str]:
@@ -155,7 +157,7 @@ def one_object(data: Path, label: str, **changes: object) -> Scene:
 
 def test_the_plain_caption_says_everything(data: Path) -> None:
     assert plain_caption(one_object(data, "owl")) == "an owl, flat style, on an orange background"
-    assert plain_caption(one_object(data, "owl", size=0.4, style="3d")) == (
+    assert plain_caption(one_object(data, "owl", size=6 / 16, style="3d")) == (
         "a small owl, 3d style, on an orange background"
     )
     assert plain_caption(one_object(data, "scissors", size=0.9)) == (

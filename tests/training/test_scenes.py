@@ -9,6 +9,7 @@ from training.concepts import held_out_colours, held_out_styles, load_concepts, 
 from training.scenes import (
     COLOUR_JITTER,
     COLOURS,
+    GRID,
     Background,
     PlacedObject,
     Scene,
@@ -126,6 +127,17 @@ def test_objects_are_on_the_canvas_and_as_arranged(data: Path, count: int) -> No
                 assert ("top" in corner) == (first.y < 0.5)
                 assert first.size_word == "small"
     assert counts == set(range(1, count + 1))
+
+
+def test_corners_of_drawings_are_on_the_grid_of_the_tokens(data: Path) -> None:
+    generator = SceneGenerator(data, seed=2, vocabulary="full", max_objects=3)
+    sides = set()
+    for index in range(400):
+        for thing in generator.scene(index).objects:
+            corner = ((thing.x - thing.size / 2) * GRID, (thing.y - thing.size / 2) * GRID)
+            assert all(value == round(value) for value in corner)
+            sides.add(thing.size * GRID)
+    assert sides == {5, 6, 7, 10, 12, 14}
 
 
 def test_jitter_never_carries_a_colour_to_another_name(data: Path) -> None:
