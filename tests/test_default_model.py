@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 from star_model.checkpoint import verify_checksums
+from tests.drawings import LABELS, read_sheet
 from tests.live_server import ROOT, LiveServer, running_server
+from training.recognition import References, background_of, find_object, to_canvas
 from training.scenes import COLOURS, nearest_colour
 
 pytestmark = pytest.mark.slow
@@ -68,6 +70,21 @@ def test_backgrounds_have_the_colour_that_was_asked_for(server: LiveServer) -> N
     right = [p for p, colour in COLOURED.items() if seen[p] == colour]
     assert len(right) >= len(COLOURED) - 1, seen
     assert set(COLOURED.values()) <= set(COLOURS)
+
+
+def test_pictures_show_the_things_that_were_asked_for(server: LiveServer, tmp_path: Path) -> None:
+    references = References(read_sheet(tmp_path))
+
+    def seen(thing: str) -> str:
+        image = picture(server, prompt=f"a {thing}, flat style, on a light blue background", seed=7)
+        canvas = to_canvas(np.asarray(image.convert("RGB")))
+        background = background_of(canvas)
+        return references.nearest(find_object(canvas, background), background.mean(dim=(1, 2))).label
+
+    answers = {thing: seen(thing) for thing in LABELS}
+    right = [thing for thing, answer in answers.items() if answer == thing]
+    # Nobody looking would get one of 16; not all, since another processor may sample another picture here and there.
+    assert len(right) >= len(LABELS) * 5 // 8, answers
 
 
 def test_a_seed_gives_the_same_picture_in_company(server: LiveServer) -> None:

@@ -99,10 +99,7 @@ class TransformerRecipe:
     mistakes: float = 0.3
     clean: float = 0.4
     ema: float = 0.998
-    stages: tuple[Stage, ...] = (
-        Stage(7, 2300, 48, rates=(0.5, 0.15)),
-        Stage(10, 900, 24, kept=256, rates=(0.2, 0.0)),
-    )
+    stages: tuple[Stage, ...] = (Stage(10, 1400, 24, kept=256, rates=(0.2, 0.0)),)
 
     @property
     def steps(self) -> int:
