@@ -67,7 +67,7 @@ class Stepping:
 
 
 class StarEngine:
-    """A :class:`server.engine_loop.Engine`.
+    """A :class:`server.engine_protocol.Engine`.
 
     Args:
         engine: the engine to drive.

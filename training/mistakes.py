@@ -1,14 +1,18 @@
-"""Teacher forcing with mistakes in it, so that the model learns to correct its own.
+"""Teacher forcing with mistakes in it, so that the model learns to correct its own; and targets that are soft.
 
 What a model samples is never quite what training showed it, and every later scale is painted on top. If some of the
 tokens that the next scales see are wrong in training, and what they have to predict is what is then missing, they
 learn to put it right (Infinity, arXiv 2412.04431, section 3.3, does it with bits; this is the same with indices).
+
+Which of the nearest codebook vectors is the very nearest is mostly chance: with the default model's tokenizer, the
+second nearest adds a quarter of the first one's squared error, the eighth as much again. So the target of a token may
+be a distribution over the nearest, the likelier the smaller its error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -27,25 +31,34 @@ class Lesson:
     Attributes:
         inputs: (B, L - 1, z) of every scale but the first, as :meth:`MultiScaleQuantizer.teacher_forcing_input`.
         targets: (B, L) the tokens that are right after what came before.
+        candidates: (B, L, K) the tokens that are about as right.
+        weights: (B, L, K) how much of the target each of those is; they sum to 1.
         clean: booleans (B,), whether a picture has no mistakes.
     """
 
     inputs: Tensor
     targets: Tensor
+    candidates: Tensor
+    weights: Tensor
     clean: Tensor
 
     def __getitem__(self, pictures: slice) -> Lesson:
         """The lesson of some of the pictures."""
-        return Lesson(self.inputs[pictures], self.targets[pictures], self.clean[pictures])
+        return Lesson(**{field.name: getattr(self, field.name)[pictures] for field in fields(self)})
 
 
-def several_nearest(quantizer: MultiScaleQuantizer, rest: Tensor) -> Tensor:
-    """Indices (B, p * p, NEAREST) of the codebook vectors nearest to each of ``rest`` (B, z, p, p), nearest first."""
+def several_nearest(quantizer: MultiScaleQuantizer, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """The codebook vectors nearest to each of ``rest`` (B, z, p, p), nearest first.
+
+    Returns:
+        their squared distances and their indices, (B, p * p, NEAREST) each.
+    """
     codebook = quantizer.codebook.weight
     vectors = rest.flatten(2).transpose(1, 2)
-    # |x - c|^2 without |x|^2, which is the same for every c.
+    # |x - c|^2 without |x|^2, which is the same for every c and added in the end.
     distances = codebook.square().sum(1) - 2 * vectors @ codebook.t()  # (B, p * p, V)
-    return distances.topk(NEAREST, dim=2, largest=False).indices
+    nearest = distances.topk(NEAREST, dim=2, largest=False)
+    return nearest.values + vectors.square().sum(dim=2, keepdim=True), nearest.indices
 
 
 @torch.no_grad()
@@ -56,6 +69,7 @@ def make_lesson(
     *,
     most: float,
     clean: float,
+    softness: float = 0.0,
     generator: torch.Generator,
 ) -> Lesson:
     """Put mistakes into pictures and find the tokens that make up for them.
@@ -66,6 +80,8 @@ def make_lesson(
         scales: how many of them are learnt.
         most: largest share of wrong tokens in a picture; each picture has its own, evenly drawn up to this.
         clean: share of the pictures without any.
+        softness: a codebook vector whose squared error is larger than the nearest one's by this share of the scale's
+            mean error has 1/e of its weight in the target; 0 for targets that are the right tokens alone.
         generator: makes the same lesson of the same seed; on the CPU.
     """
     *_, goal = quantizer.f_hats(maps)  # (B, z, P, P)
@@ -73,16 +89,22 @@ def make_lesson(
     spoiled = (torch.rand(count, generator=generator) >= clean).to(device)
     share = torch.rand(count, generator=generator).to(device) * most * spoiled
     f_hat = torch.zeros_like(goal)
-    inputs, targets = [], []
+    inputs, targets, candidates, weights = [], [], [], []
     for scale, side in enumerate(quantizer.schedule.patch_nums[:scales]):
         if scale:
             inputs.append(quantizer.next_input(f_hat, scale))
         rest = goal - f_hat
         if side != quantizer.schedule.last_side:
             rest = F.interpolate(rest, size=(side, side), mode="area")
-        near = several_nearest(quantizer, rest)
+        errors, near = several_nearest(quantizer, rest)
         right = torch.where(spoiled.unsqueeze(1), near[:, :, 0], maps[scale])
         targets.append(right)
+        if softness:
+            candidates.append(near)
+            weights.append(torch.softmax(-errors / (softness * errors[:, :, 0].mean()), dim=2))
+        else:
+            candidates.append(right.unsqueeze(2))
+            weights.append(torch.ones_like(candidates[-1], dtype=errors.dtype))
         if scale < scales - 1:
             elsewhere = right[torch.randperm(count, generator=generator).to(device)]
             rank = torch.randint(1, NEAREST, (*right.shape, 1), generator=generator).to(device)
@@ -90,4 +112,10 @@ def make_lesson(
             mistakes = torch.where(which < 0.5, elsewhere, near.gather(2, rank)[:, :, 0])
             seen = torch.where(wrong < share.unsqueeze(1), mistakes, right)
             f_hat = f_hat + quantizer.contribution(seen, scale)
-    return Lesson(torch.cat(inputs, dim=1), torch.cat(targets, dim=1), ~spoiled)
+    return Lesson(
+        torch.cat(inputs, dim=1),
+        torch.cat(targets, dim=1),
+        torch.cat(candidates, dim=1),
+        torch.cat(weights, dim=1),
+        ~spoiled,
+    )

@@ -86,6 +86,7 @@ class TransformerRecipe:
     the common rate they had moved from 4 to 5 after a thousand updates, too soft to look at one place or one word.
 
     Of the pictures, a share of ``clean`` is seen as it is; in the others up to ``mistakes`` of the tokens are wrong.
+    ``softness`` is that of the targets: see :func:`training.mistakes.make_lesson`.
     """
 
     seed: int = 0
@@ -98,8 +99,9 @@ class TransformerRecipe:
     caption_dropout: float = 0.1
     mistakes: float = 0.3
     clean: float = 0.4
+    softness: float = 0.4
     ema: float = 0.998
-    stages: tuple[Stage, ...] = (Stage(10, 1400, 24, kept=256, rates=(0.2, 0.0)),)
+    stages: tuple[Stage, ...] = (Stage(10, 850, 24, kept=256, rates=(0.2, 0.0)),)
 
     @property
     def steps(self) -> int:
@@ -161,15 +163,18 @@ def materialized(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) ->
 def token_losses(
     model: StarTransformer,
     inputs: Tensor,
-    targets: Tensor,
+    candidates: Tensor,
+    weights: Tensor,
     text: tuple[Tensor, Tensor, Tensor],
     rope: Tensor,
     scale_of: Tensor,
 ) -> Tensor:
-    """Cross-entropy (B, N) of ``targets`` (B, N) in bfloat16, all coarser scales given.
+    """Cross-entropy (B, N) of soft targets in bfloat16, all coarser scales given.
 
     Args:
         inputs: (B, N - 1, z) what the quantizer feeds to all tokens but the first.
+        candidates: (B, N, K) tokens that are right.
+        weights: (B, N, K) how much of the target each is.
         text: hidden states (B, T, D), their lengths (B,), pooled features (B, D).
         rope: (2, N, 32) of the tokens' positions.
         scale_of: (N,) the scale of each token.
@@ -183,8 +188,8 @@ def token_losses(
         x = torch.cat([model.embed_start(pooled), later], dim=1)
         mask = scale_of.unsqueeze(1) >= scale_of.unsqueeze(0)
         logits = model(x, rope, TeacherForcing(keys_values, lengths), mask)
-    flat = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-    return flat.view_as(targets)
+    likelihoods = F.log_softmax(logits.float(), dim=-1).gather(2, candidates)
+    return -(weights * likelihoods).sum(dim=2)
 
 
 class TeacherForcing:
@@ -282,6 +287,7 @@ class Trainer:
             stage.scales,
             most=self.recipe.mistakes,
             clean=self.recipe.clean,
+            softness=self.recipe.softness,
             generator=torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step),
         )
 
@@ -291,7 +297,8 @@ class Trainer:
         return self.token_losses(
             self.model,
             lesson.inputs[:, positions[1:] - 1],
-            lesson.targets[:, positions],
+            lesson.candidates[:, positions],
+            lesson.weights[:, positions],
             (hidden.float(), lengths, pooled),
             self.model.rope[:, positions],
             self.scale_of[positions],

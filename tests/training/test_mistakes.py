@@ -32,11 +32,21 @@ def pictures(q: MultiScaleQuantizer, count: int = 16) -> list[Tensor]:
     return q.encode(torch.nn.functional.interpolate(rough, size=(8, 8), mode="bilinear"))
 
 
-def lesson(most: float, clean: float, seed: int = 0, scales: int = 6) -> tuple[Lesson, Tensor, Tensor]:
+def lesson(
+    most: float, clean: float, seed: int = 0, scales: int = 6, softness: float = 0.0
+) -> tuple[Lesson, Tensor, Tensor]:
     """A lesson, the clean inputs, and what the pictures are meant to be (B, z, P, P)."""
     q = quantizer()
     maps = pictures(q)
-    made = make_lesson(q, maps, scales, most=most, clean=clean, generator=torch.Generator().manual_seed(seed))
+    made = make_lesson(
+        q,
+        maps,
+        scales,
+        most=most,
+        clean=clean,
+        softness=softness,
+        generator=torch.Generator().manual_seed(seed),
+    )
     *_, goal = q.f_hats(maps)
     return made, q.teacher_forcing_input(maps[:scales]), goal
 
@@ -78,3 +88,23 @@ def test_the_same_seed_makes_the_same_lesson() -> None:
     assert torch.equal(a.inputs, b.inputs)
     assert torch.equal(a.targets, b.targets)
     assert not torch.equal(a.inputs, other.inputs)
+
+
+def test_hard_targets_are_the_right_tokens() -> None:
+    made, _, _ = lesson(most=0.3, clean=0.3)
+    assert torch.equal(made.candidates[:, :, 0], made.targets)
+    assert torch.equal(made.weights, torch.ones_like(made.weights))
+
+
+def test_soft_targets_are_the_likelier_the_nearer_they_are() -> None:
+    made, _, goal = lesson(most=0.3, clean=0.3, softness=0.4)
+    q = quantizer()
+    torch.testing.assert_close(made.weights.sum(dim=2), torch.ones(made.targets.shape))
+    assert (made.weights.diff(dim=2) <= 0).all()
+    assert torch.equal(made.candidates[~made.clean][:, :, 0], made.targets[~made.clean])
+    # The very first token stands for the mean of the whole latent.
+    rest = goal.mean(dim=(2, 3))
+    errors = (q.codebook.weight[made.candidates[:, 0]] - rest.unsqueeze(1)).square().sum(dim=2)  # (B, K)
+    nearest = errors[:, :1]
+    expected = torch.exp(-(errors - nearest) / (0.4 * nearest.mean()))
+    torch.testing.assert_close(made.weights[:, 0] / made.weights[:, 0, :1], expected, rtol=1e-3, atol=1e-5)

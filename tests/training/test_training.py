@@ -88,7 +88,8 @@ def losses_of(t: TransformerTrainer, example: Batch, positions: Tensor) -> Tenso
     """Losses (B, N) of ``example`` as it is, without mistakes."""
     tokens, hidden, lengths, pooled = example
     inputs = t.quantizer.teacher_forcing_input(tokens.tensor_split(CONFIG.schedule.offsets[1:-1], dim=1))
-    lesson = Lesson(inputs, tokens, torch.ones(len(tokens), dtype=torch.bool))
+    hard = tokens.unsqueeze(2)
+    lesson = Lesson(inputs, tokens, hard, torch.ones(hard.shape), torch.ones(len(tokens), dtype=torch.bool))
     return t.loss(lesson, (hidden, lengths, pooled), positions)
 
 
