@@ -101,7 +101,10 @@ class TransformerRecipe:
     clean: float = 0.4
     softness: float = 0.4
     ema: float = 0.998
-    stages: tuple[Stage, ...] = (Stage(10, 850, 24, kept=256, rates=(0.2, 0.0)),)
+    stages: tuple[Stage, ...] = (
+        Stage(7, 1145, 48, rates=(0.3, 0.2)),
+        Stage(10, 1457, 24, kept=256, rates=(0.2, 0.0)),
+    )
 
     @property
     def steps(self) -> int:
