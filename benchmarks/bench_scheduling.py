@@ -11,13 +11,8 @@ through the simulation of the real scheduler that ``star-server plan --compare``
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_engine import run
@@ -33,10 +28,10 @@ from benchmarks.workload import (
     prepare,
     print_json,
 )
-from server.capacity import compare
+from server.capacity import compare, measured_times
 from server.plan_command import Plan, comparison_text
-from server.scheduler import Policy, token_shares
 from star_model import Engine, ImageSequence, StarModel
+from star_model.engine import Mode
 
 
 class EngineTimes:
@@ -82,30 +77,14 @@ class EngineTimes:
 
 
 def with_the_engine(
-    model: StarModel, plan: Plan, *, requests: int, tick: Callable[[], float]
+    model: StarModel, plan: Plan, *, mode: Mode, requests: int, tick: Callable[[], float]
 ) -> list[dict[str, Any]]:
-    """The rows of ``star-server plan --compare`` for ``requests`` a row, each step made by an engine in fast mode."""
-    engine = Engine(model, slots=plan.slots, mode="fast")
-    policy = Policy(
-        token_shares(model.config.patch_nums), plan.slots, plan.catch_up, plan.patience, plan.max_step
-    )
+    """The rows of ``star-server plan --compare`` for ``requests`` a row, each step made by an engine."""
+    times = EngineTimes(Engine(model, slots=plan.slots, mode=mode), tick)
     return compare(
-        EngineTimes(engine, tick), policy, gpus=1, slots=plan.slots, requests=requests,
+        times, plan.policy(model.config), gpus=1, slots=plan.slots, requests=requests,
         strategies=("one", "whole", "continuous"),
     )  # fmt: skip
-
-
-def with_measured_times(model: str, milliseconds: dict[int, dict[str, float]], requests: int) -> list[Any]:
-    """The same from step times that were measured before, by the command itself."""
-    with tempfile.TemporaryDirectory() as folder:
-        times = Path(folder) / "step-times.json"
-        times.write_text(json.dumps({"milliseconds": milliseconds}))
-        command = [sys.executable, "-m", "server", "plan", "--compare", "--json", "--model", model]
-        command += ["--step-times", str(times), "--requests", str(requests)]
-        rows: list[Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)[
-            "loads"
-        ]
-    return rows
 
 
 def main() -> None:
@@ -119,20 +98,23 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=int, help="of each row: 4000, or 100 with --engine")
     arguments = parser.parse_args()
-    model, tick = open_model(arguments), clock(arguments)
+    model, tick, mode, plan = open_model(arguments), clock(arguments), arguments.mode, Plan()
     if arguments.engine:
-        rows = with_the_engine(model, Plan(), requests=arguments.requests or 100, tick=tick)
+        rows = with_the_engine(model, plan, mode=mode, requests=arguments.requests or 100, tick=tick)
         source = "each step made by the engine when its turn came"
     else:
         measured = {
-            b: run(model, batch=b, mode=arguments.mode, repeats=arguments.repeats, tick=tick)
+            str(b): run(model, batch=b, mode=mode, repeats=arguments.repeats, tick=tick)
             for b in arguments.batch
         }
-        rows = with_measured_times(arguments.preset or arguments.model, measured, arguments.requests or 4000)
-        source = f"measured before, in batches of {', '.join(map(str, arguments.batch))}"
-    print(f"{heading(model)}, {arguments.mode}; arrivals simulated")
+        rows = compare(
+            measured_times(measured, model.config), plan.policy(model.config), gpus=1, slots=plan.slots,
+            requests=arguments.requests or 4000,
+        )  # fmt: skip
+        source = f"measured before, in batches of {', '.join(measured)}"
+    print(f"{heading(model)}, {mode}; arrivals simulated")
     print(comparison_text(rows, source))
-    print_json("scheduling", **conditions(model), mode=arguments.mode, step_times=source, loads=rows)
+    print_json("scheduling", **conditions(model), mode=mode, step_times=source, loads=rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -140,6 +140,20 @@ class MeasuredTimes:
         return y0 + (y1 - y0) * (batch - x0) / (x1 - x0)
 
 
+def measured_times(milliseconds: Mapping[str, Mapping[str, float]], config: ModelConfig) -> MeasuredTimes:
+    """Step times out of medians by batch size and stage, as ``benchmarks.bench_engine`` finds them.
+
+    Raises:
+        LookupError: a stage of the model is missing.
+    """
+    batches = sorted(milliseconds, key=int)
+    steps = tuple(
+        tuple(milliseconds[b][f"scale {side}x{side}"] / 1000 for b in batches) for side in config.patch_nums
+    )
+    decodes = tuple(milliseconds[b]["decode"] / 1000 for b in batches)
+    return MeasuredTimes(tuple(int(b) for b in batches), steps, decodes)
+
+
 def read_times(path: Path, config: ModelConfig) -> MeasuredTimes:
     """Step times from the line of JSON that ``benchmarks.bench_engine`` prints, the last line of the file.
 
@@ -147,17 +161,12 @@ def read_times(path: Path, config: ModelConfig) -> MeasuredTimes:
         UsageError: the file cannot be read, or is of another model.
     """
     try:
-        measured = json.loads(path.read_text(encoding="utf-8").strip().splitlines()[-1])["milliseconds"]
-        batches = sorted(measured, key=int)
-        steps = tuple(
-            tuple(measured[b][f"scale {side}x{side}"] / 1000 for b in batches) for side in config.patch_nums
-        )
-        decodes = tuple(measured[b]["decode"] / 1000 for b in batches)
+        line = path.read_text(encoding="utf-8").strip().splitlines()[-1]
+        return measured_times(json.loads(line)["milliseconds"], config)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(
             f"{path} does not hold what `python -m benchmarks.bench_engine` prints for {config.name} ({error!r})."
         ) from error
-    return MeasuredTimes(tuple(int(b) for b in batches), steps, decodes)
 
 
 def capacity(times: StepTimes, policy: Policy, slots: int) -> float:

@@ -86,13 +86,7 @@ class Plan(BaseModel):
 
         config, _ = find_config(self.model, self.cache_dir)
         times, source = self._times(config)
-        policy = Policy(
-            token_shares(config.patch_nums),
-            self.slots,
-            self.catch_up,
-            self.patience,
-            self.max_step,
-        )
+        policy = self.policy(config)
         about: dict[str, Any] = {"model": config.name, "gpu": self.gpu, "step_times": source}
         if self.compare:
             rows = compare(times, policy, gpus=self.gpus or 1, slots=self.slots, requests=self.requests)
@@ -105,6 +99,11 @@ class Plan(BaseModel):
         }
         found["cost_per_1000_images"] = cost_per_1000_images(self.price, found) if self.price else None
         print(json.dumps(found, indent=2) if self.as_json else plan_text(found))
+
+    def policy(self, config: ModelConfig) -> Policy:
+        """What every worker's scheduler decides by."""
+        shares = token_shares(config.patch_nums)
+        return Policy(shares, self.slots, self.catch_up, self.patience, self.max_step)
 
     def _times(self, config: ModelConfig) -> tuple[StepTimes, str]:
         """Step times, and a phrase that says where they are from."""

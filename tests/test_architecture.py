@@ -1,7 +1,7 @@
 """Who may import whom: the rule of the four parts, read from the source without running it.
 
 - ``star_model`` imports nothing of the others; these never import each other.
-- ``benchmarks`` know of ``server`` its simulation and what it is made of; all else they meet over HTTP.
+- ``benchmarks`` know of ``server`` the simulation of its scheduler; all else they meet over HTTP.
 - In ``server``, only the worker, the command line's offline part and the look-up of class names know ``star_model``.
 - The application and its routes load no torch, not even through what they import.
 - The environment is read in ``settings.py`` alone.
@@ -36,8 +36,8 @@ MODEL_IMPORTERS = {
 }
 """The files of ``server`` that may import ``star_model``: the worker, the offline commands, and what looks up names."""
 
-SIMULATION = {"server.scheduler", "server.simulation", "server.capacity", "server.plan_command"}
-"""What ``benchmarks`` may import of ``server``: pure policy, a simulation of it, and how its results are shown."""
+SIMULATION = {"server.capacity", "server.plan_command"}
+"""What ``benchmarks`` may import of ``server``: the simulation of its scheduler, and how its results are shown."""
 
 TORCH = {"torch", "torchvision", "transformers", "xformers", "safetensors.torch"}
 """Modules that are torch or load it."""

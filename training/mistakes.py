@@ -30,14 +30,12 @@ class Lesson:
 
     Attributes:
         inputs: (B, L - 1, z) of every scale but the first, as :meth:`MultiScaleQuantizer.teacher_forcing_input`.
-        targets: (B, L) the tokens that are right after what came before.
-        candidates: (B, L, K) the tokens that are about as right.
+        candidates: (B, L, K) tokens that are right after what came before, the best first; K is 1 if targets are hard.
         weights: (B, L, K) how much of the target each of those is; they sum to 1.
         clean: booleans (B,), whether a picture has no mistakes.
     """
 
     inputs: Tensor
-    targets: Tensor
     candidates: Tensor
     weights: Tensor
     clean: Tensor
@@ -89,7 +87,7 @@ def make_lesson(
     spoiled = (torch.rand(count, generator=generator) >= clean).to(device)
     share = torch.rand(count, generator=generator).to(device) * most * spoiled
     f_hat = torch.zeros_like(goal)
-    inputs, targets, candidates, weights = [], [], [], []
+    inputs, candidates, weights = [], [], []
     for scale, side in enumerate(quantizer.schedule.patch_nums[:scales]):
         if scale:
             inputs.append(quantizer.next_input(f_hat, scale))
@@ -98,7 +96,6 @@ def make_lesson(
             rest = F.interpolate(rest, size=(side, side), mode="area")
         errors, near = several_nearest(quantizer, rest)
         right = torch.where(spoiled.unsqueeze(1), near[:, :, 0], maps[scale])
-        targets.append(right)
         if softness:
             candidates.append(near)
             weights.append(torch.softmax(-errors / (softness * errors[:, :, 0].mean()), dim=2))
@@ -114,7 +111,6 @@ def make_lesson(
             f_hat = f_hat + quantizer.contribution(seen, scale)
     return Lesson(
         torch.cat(inputs, dim=1),
-        torch.cat(targets, dim=1),
         torch.cat(candidates, dim=1),
         torch.cat(weights, dim=1),
         ~spoiled,

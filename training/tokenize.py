@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24000, help="scenes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocabulary", default="starter")
-    parser.add_argument("--max-objects", type=int, default=1, help="1 to 3")
+    parser.add_argument("--max-objects", type=int, default=2, help="1 to 3")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     arguments = parser.parse_args()
     if arguments.threads:

@@ -71,7 +71,9 @@ def test_the_engine_makes_every_step_that_a_simulation_comes_to(monkeypatch: pyt
         return decode(self, f_hats)
 
     monkeypatch.setattr(StarModel, "decode", counted)
-    rows = bench_scheduling.with_the_engine(model, Plan(slots=3), requests=100, tick=time.process_time)
+    rows = bench_scheduling.with_the_engine(
+        model, Plan(slots=3), mode="fast", requests=100, tick=time.process_time
+    )
     assert [(r["load"], r["strategy"]) for r in rows[:4]] == [
         (0.3, "one"), (0.3, "whole"), (0.3, "continuous"), (0.6, "one"),
     ]  # fmt: skip

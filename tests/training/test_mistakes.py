@@ -54,14 +54,14 @@ def lesson(
 def test_without_mistakes_it_is_teacher_forcing() -> None:
     made, inputs, _ = lesson(most=0.5, clean=1.0)
     assert made.clean.all()
-    assert torch.equal(made.targets, torch.cat(pictures(quantizer()), dim=1))
+    assert torch.equal(made.candidates[:, :, 0], torch.cat(pictures(quantizer()), dim=1))
     torch.testing.assert_close(made.inputs, inputs)
 
 
 def test_a_lesson_of_fewer_scales_is_a_prefix() -> None:
     made, _, _ = lesson(most=0.0, clean=0.0, scales=4)
     whole, _, _ = lesson(most=0.0, clean=0.0)
-    assert torch.equal(made.targets, whole.targets[:, : SCHEDULE.offsets[4]])
+    assert torch.equal(made.candidates, whole.candidates[:, : SCHEDULE.offsets[4]])
     torch.testing.assert_close(made.inputs, whole.inputs[:, : SCHEDULE.offsets[4] - 1])
 
 
@@ -74,7 +74,7 @@ def test_targets_make_up_for_the_mistakes_before_them() -> None:
     assert (made.inputs[wrong] - inputs[wrong]).abs().mean() > 0.1 * inputs.abs().mean()
     # What the last scale sees of a spoiled picture is off; its right tokens bring it nearer to what was meant.
     seen = made.inputs[:, end - 1 :].transpose(1, 2).reshape(-1, 4, 8, 8)
-    mended = seen + q.contribution(made.targets[:, end:], len(SCHEDULE) - 1)
+    mended = seen + q.contribution(made.candidates[:, end:, 0], len(SCHEDULE) - 1)
     before = (seen - goal)[wrong].square().mean()
     assert (mended - goal)[wrong].square().mean() < 0.7 * before
 
@@ -86,22 +86,18 @@ def test_the_same_seed_makes_the_same_lesson() -> None:
         lesson(0.3, 0.3, seed=6),
     )
     assert torch.equal(a.inputs, b.inputs)
-    assert torch.equal(a.targets, b.targets)
+    assert torch.equal(a.candidates, b.candidates)
     assert not torch.equal(a.inputs, other.inputs)
-
-
-def test_hard_targets_are_the_right_tokens() -> None:
-    made, _, _ = lesson(most=0.3, clean=0.3)
-    assert torch.equal(made.candidates[:, :, 0], made.targets)
-    assert torch.equal(made.weights, torch.ones_like(made.weights))
 
 
 def test_soft_targets_are_the_likelier_the_nearer_they_are() -> None:
     made, _, goal = lesson(most=0.3, clean=0.3, softness=0.4)
     q = quantizer()
-    torch.testing.assert_close(made.weights.sum(dim=2), torch.ones(made.targets.shape))
+    hard, _, _ = lesson(most=0.3, clean=0.3)
+    assert torch.equal(hard.weights, torch.ones_like(hard.candidates, dtype=torch.float32))
+    torch.testing.assert_close(made.weights.sum(dim=2), torch.ones(made.weights.shape[:2]))
     assert (made.weights.diff(dim=2) <= 0).all()
-    assert torch.equal(made.candidates[~made.clean][:, :, 0], made.targets[~made.clean])
+    assert torch.equal(made.candidates[~made.clean][:, :, 0], hard.candidates[~made.clean][:, :, 0])
     # The very first token stands for the mean of the whole latent.
     rest = goal.mean(dim=(2, 3))
     errors = (q.codebook.weight[made.candidates[:, 0]] - rest.unsqueeze(1)).square().sum(dim=2)  # (B, K)

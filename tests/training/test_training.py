@@ -89,7 +89,7 @@ def losses_of(t: TransformerTrainer, example: Batch, positions: Tensor) -> Tenso
     tokens, hidden, lengths, pooled = example
     inputs = t.quantizer.teacher_forcing_input(tokens.tensor_split(CONFIG.schedule.offsets[1:-1], dim=1))
     hard = tokens.unsqueeze(2)
-    lesson = Lesson(inputs, tokens, hard, torch.ones(hard.shape), torch.ones(len(tokens), dtype=torch.bool))
+    lesson = Lesson(inputs, hard, torch.ones(hard.shape), torch.ones(len(tokens), dtype=torch.bool))
     return t.loss(lesson, (hidden, lengths, pooled), positions)
 
 
