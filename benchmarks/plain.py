@@ -65,8 +65,14 @@ class PlainLoop:
             conditional, unconditional = logits.chunk(2)
             ramp = scale / (len(self.schedule) - 1)
             t = torch.tensor([p.guidance_scale * ramp for p in params], device=x.device).view(-1, 1, 1)
-            tokens.append(sample((1 + t) * conditional - t * unconditional, params, streams))
-            f_hat = f_hat + quantizer.contribution(tokens[-1], scale)
+            likely, order = cut((1 + t) * conditional - t * unconditional, params)
+            tokens.append(draw(likely, order, streams))
+            smooth = [scale >= len(self.schedule) - p.smooth_scales for p in params]
+            vectors = quantizer.codebook(tokens[-1])
+            if any(smooth):
+                means = (likely.unsqueeze(-1) * quantizer.codebook(order)).sum(2)
+                vectors = torch.where(torch.tensor(smooth, device=x.device).view(-1, 1, 1), means, vectors)
+            f_hat = f_hat + quantizer.contribution_of(vectors, scale)
             if scale + 1 < len(self.schedule):
                 given = quantizer.next_input(f_hat, scale + 1).to(model.dtype)
                 x = transformer.embed_scale(given, scale + 1).repeat(2, 1, 1)
@@ -129,12 +135,12 @@ def temperature(attention: SelfAttention | CrossAttention) -> Tensor:
     return attention.log_temperature.unsqueeze(-1).clamp(max=MAX_LOG_TEMPERATURE).exp()
 
 
-def sample(logits: Tensor, params: Sequence[SamplingParams], streams: Sequence[torch.Generator]) -> Tensor:
-    """One token for each row of ``logits`` (B, L, V), by a full sort: indices (B, L).
+def cut(logits: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
+    """What is left of ``logits`` (B, L, V), by a full sort: probabilities (B, L, V), and of which tokens they are.
 
-    The distribution is inverted in the order of rank; in that of the vocabulary where nothing is cut.
+    They are in the order of rank; in that of the vocabulary where nothing is cut.
     """
-    length, vocab = logits.shape[1:]
+    vocab = logits.shape[2]
     ranked, order = logits.sort(dim=-1, descending=True, stable=True)
     whole = torch.tensor([p.top_k in (0, vocab) and p.top_p == 1 for p in params], device=logits.device).view(
         -1, 1, 1
@@ -146,8 +152,13 @@ def sample(logits: Tensor, params: Sequence[SamplingParams], streams: Sequence[t
     ranked = ranked.masked_fill(torch.arange(vocab, device=logits.device) >= top_k, float("-inf"))
     before = ranked.softmax(-1).cumsum(-1).roll(1, -1)  # probability of all that come before
     before[..., 0] = -1  # the likeliest is always a candidate
-    probabilities = ranked.masked_fill((before >= top_p) & (top_p < 1), float("-inf")).softmax(-1)
-    uniform = torch.stack([torch.rand(length, generator=s, device=logits.device) for s in streams])
+    return ranked.masked_fill((before >= top_p) & (top_p < 1), float("-inf")).softmax(-1), order
+
+
+def draw(probabilities: Tensor, order: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+    """One token for each place, by inverting the distribution in the order it has: indices (B, L)."""
+    length = probabilities.shape[1]
+    uniform = torch.stack([torch.rand(length, generator=s, device=order.device) for s in streams])
     drawn = (probabilities.cumsum(-1) <= uniform.unsqueeze(-1)).sum(-1, keepdim=True)
     last = (probabilities > 0).sum(-1, keepdim=True) - 1
     return order.gather(-1, torch.minimum(drawn, last)).squeeze(-1)

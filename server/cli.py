@@ -6,6 +6,7 @@ What a user can get wrong ends in one sentence on stderr and exit code 2, never 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ from pydantic_settings import (
 )
 
 from server import __version__
+from server.messages import Sampling
 from server.plan_command import Plan
 from server.settings import ModelSettings, Settings, SettingsFileError
 from server.validation import complaints, nearest, unknown
@@ -69,6 +71,11 @@ class Generate(ModelSettings):
     top_p: float | None = Field(
         None, ge=0, le=1, allow_inf_nan=False, description="draw from tokens up to this probability; 1 is all"
     )
+    smooth_scales: int | None = Field(
+        None,
+        ge=0,
+        description="last scales painted with the mean of the likely tokens, not with one; 0 is none",
+    )
     quality: int | None = Field(None, ge=1, le=100, description="of webp and jpeg")
     batch: int = Field(8, ge=1, le=1024, description="images painted at a time")
 
@@ -83,9 +90,7 @@ class Generate(ModelSettings):
             negative_prompt=self.negative_prompt,
             seed=self.seed,
             n=self.n,
-            guidance_scale=self.guidance_scale,
-            top_k=self.top_k,
-            top_p=self.top_p,
+            sampling={f.name: getattr(self, f.name) for f in dataclasses.fields(Sampling)},
             quality=self.quality,
         )
         bars: list[tqdm[int]] = []

@@ -5,9 +5,10 @@ All times are seconds on ``time.monotonic()``, which the processes of one machin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 FailureCode = Literal["deadline_exceeded", "out_of_memory", "internal_error"]
 Stage = Literal["text_encode", "scale_step", "vae_decode"]
@@ -21,6 +22,28 @@ class Pixels:
     width: int
     height: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How images are sampled.
+
+    Args:
+        guidance_scale: weight of the prompt against the negative prompt.
+        top_k: tokens kept before drawing; 0 keeps all.
+        top_p: probability mass kept before drawing, in ``(0, 1]``.
+        smooth_scales: last scales that are painted with the mean of the tokens kept, instead of one drawn.
+    """
+
+    guidance_scale: float
+    top_k: int
+    top_p: float
+    smooth_scales: int = 0
+
+    def changed(self, given: Mapping[str, Any]) -> Sampling:
+        """This, with what ``given`` has of it in its place; None is not given, and other entries do not matter."""
+        values = asdict(self)
+        return Sampling(**{k: v if given.get(k) is None else given[k] for k, v in values.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +76,7 @@ class Job:
         prompt: what to draw.
         negative_prompt: what the unguided row is conditioned on; empty for none.
         seeds: one for each image, each in ``0 ... 2**32 - 1``.
-        guidance_scale: weight of the prompt against the negative prompt.
-        top_k: tokens kept before drawing; 0 keeps all.
-        top_p: probability mass kept before drawing, in ``(0, 1]``.
+        sampling: of all images.
         partial_images: previews wanted of each image while it is painted.
         deadline: when the request is of no more use to its caller.
         edit: the image to start from; None paints from nothing.
@@ -65,9 +86,7 @@ class Job:
     prompt: str
     negative_prompt: str
     seeds: tuple[int, ...]
-    guidance_scale: float
-    top_k: int
-    top_p: float
+    sampling: Sampling
     partial_images: int
     deadline: float
     edit: ImageEdit | None = None
@@ -145,7 +164,7 @@ class ModelInfo:
         vocab_size: vectors of the codebook.
         num_classes: of a class-conditional model, whose prompts are names of classes; 0 for a text-conditional one.
         parameters: parameters of the model.
-        guidance_scale: default of the request field, like ``top_k`` and ``top_p``.
+        sampling: what a request gets that does not say otherwise.
         slots: images that can be painted at a time.
         device: ``cpu`` or ``cuda``.
         dtype: of the weights.
@@ -160,9 +179,7 @@ class ModelInfo:
     patch_nums: tuple[int, ...]
     vocab_size: int
     parameters: int
-    guidance_scale: float
-    top_k: int
-    top_p: float
+    sampling: Sampling
     slots: int
     device: str
     dtype: str

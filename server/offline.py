@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server import __version__
 from server.images import ImageFormat, encode_image
-from server.messages import Job, Pixels, WorkerOptions
+from server.messages import Job, Pixels, Sampling, WorkerOptions
 from server.scheduler import Policy, token_shares
 from server.worker import open_model, resolve_max_step, resolve_mode
 
@@ -40,7 +40,7 @@ class Picture:
         negative_prompt: what to lead away from; empty for none.
         seed: of the first image, 0 to 2**32 - 1; None for a random one.
         n: images, at least 1.
-        guidance_scale: None for the model's default, as ``top_k`` and ``top_p``.
+        sampling: fields of :class:`server.messages.Sampling` in place of the model's defaults; None is the default.
         quality: of WebP and JPEG, 1 to 100; None for the default.
     """
 
@@ -48,9 +48,7 @@ class Picture:
     negative_prompt: str = ""
     seed: int | None = None
     n: int = 1
-    guidance_scale: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    sampling: Mapping[str, float | None] = field(default_factory=dict)
     quality: int | None = None
 
 
@@ -112,16 +110,14 @@ def generate(
     engine = StarEngine(
         Engine(model, slots=min(options.slots, picture.n), mode="fast" if mode == "fast" else "deterministic")
     )
-    defaults = model.sampling_defaults
+    defaults = Sampling(**asdict(model.sampling_defaults))
     first = picture.seed if picture.seed is not None else secrets.randbelow(SEEDS)
     job = Job(
         id="generate",
         prompt=picture.prompt,
         negative_prompt=picture.negative_prompt,
         seeds=tuple((first + i) % SEEDS for i in range(picture.n)),
-        guidance_scale=defaults.guidance_scale if picture.guidance_scale is None else picture.guidance_scale,
-        top_k=defaults.top_k if picture.top_k is None else picture.top_k,
-        top_p=defaults.top_p if picture.top_p is None else picture.top_p,
+        sampling=defaults.changed(picture.sampling),
         partial_images=0,
         deadline=float("inf"),
     )
@@ -141,12 +137,11 @@ def generate(
 
 
 def _write(path: Path, pixels: Pixels, job: Job, image: int, model: str, quality: int | None) -> None:
-    parameters = {"guidance_scale": job.guidance_scale, "top_k": job.top_k, "top_p": job.top_p}
     text = {
         "prompt": job.prompt,
         "seed": str(job.seeds[image]),
         "model": model,
-        "parameters": json.dumps(parameters),
+        "parameters": json.dumps(asdict(job.sampling)),
         "Software": f"star-server {__version__}",
     }
     data = encode_image(pixels, _SUFFIXES[path.suffix.lower()], quality, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -98,9 +98,7 @@ class StarEngine:
     def prepare(self, text: EncodedText, negative: EncodedText | None, job: Job, seed: int) -> ImageSequence:
         from star_model import SamplingParams
 
-        params = SamplingParams(
-            seed=seed, guidance_scale=job.guidance_scale, top_k=job.top_k, top_p=job.top_p
-        )
+        params = SamplingParams(seed=seed, **asdict(job.sampling))
         against = negative.conditioning if negative is not None else None
         edit = self._edit(job.edit) if job.edit is not None else None
         return self._engine.prepare(text.conditioning, params, negative=against, edit=edit)

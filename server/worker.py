@@ -34,6 +34,7 @@ from server.messages import (
     LoadPhase,
     ModelInfo,
     Ready,
+    Sampling,
     ToWorker,
     WorkerOptions,
 )
@@ -123,18 +124,17 @@ def resolve_max_step(max_step: float, mode: str) -> float:
     return max_step or (_DETERMINISTIC_MAX_STEP if mode == "deterministic" else _FAST_MAX_STEP)
 
 
-def warm_up(engine: StarEngine, defaults: tuple[float, int, float]) -> float:
+def warm_up(engine: StarEngine, defaults: Sampling) -> float:
     """Paint one image, so that the first request does not pay for what happens once.
 
     Args:
         engine: with a free slot.
-        defaults: guidance_scale, top_k and top_p.
+        defaults: of the model.
 
     Returns:
         seconds that the image took.
     """
-    guidance_scale, top_k, top_p = defaults
-    job = Job("warm-up", _WARM_UP_PROMPT, "", (0,), guidance_scale, top_k, top_p, 0, float("inf"))
+    job = Job("warm-up", _WARM_UP_PROMPT, "", (0,), defaults, 0, float("inf"))
     text = engine.encode(job.prompt)
     started = time.monotonic()
     sequence = engine.prepare(text, None, job, 0)
@@ -218,8 +218,7 @@ def load_engine(options: WorkerOptions, report: Callable[[LoadPhase], None]) -> 
     log = structlog.get_logger("star.worker")
     model = open_model(options, lambda sentence: log.info(sentence, model=options.model))
     mode = resolve_mode(options.mode, model.device.type)
-    sampling = model.sampling_defaults
-    defaults = (sampling.guidance_scale, sampling.top_k, sampling.top_p)
+    defaults = Sampling(**dataclasses.asdict(model.sampling_defaults))
 
     def prepare() -> tuple[StarEngine, float]:
         capture = choose_capture(model.device, options.cuda_graphs)
@@ -246,9 +245,7 @@ def load_engine(options: WorkerOptions, report: Callable[[LoadPhase], None]) -> 
         patch_nums=tuple(model.config.patch_nums),
         vocab_size=model.config.tokenizer.vocab_size,
         parameters=model.num_parameters,
-        guidance_scale=sampling.guidance_scale,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
+        sampling=defaults,
         slots=engine.total_slots,
         device=model.device.type,
         dtype=str(model.dtype).removeprefix("torch."),

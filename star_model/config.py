@@ -219,9 +219,11 @@ class SamplingDefaults:
     guidance_scale: float = 4.0
     top_k: int = 600
     top_p: float = 0.8
+    smooth_scales: int = 0
 
     def __post_init__(self) -> None:
-        for name, largest in (("guidance_scale", 100.0), ("top_k", math.inf), ("top_p", 1.0)):
+        ranges = {"guidance_scale": 100.0, "top_k": math.inf, "top_p": 1.0, "smooth_scales": math.inf}
+        for name, largest in ranges.items():
             value = getattr(self, name)
             _require(0 <= value <= largest, f"sampling.{name} must be 0 to {largest:g}, got {value}")
 

@@ -53,6 +53,7 @@ class Edit:
     Args:
         window: the part of the image that is painted, at the model's size.
         tokens: the window's own token map (p * p,) of each scale.
+        vectors: those tokens' codebook vectors (p * p, z).
         kept: which of them the sequence keeps, booleans (p * p,).
         latents: the window's own latent (z, P, P) after each scale.
         painted: where the latent is the sequence's and not the image's, booleans (P, P).
@@ -62,15 +63,21 @@ class Edit:
 
     window: Window
     tokens: list[Tensor]
+    vectors: list[Tensor]
     kept: list[Tensor]
     latents: list[Tensor]
     painted: Tensor
     image: Tensor
     opacity: Tensor
 
-    def keep_tokens(self, drawn: Tensor, scale: int) -> Tensor:
-        """The token map (p * p,) of ``scale``: the image's where it is kept, else what was ``drawn``."""
-        return torch.where(self.kept[scale], self.tokens[scale], drawn)
+    def keep(self, drawn: Tensor, vectors: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+        """The token map (p * p,) of ``scale`` and its vectors (p * p, z): the image's where they are kept, else what
+        was ``drawn``."""
+        kept = self.kept[scale]
+        return (
+            torch.where(kept, self.tokens[scale], drawn),
+            torch.where(kept.unsqueeze(1), self.vectors[scale], vectors),
+        )
 
     def keep_latent(self, f_hat: Tensor, scale: int) -> Tensor:
         """The latent (z, P, P) after ``scale``: ``f_hat`` where it is painted, else the image's own."""
@@ -150,6 +157,7 @@ def make_edit(
     return Edit(
         window=window,
         tokens=[t[0] for t in tokens],
+        vectors=[model.vqvae.quantizer.codebook(t[0]) for t in tokens],
         kept=kept_tokens(enlarged, schedule, keep_scales),
         latents=[f_hat[0] for f_hat in model.vqvae.quantizer.f_hats(tokens)],
         painted=touched_cells(enlarged, schedule.last_side),

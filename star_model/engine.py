@@ -11,8 +11,8 @@ it may start whenever others are anywhere. A step takes a cohort, sequences that
 batch of them, in three parts:
 
     predict    what each has painted so far -> logits of its next token map    (the transformer)
-    sample     logits -> tokens, by each sequence's own random numbers
-    advance    tokens -> the latent they add to, and what the next scale will see of it    (the quantizer)
+    sample     logits -> tokens, by each sequence's own random numbers, and their codebook vectors
+    advance    vectors -> the latent they add to, and what the next scale will see of it    (the quantizer)
 
 Which cohort steps next is the caller's affair. A step waits for nothing that it gives a GPU to do: its caller may
 prepare the next one meanwhile.
@@ -35,7 +35,7 @@ from star_model.forward import EagerForward, Forward
 from star_model.graphs import Capture, GraphedForward, Progress, buckets
 from star_model.kv_cache import KVCache
 from star_model.model import StarModel
-from star_model.sampling import SamplingParams, random_numbers, sample
+from star_model.sampling import SamplingParams, candidates, random_numbers
 from star_model.text_encoder import ClassConditioning, Conditioning, TextConditioning
 from star_model.transfer import to_device
 
@@ -49,7 +49,7 @@ class ImageSequence:
         slot: where its keys and values are; None once released.
         scale: the next scale to be predicted.
         tokens: the token map (p * p,) of each scale that is.
-        f_hat: the latent (z, P, P) that they add up to.
+        f_hat: the latent (z, P, P) that they add up to; at smooth scales, the means of what might have been drawn do.
         uniform: the image's own random numbers, one for each token of all scales (L,).
         edit: what it keeps of an image, if it is not painted from nothing.
         guidance_scale, top_p: those of ``params``, on the device.
@@ -83,6 +83,11 @@ class ImageSequence:
     def done(self) -> bool:
         """Whether all scales are predicted."""
         return self.scale == self.num_scales
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the next scale is painted with the candidates' means."""
+        return self.scale >= self.num_scales - self.params.smooth_scales
 
     def advance(self, tokens: Tensor, f_hat: Tensor, next_tokens: Tensor | None) -> None:
         """Take the result of a step; ``next_tokens`` is None after the last scale."""
@@ -270,13 +275,9 @@ class Engine:
 
     def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
         """Advance ``sequences`` by one scale, in one batch."""
-        scale = sequences[0].scale
         logits = self._predict(sequences)  # (B, p * p, V)
-        tokens = self._sample(logits, sequences)
-        for i, sequence in enumerate(sequences):
-            if sequence.edit is not None:
-                tokens[i] = sequence.edit.keep_tokens(tokens[i], scale)
-        self._advance(sequences, tokens)
+        tokens, vectors = self._sample(logits, sequences)
+        self._advance(sequences, tokens, vectors)
 
     def _predict(self, sequences: Sequence[ImageSequence]) -> Tensor:
         """Guided logits (B, p * p, V) of the next token maps."""
@@ -292,12 +293,12 @@ class Engine:
         strength = torch.stack([s.guidance_scale for s in rows]) * ramp if guided else None
         return self._forward(scale, x, slots, strength)[: len(sequences)]
 
-    def _advance(self, sequences: Sequence[ImageSequence], tokens: Tensor) -> None:
-        """Add ``tokens`` (B, p * p) to the latents, and embed what the next scale sees of those."""
+    def _advance(self, sequences: Sequence[ImageSequence], tokens: Tensor, vectors: Tensor) -> None:
+        """Note ``tokens`` (B, p * p), add ``vectors`` (B, p * p, z) to the latents, embed what the next scale sees."""
         transformer, quantizer = self.model.transformer, self.model.vqvae.quantizer
         scale, rows = sequences[0].scale, self._fill_up(sequences)
-        filled = torch.cat([tokens, tokens[:1].expand(len(rows) - len(tokens), -1)])
-        f_hat = torch.stack([s.f_hat for s in rows]) + quantizer.contribution(filled, scale)
+        filled = torch.cat([vectors, vectors[:1].expand(len(rows) - len(vectors), -1, -1)])
+        f_hat = torch.stack([s.f_hat for s in rows]) + quantizer.contribution_of(filled, scale)
         for i, sequence in enumerate(sequences):
             if sequence.edit is not None:
                 f_hat[i] = sequence.edit.keep_latent(f_hat[i], scale)
@@ -313,26 +314,33 @@ class Engine:
         missing = self.step_batch - len(sequences) if self.mode == "deterministic" else 0
         return [*sequences, *[sequences[0]] * missing]
 
-    def _sample(self, logits: Tensor, sequences: Sequence[ImageSequence]) -> Tensor:
-        """Tokens (B, p * p) from ``logits`` (B, p * p, V)."""
-        start, end = self.schedule.offsets[sequences[0].scale], self.schedule.offsets[sequences[0].scale + 1]
-        tokens: dict[int, Tensor] = {}
+    def _sample(self, logits: Tensor, sequences: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, p * p) from ``logits`` (B, p * p, V), and what they are in the latent (B, p * p, z)."""
+        scale, codebook = sequences[0].scale, self.model.vqvae.quantizer.codebook
+        start, end = self.schedule.offsets[scale], self.schedule.offsets[scale + 1]
+        maps: dict[int, tuple[Tensor, Tensor]] = {}
         for members in self._sampled_together(sequences):
             images = [sequences[i] for i in members]
             rows = logits if len(members) == len(sequences) else torch.stack([logits[i] for i in members])
             top_p = torch.stack([s.top_p for s in images]) if images[0].params.top_p < 1 else None
-            uniform = torch.stack([s.uniform[start:end] for s in images])
-            sampled = sample(rows, uniform, top_k=images[0].params.top_k, top_p=top_p)
-            tokens.update(zip(members, sampled, strict=True))
-        return torch.stack([tokens[i] for i in range(len(sequences))])
+            left = candidates(rows, top_k=images[0].params.top_k, top_p=top_p)
+            tokens = left.draw(torch.stack([s.uniform[start:end] for s in images]))
+            vectors = left.mean(codebook.weight) if images[0].smooth else codebook(tokens)
+            maps.update(zip(members, zip(tokens, vectors, strict=True), strict=True))
+        for i, sequence in enumerate(sequences):
+            if sequence.edit is not None:
+                maps[i] = sequence.edit.keep(*maps[i], scale)
+        all_tokens, all_vectors = zip(*(maps[i] for i in range(len(sequences))), strict=True)
+        return torch.stack(all_tokens), torch.stack(all_vectors)
 
     def _sampled_together(self, sequences: Sequence[ImageSequence]) -> Iterable[list[int]]:
-        """Indices of ``sequences`` in groups whose tokens are sampled in one go: same top_k, same kind of cut."""
+        """Indices of ``sequences`` in groups that are sampled in one go: same top_k, kind of cut, smoothness."""
         if self.mode == "deterministic":
             return ([i] for i in range(len(sequences)))
-        groups: dict[tuple[int, bool], list[int]] = {}
+        groups: dict[tuple[int, bool, bool], list[int]] = {}
         for i, sequence in enumerate(sequences):
-            groups.setdefault((sequence.params.top_k, sequence.params.top_p < 1), []).append(i)
+            kind = (sequence.params.top_k, sequence.params.top_p < 1, sequence.smooth)
+            groups.setdefault(kind, []).append(i)
         return groups.values()
 
     @torch.inference_mode()

@@ -48,8 +48,12 @@ class MultiScaleQuantizer(nn.Module):
 
     def contribution(self, tokens: Tensor, scale: int) -> Tensor:
         """What the ``tokens`` (B, p * p) of ``scale`` add to the latent: (B, z, P, P)."""
+        return self.contribution_of(self.codebook(tokens), scale)
+
+    def contribution_of(self, vectors: Tensor, scale: int) -> Tensor:
+        """What ``vectors`` (B, p * p, z), of the codebook or between, add to the latent at ``scale``: (B, z, P, P)."""
         side, last = self.schedule.patch_nums[scale], self.schedule.last_side
-        h = self.codebook(tokens).transpose(1, 2).unflatten(2, (side, side))  # (B, z, p, p)
+        h = torch.unflatten(vectors.transpose(1, 2), 2, (side, side))  # (B, z, p, p)
         if side != last:
             h = F.interpolate(h, size=(last, last), mode="bicubic")
         refined: Tensor = self.phi[self.schedule.phi_index(scale, len(self.phi))](h)

@@ -1,4 +1,4 @@
-"""From logits to tokens: guidance, top-k, top-p, and one random stream for each image."""
+"""From logits to tokens: guidance, top-k, top-p, and one random stream for each image; and to their mean instead."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class SamplingParams:
         top_k: only the ``top_k`` likeliest tokens are candidates; 0 means all, 1 is greedy.
         top_p: only the likeliest tokens that together reach this probability are candidates, 0 to 1; 1 means
             all.
+        smooth_scales: the last ``smooth_scales`` scales are painted with the mean of the candidates' codebook
+            vectors, not with one that is drawn; 0 is none, and any number that the model does not have is all.
 
     Raises:
         ValueError: naming the parameter that is out of range.
@@ -31,6 +33,7 @@ class SamplingParams:
     guidance_scale: float = 4.0
     top_k: int = 600
     top_p: float = 0.8
+    smooth_scales: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
@@ -41,6 +44,8 @@ class SamplingParams:
             raise ValueError(f"top_k must be at least 0 (0 means all tokens), got {self.top_k}")
         if not 0 <= self.top_p <= 1:
             raise ValueError(f"top_p must be 0 to 1 (1 means all tokens), got {self.top_p}")
+        if self.smooth_scales < 0:
+            raise ValueError(f"smooth_scales must be at least 0 (0 means none), got {self.smooth_scales}")
 
 
 def random_numbers(seed: int, count: int) -> Tensor:
@@ -60,14 +65,47 @@ def guide(pairs: Tensor, strength: Tensor) -> Tensor:
     return torch.lerp(pairs[:, 1].float(), pairs[:, 0].float(), 1 + t)
 
 
-def sample(logits: Tensor, uniform: Tensor, *, top_k: int, top_p: Tensor | None) -> Tensor:
-    """One token for each row of ``logits`` (B, L, V): indices (B, L).
+@dataclass(frozen=True)
+class Candidates:
+    """The tokens that may be drawn at each place of a batch of token maps.
 
-    Candidates are cut by top-k, then by top-p; one is drawn by inverting the cumulative distribution at one
-    uniform number. Only the ``top_k`` likeliest are ever sorted, and nothing waits for the device.
+    Attributes:
+        cumulative: (B, L, K) cumulative probabilities of K tokens, by falling probability if there is a cut.
+        last: (B, L, 1) index of the last of those that is a candidate.
+        tokens: (B, L, K) which tokens they are; None where they are the whole vocabulary in its order.
+    """
+
+    cumulative: Tensor
+    last: Tensor
+    tokens: Tensor | None
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """One token for each place (B, L), by inverting the cumulative distribution at ``uniform`` (B, L) in [0, 1)."""
+        total = self.cumulative.gather(-1, self.last)
+        drawn = torch.searchsorted(self.cumulative, uniform.unsqueeze(-1) * total, right=True)
+        choice = torch.minimum(drawn, self.last)
+        return (choice if self.tokens is None else self.tokens.gather(-1, choice)).squeeze(-1)
+
+    def mean(self, codebook: Tensor) -> Tensor:
+        """The mean of their vectors in ``codebook`` (V, z), each by its probability: (B, L, z)."""
+        weights = self.cumulative.diff(
+            dim=-1, prepend=torch.zeros_like(self.last, dtype=self.cumulative.dtype)
+        )
+        ranks = torch.arange(weights.shape[-1], device=weights.device)
+        weights = weights.masked_fill(ranks > self.last, 0)
+        weights /= weights.sum(-1, keepdim=True)
+        if self.tokens is not None:
+            everywhere = weights.new_zeros(*weights.shape[:-1], len(codebook))
+            weights = everywhere.scatter_(-1, self.tokens, weights)
+        return weights @ codebook.to(weights.dtype)
+
+
+def candidates(logits: Tensor, *, top_k: int, top_p: Tensor | None) -> Candidates:
+    """What is left of ``logits`` (B, L, V) after top-k, then top-p.
+
+    Only the ``top_k`` likeliest are ever sorted, and nothing waits for the device.
 
     Args:
-        uniform: one number in [0, 1) for each token (B, L).
         top_k: as in :class:`SamplingParams`, the same for all.
         top_p: that of each image (B,); None where it is 1 for all.
     """
@@ -79,7 +117,9 @@ def sample(logits: Tensor, uniform: Tensor, *, top_k: int, top_p: Tensor | None)
     # A candidate stays while those before it have not reached top_p; the likeliest always stays.
     reach = cumulative[..., -1:] if top_p is None else top_p.view(-1, 1, 1)
     last = (cumulative[..., :-1] < reach).sum(-1, keepdim=True)
-    total = cumulative.gather(-1, last)
-    drawn = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True)
-    choice = torch.minimum(drawn, last)
-    return (choice if tokens is None else tokens.gather(-1, choice)).squeeze(-1)
+    return Candidates(cumulative, last, tokens)
+
+
+def sample(logits: Tensor, uniform: Tensor, *, top_k: int, top_p: Tensor | None) -> Tensor:
+    """One token for each row of ``logits`` (B, L, V), drawn of its :func:`candidates` at ``uniform`` (B, L): (B, L)."""
+    return candidates(logits, top_k=top_k, top_p=top_p).draw(uniform)

@@ -40,6 +40,8 @@ from training.sprites import Pixels, Sprites
 from training.train_tokenizer import to_tensor
 
 SIZE = 512
+SETTINGS = ("guidance_scale", "top_k", "top_p", "smooth_scales")
+"""Of sampling; flags of the command."""
 SEEDS_APART = 8
 """Pictures of one caption that diversity is measured on."""
 
@@ -186,12 +188,13 @@ def main() -> None:
     parser.add_argument("--guidance-scale", type=float, help="in place of the model's default")
     parser.add_argument("--top-k", type=int, help="in place of the model's default")
     parser.add_argument("--top-p", type=float, help="in place of the model's default")
+    parser.add_argument("--smooth-scales", type=int, help="in place of the model's default")
     parser.add_argument("--sheets", type=Path, help="a folder for one contact sheet of each split")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    given = {name: getattr(arguments, name) for name in ("guidance_scale", "top_k", "top_p")}
+    given = {name: getattr(arguments, name) for name in SETTINGS}
     model, sprites = load_model(arguments.model), Sprites(arguments.data)
     painter = Painter(model, {name: value for name, value in given.items() if value is not None})
     judge = Judge(sprites)

@@ -15,22 +15,23 @@ from pathlib import Path
 import torch
 
 from star_model import load_model
-from training.evaluate import Judge, Painter, Score, make_splits
+from training.evaluate import SETTINGS, Judge, Painter, Score, make_splits
 from training.sprites import Sprites
 
 GUIDANCE = (1.0, 2.5, 4.0, 6.0)
 TOP_K = (100, 600)
 TOP_P = (0.3, 0.6, 0.9)
+SMOOTH_SCALES = (0, 8)
 
 
 def table(rows: list[tuple[dict[str, float], Score]]) -> str:
     """The settings and their scores in Markdown."""
     lines = [
-        "| guidance | top-k | top-p | object | style | colour |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| guidance | top-k | top-p | smooth scales | object | style | colour |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for setting, score in sorted(rows, key=lambda row: -row[1].object):
-        given = " | ".join(f"{setting[name]:g}" for name in ("guidance_scale", "top_k", "top_p"))
+        given = " | ".join(f"{setting[name]:g}" for name in SETTINGS)
         lines.append(f"| {given} | {score.object:.0%} | {score.style:.0%} | {score.colour:.0%} |")
     return "\n".join(lines)
 
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--guidance-scale", type=float, nargs="+", default=GUIDANCE)
     parser.add_argument("--top-k", type=int, nargs="+", default=TOP_K)
     parser.add_argument("--top-p", type=float, nargs="+", default=TOP_P)
+    parser.add_argument("--smooth-scales", type=int, nargs="+", default=SMOOTH_SCALES)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -56,8 +58,9 @@ def main() -> None:
         two=False,
     )["plain"]  # fmt: skip
     rows = []
-    for guidance, top_k, top_p in product(arguments.guidance_scale, arguments.top_k, arguments.top_p):
-        setting = {"guidance_scale": guidance, "top_k": top_k, "top_p": top_p}
+    choices = (arguments.guidance_scale, arguments.top_k, arguments.top_p, arguments.smooth_scales)
+    for values in product(*choices):
+        setting = dict(zip(SETTINGS, values, strict=True))
         painter = Painter(model, setting)
         pictures = [painter.paint(caption, arguments.seed + i) for i, caption in enumerate(plain.captions)]
         rows.append((setting, judge.score(pictures, plain.scenes)))

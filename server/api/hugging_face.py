@@ -19,7 +19,7 @@ router = APIRouter(tags=["Hugging Face"])
 
 
 class TextToImageParameters(SamplingFields):
-    """Parameters of the task; ``top_k``, ``top_p`` and ``timeout_s`` are this server's."""
+    """Parameters of the task; ``top_k``, ``top_p``, ``smooth_scales`` and ``timeout_s`` are ours."""
 
     width: int | None = Field(None, ge=1, le=65_536, description="Of the image, in pixels: the model's own.")
     height: int | None = Field(None, ge=1, le=65_536, description="Of the image, in pixels: the model's own.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 
 from fastapi import APIRouter
 
@@ -55,9 +56,7 @@ def _card(model: ModelInfo, context: Context) -> ModelCard:
         size=f"{model.image_size}x{model.image_size}",
         scales=list(model.patch_nums),
         parameters=model.parameters,
-        guidance_scale=model.guidance_scale,
-        top_k=model.top_k,
-        top_p=model.top_p,
+        **asdict(model.sampling),
         device=model.device,
         dtype=model.dtype,
         mode=model.mode,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass
 
 from server import __version__
 from server.api.schemas import GenerateRequest
@@ -16,8 +15,6 @@ from server.messages import Job, ModelInfo
 from server.settings import Settings
 
 SEEDS = 2**32
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,7 @@ class Plan:
         negative = {"negative_prompt": self.job.negative_prompt} if self.job.negative_prompt else {}
         kept = {"keep_scales": self.job.edit.keep_scales} if self.job.edit is not None else {}
         return {
-            "guidance_scale": self.job.guidance_scale,
-            "top_k": self.job.top_k,
-            "top_p": self.job.top_p,
+            **asdict(self.job.sampling),
             **negative,
             **kept,
         }
@@ -116,20 +111,20 @@ def make_plan(
             "quality is for webp and jpeg; leave it out for png, which is lossless.", param="quality"
         )
     _check_classes(request, model)
-    if request.keep_scales is not None and request.keep_scales > len(model.patch_nums):
-        raise InvalidRequest(
-            f"keep_scales must be 0 to {len(model.patch_nums)}, the scales of {model.name}; got {request.keep_scales}.",
-            param="keep_scales",
-        )
+    for name in ("keep_scales", "smooth_scales"):
+        count = getattr(request, name)
+        if count is not None and count > len(model.patch_nums):
+            raise InvalidRequest(
+                f"{name} must be 0 to {len(model.patch_nums)}, the scales of {model.name}; got {count}.",
+                param=name,
+            )
     seed = request.seed if request.seed is not None else secrets.randbelow(SEEDS)
     job = Job(
         id=job_id,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt or "",
         seeds=tuple((seed + i) % SEEDS for i in range(request.n)),
-        guidance_scale=_or_default(request.guidance_scale, model.guidance_scale),
-        top_k=_or_default(request.top_k, model.top_k),
-        top_p=_or_default(request.top_p, model.top_p),
+        sampling=model.sampling.changed(request.sampling),
         partial_images=request.partial_images,
         deadline=now + timeout,
     )
@@ -151,10 +146,6 @@ def _check_classes(request: GenerateRequest, model: ModelInfo) -> None:
         check_class(request.prompt, model.num_classes, param="class_id" if given else "prompt")
         if request.negative_prompt:
             check_class(request.negative_prompt, model.num_classes, param="negative_prompt")
-
-
-def _or_default(value: T | None, default: T) -> T:
-    return default if value is None else value
 
 
 def _size(model: ModelInfo) -> str:

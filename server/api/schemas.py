@@ -61,6 +61,12 @@ class SamplingFields(BaseModel):
     top_p: float | None = Field(
         None, ge=0, le=1, description="Only tokens up to this total probability are drawn from; 1 is all."
     )
+    smooth_scales: int | None = Field(
+        None,
+        ge=0,
+        description="How many of the model's scales, counted from the finest, are painted with the mean of the tokens "
+        "that might be drawn instead of one of them: calmer surfaces, fewer surprises; 0 is none.",
+    )
     timeout_s: float | None = Field(
         None, gt=0, le=86_400, description="Seconds after which the answer is of no more use, queue included."
     )
@@ -166,7 +172,7 @@ class ImageData(BaseModel):
     seed: int = Field(description="With which the same request paints it again.")
 
 
-SAMPLED: dict[str, Any] = {"guidance_scale": 4.0, "top_k": 600, "top_p": 0.8}
+SAMPLED: dict[str, Any] = {"guidance_scale": 4.0, "top_k": 600, "top_p": 0.8, "smooth_scales": 0}
 """The parameters of the examples."""
 
 
@@ -299,9 +305,10 @@ class ModelCard(BaseModel):
     size: str
     scales: list[int] = Field(description="Side of each scale's token map.")
     parameters: int
-    guidance_scale: float = Field(description="Default, like top_k and top_p.")
+    guidance_scale: float = Field(description="Default, like the next three.")
     top_k: int
     top_p: float
+    smooth_scales: int
     device: str
     dtype: str
     mode: str

@@ -21,8 +21,10 @@ PARAMS = [
     SamplingParams(seed=3, guidance_scale=0.0, top_k=0, top_p=1.0),
     SamplingParams(seed=4, guidance_scale=20.0, top_k=0, top_p=0.5),
     SamplingParams(seed=5, top_k=1),
+    SamplingParams(seed=6, smooth_scales=2),
+    SamplingParams(seed=7, top_k=0, top_p=1.0, smooth_scales=4),
 ]
-PROMPTS = ["a cat", "a red apple on a table", "", "moon", "a green frog"]
+PROMPTS = ["a cat", "a red apple on a table", "", "moon", "a green frog", "a ship", "two moons"]
 
 
 @pytest.mark.parametrize("rows", ["own", "conditional"])

@@ -44,7 +44,14 @@ def test_the_form_offers_what_the_api_takes(serve: Serve, open_page: OpenPage) -
 def test_every_field_is_sent(serve: Serve, open_page: OpenPage) -> None:
     page = open_page(serve().url)
     page.get_by_text("Advanced").click()
-    fields = {"seed": "5", "guidance_scale": "2.5", "top_k": "7", "top_p": "0.5", "negative_prompt": "fog"}
+    fields = {
+        "seed": "5",
+        "guidance_scale": "2.5",
+        "top_k": "7",
+        "top_p": "0.5",
+        "smooth_scales": "3",
+        "negative_prompt": "fog",
+    }
     with page.expect_request("**/generate") as sent:
         ask(page, " two\nlines ", n="3", format="webp", **fields)
     assert sent.value.post_data_json == {
@@ -54,6 +61,7 @@ def test_every_field_is_sent(serve: Serve, open_page: OpenPage) -> None:
         "guidance_scale": 2.5,
         "top_k": 7,
         "top_p": 0.5,
+        "smooth_scales": 3,
         "negative_prompt": "fog",
         "format": "webp",
         "stream": True,

@@ -22,6 +22,7 @@ from server.messages import (
     ModelInfo,
     Pixels,
     Ready,
+    Sampling,
     Shutdown,
     ToWorker,
 )
@@ -162,9 +163,7 @@ MODEL = ModelInfo(
     patch_nums=PATCH_NUMS,
     vocab_size=64,
     parameters=123,
-    guidance_scale=4.0,
-    top_k=60,
-    top_p=0.9,
+    sampling=Sampling(guidance_scale=4.0, top_k=60, top_p=0.9),
     slots=8,
     device="cpu",
     dtype="float32",
@@ -178,9 +177,7 @@ def make_job(name: str, seeds: Sequence[int] = (1,), **changes: Any) -> Job:
     values: dict[str, Any] = {
         "prompt": "a red apple",
         "negative_prompt": "",
-        "guidance_scale": 4.0,
-        "top_k": 0,
-        "top_p": 1.0,
+        "sampling": Sampling(guidance_scale=4.0, top_k=0, top_p=1.0),
         "partial_images": 0,
         "deadline": float("inf"),
     }

@@ -27,14 +27,14 @@ def opened(data: bytes) -> Image.Image:
 
 
 async def test_json_holds_the_images_and_how_to_paint_them_again(service: Service) -> None:
-    answer = await service.generate(prompt="  a red apple ", seed=5, n=2, top_k=7)
+    answer = await service.generate(prompt="  a red apple ", seed=5, n=2, top_k=7, smooth_scales=2)
     body = answer.json()
     assert answer.status_code == 200
     assert {k: body[k] for k in ("model", "size", "format", "parameters", "warnings")} == {
         "model": "star-fake",
         "size": "512x512",
         "format": "png",
-        "parameters": {"guidance_scale": 4.0, "top_k": 7, "top_p": 0.9},
+        "parameters": {"guidance_scale": 4.0, "top_k": 7, "top_p": 0.9, "smooth_scales": 2},
         "warnings": [],
     }
     assert isinstance(body["created"], int)
@@ -102,7 +102,8 @@ async def test_a_png_says_what_it_is(service: Service) -> None:
     assert text["prompt"] == prompt
     assert text["seed"] == "1"
     assert text["model"] == "star-fake"
-    assert json.loads(text["parameters"]) == {"guidance_scale": 4.0, "top_k": 60, "top_p": 0.9}
+    parameters = {"guidance_scale": 4.0, "top_k": 60, "top_p": 0.9, "smooth_scales": 0}
+    assert json.loads(text["parameters"]) == parameters
 
 
 @pytest.mark.parametrize(

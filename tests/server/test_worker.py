@@ -19,6 +19,7 @@ from server.messages import (
     ModelInfo,
     Paint,
     Painted,
+    Sampling,
     Shutdown,
     ToWorker,
     WorkerOptions,
@@ -70,9 +71,10 @@ def paint(engine: StarEngine, given: WorkerOptions, info: ModelInfo) -> dict[str
                 inbox.put(Shutdown())
 
     for i, prompt in enumerate(PROMPTS):
-        job = make_job(
-            str(i), [i], prompt=prompt, top_k=[0, 5, 20, 0, 1][i], top_p=[1.0, 1.0, 0.7, 0.5, 1.0][i]
+        sampling = Sampling(
+            4.0, top_k=[0, 5, 20, 0, 1][i], top_p=[1.0, 1.0, 0.7, 0.5, 1.0][i], smooth_scales=i % 2
         )
+        job = make_job(str(i), [i], prompt=prompt, sampling=sampling)
         inbox.put(Paint(job, 0))
     policy = worker.make_policy(given, info.patch_nums, info.mode)
     EngineLoop(engine, Scheduler(policy), inbox, publish).run()

@@ -209,6 +209,25 @@ def test_tokens_outside_are_the_images_own_at_every_scale(
     assert not all(torch.equal(a, b) for a, b in zip(sequence.tokens, own, strict=True)), "some is painted"
 
 
+def test_what_is_kept_is_not_averaged(tiny_model: StarModel) -> None:
+    edit = make_edit(tiny_model, picture(), LARGE, keep_scales=3, erase=False, focus=False)
+    engine = Engine(tiny_model, slots=2)
+    (text,) = engine.model.text_encoder.encode(["a cat"])
+    smooth, drawn = (
+        engine.prepare(text, SamplingParams(seed=1, top_k=9, smooth_scales=n), edit=edit) for n in (4, 0)
+    )
+    for _ in range(3):
+        engine.step([smooth])
+        engine.step([drawn])
+        assert torch.equal(smooth.f_hat, drawn.f_hat), "all tokens so far are the image's own"
+    engine.step([smooth])
+    engine.step([drawn])
+    outside = ~touched_cells(LARGE, 7)
+    assert torch.equal(smooth.tokens[3], drawn.tokens[3])
+    assert torch.equal(smooth.f_hat[:, outside], drawn.f_hat[:, outside])
+    assert not torch.equal(smooth.f_hat, drawn.f_hat)
+
+
 def prepare_and_run(model: StarModel) -> ImageSequence:
     """A plain generation with the parameters of the edits."""
     engine = Engine(model, slots=1)

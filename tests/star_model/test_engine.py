@@ -49,6 +49,34 @@ def test_f_hat_is_what_the_tokens_add_up_to(tiny_model: StarModel) -> None:
     torch.testing.assert_close(sequence.f_hat, expected[0])
 
 
+def test_smooth_scales_add_up_means(tiny_model: StarModel) -> None:
+    engine = Engine(tiny_model, slots=3)
+    drawn, smooth, whole = (prepare(engine, top_k=5, top_p=1.0, smooth_scales=n) for n in (0, 2, 4))
+    codebook = tiny_model.vqvae.quantizer.codebook.weight
+    for scale in range(engine.num_scales):
+        f_hat, logits = smooth.f_hat, engine._predict([smooth])
+        engine.step([drawn])
+        engine.step([smooth])
+        engine.step([whole])
+        likely = logits.topk(5).values.softmax(-1)  # (1, L, 5)
+        means = (likely.unsqueeze(-1) * codebook[logits.topk(5).indices]).sum(2)
+        vectors = means if scale >= 2 else codebook[smooth.tokens[scale]].unsqueeze(0)
+        expected = f_hat + tiny_model.vqvae.quantizer.contribution_of(vectors, scale)[0]
+        torch.testing.assert_close(smooth.f_hat, expected, atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(drawn.tokens[:3], smooth.tokens[:3], strict=True))
+    assert not torch.equal(drawn.f_hat, smooth.f_hat)
+    assert not torch.equal(smooth.f_hat, whole.f_hat)
+
+
+def test_the_mean_of_one_candidate_is_that_candidate(tiny_model: StarModel) -> None:
+    engine = Engine(tiny_model, slots=2)
+    greedy, smooth = prepare(engine, top_k=1), prepare(engine, top_k=1, smooth_scales=4)
+    run(engine, greedy)
+    run(engine, smooth)
+    assert all(torch.equal(a, b) for a, b in zip(greedy.tokens, smooth.tokens, strict=True))
+    torch.testing.assert_close(greedy.f_hat, smooth.f_hat)
+
+
 def test_preview_follows_the_image(tiny_model: StarModel) -> None:
     engine = Engine(tiny_model, slots=2)
     pair = [prepare(engine), prepare(engine, "a dog")]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from star_model import sampling
 from star_model.sampling import MAX_SEED, SamplingParams, guide, random_numbers, sample
 
 
@@ -115,6 +116,18 @@ def test_the_ends_of_the_unit_interval(top_k: int, top_p: float) -> None:
     assert first != last
 
 
+@given(st.integers(0, 1000), st.sampled_from([0, 1, 4, 12]), st.floats(0, 1))
+def test_the_mean_is_that_of_the_candidates(seed: int, top_k: int, top_p: float) -> None:
+    logits = torch.stack([row(seed, 12, 2.0), row(seed + 1, 12, 2.0)])
+    codebook = torch.randn(12, 3, generator=torch.Generator().manual_seed(seed))
+    cut = torch.tensor([top_p]) if top_p < 1 else None
+    means = sampling.candidates(logits.unsqueeze(0), top_k=top_k, top_p=cut).mean(codebook)[0]
+    for mean, one in zip(means, logits, strict=True):
+        allowed = [candidates(one, top_k, p) for p in (top_p, min(top_p + 1e-6, 1.0), max(top_p - 1e-6, 0.0))]
+        expected = [sum(p * codebook[token] for token, p in likely.items()) for likely in allowed]
+        assert any(torch.allclose(mean, torch.as_tensor(e), atol=1e-4) for e in expected)
+
+
 def test_random_numbers_are_the_images_own() -> None:
     assert torch.equal(random_numbers(5, 20)[:11], random_numbers(5, 11))
     assert not torch.equal(random_numbers(5, 11), random_numbers(6, 11))
@@ -130,7 +143,7 @@ def test_guidance() -> None:
 
 def test_limits_are_allowed() -> None:
     SamplingParams(seed=0, guidance_scale=0, top_k=0, top_p=0)
-    SamplingParams(seed=MAX_SEED, guidance_scale=100, top_k=10**9, top_p=1)
+    SamplingParams(seed=MAX_SEED, guidance_scale=100, top_k=10**9, top_p=1, smooth_scales=10**9)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +157,7 @@ def test_limits_are_allowed() -> None:
         ("guidance_scale", 100.1),
         ("top_k", -1),
         ("top_p", -0.1),
+        ("smooth_scales", -1),
         ("top_p", 1.1),
         ("top_p", math.nan),
     ],

@@ -26,8 +26,8 @@ class Job:
 
 JOBS = [
     Job("a red apple", SamplingParams(seed=7)),
-    Job("a red apple", SamplingParams(seed=8)),
-    Job("a cat", SamplingParams(seed=7, top_k=5, top_p=1.0)),
+    Job("a red apple", SamplingParams(seed=8, smooth_scales=9)),
+    Job("a cat", SamplingParams(seed=7, top_k=5, top_p=1.0, smooth_scales=2)),
     Job("", SamplingParams(seed=2**32 - 1, guidance_scale=0.0)),
     Job("a cat on a mat", SamplingParams(seed=0, guidance_scale=100.0, top_k=0, top_p=0.5)),
     Job("moon", SamplingParams(seed=3, top_k=1)),
