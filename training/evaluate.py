@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from star_model import Engine, StarModel, load_model
+from star_model.editing import Edit
 from training.captions import plain_caption
 from training.concepts import held_out_keywords
 from training.contact_sheet import grid, label
@@ -136,10 +137,10 @@ class Painter:
         self.sampling = dataclasses.asdict(model.sampling_defaults) | sampling
         self.seconds: list[float] = []
 
-    def paint(self, caption: str, seed: int) -> Pixels:
-        """One picture (512, 512, 3)."""
+    def paint(self, caption: str, seed: int, edit: Edit | None = None) -> Pixels:
+        """One picture (512, 512, 3), of nothing or of what ``edit`` keeps."""
         started = time.perf_counter()
-        picture = paint(self.engine, caption, seed, sampling=self.sampling)
+        picture = paint(self.engine, caption, seed, sampling=self.sampling, edit=edit)
         self.seconds.append(time.perf_counter() - started)
         return picture
 

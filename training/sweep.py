@@ -2,6 +2,9 @@
 
 The same captions and seeds are painted with every setting and scored as in ``training.evaluate``. It prints a Markdown
 table, best first by objects found, and a JSON line for each setting as it comes.
+
+With ``--real-scales`` the first scales are not painted but those of the real scene: what is then still missed is what
+the scales after them cannot do.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from star_model import load_model
-from training.evaluate import SETTINGS, Judge, Painter, Score, make_splits
+from star_model import load_model, make_edit
+from training.evaluate import SETTINGS, SIZE, Judge, Painter, Score, make_splits
+from training.scenes import render
 from training.sprites import Sprites
 
 GUIDANCE = (1.0, 2.5, 4.0, 6.0)
@@ -27,11 +31,11 @@ SMOOTH_SCALES = (0, 8)
 def table(rows: list[tuple[dict[str, float], Score]]) -> str:
     """The settings and their scores in Markdown."""
     lines = [
-        "| guidance | top-k | top-p | smooth scales | object | style | colour |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| guidance | top-k | top-p | smooth scales | real scales | object | style | colour |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for setting, score in sorted(rows, key=lambda row: -row[1].object):
-        given = " | ".join(f"{setting[name]:g}" for name in SETTINGS)
+        given = " | ".join(f"{setting[name]:g}" for name in (*SETTINGS, "real_scales"))
         lines.append(f"| {given} | {score.object:.0%} | {score.style:.0%} | {score.colour:.0%} |")
     return "\n".join(lines)
 
@@ -48,21 +52,32 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, nargs="+", default=TOP_K)
     parser.add_argument("--top-p", type=float, nargs="+", default=TOP_P)
     parser.add_argument("--smooth-scales", type=int, nargs="+", default=SMOOTH_SCALES)
+    parser.add_argument(
+        "--real-scales", type=int, nargs="+", default=(0,), help="the first so many are given"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    model, judge = load_model(arguments.model), Judge(Sprites(arguments.data))
+    model, sprites = load_model(arguments.model), Sprites(arguments.data)
+    judge = Judge(sprites)
     plain = make_splits(
         arguments.data, vocabulary=arguments.vocabulary, pictures=arguments.pictures, seed=arguments.seed,
         two=False,
     )["plain"]  # fmt: skip
+    real = [torch.from_numpy(render(scene, sprites, SIZE)) for scene in plain.scenes]
     rows = []
     choices = (arguments.guidance_scale, arguments.top_k, arguments.top_p, arguments.smooth_scales)
-    for values in product(*choices):
+    for *values, given in product(*choices, arguments.real_scales):
         setting = dict(zip(SETTINGS, values, strict=True))
         painter = Painter(model, setting)
-        pictures = [painter.paint(caption, arguments.seed + i) for i, caption in enumerate(plain.captions)]
+        pictures = [
+            painter.paint(
+                caption, arguments.seed + i, make_edit(model, real[i], keep_scales=given) if given else None
+            )
+            for i, caption in enumerate(plain.captions)
+        ]
+        setting["real_scales"] = given
         rows.append((setting, judge.score(pictures, plain.scenes)))
         print(json.dumps(setting | dataclasses.asdict(rows[-1][1])), flush=True)
     print(f"\n{table(rows)}")

@@ -55,7 +55,7 @@ def test_a_known_scene_stays_what_it_is(data: Path) -> None:
     # A change of this scene means that every model trained so far was trained on other data.
     scene = SceneGenerator(data, seed=0, vocabulary="full").scene(3)
     assert (scene.objects[0].concept.label, scene.style, scene.background.colours) == ("fox", "3d", ("red",))
-    assert scene.caption == "a 3d fox against a red background"
+    assert scene.caption == "3d render of a fox, with a red background"
 
 
 def test_training_never_shows_a_held_out_pair(data: Path) -> None:
@@ -138,6 +138,17 @@ def test_corners_of_drawings_are_on_the_grid_of_the_tokens(data: Path) -> None:
             assert all(value == round(value) for value in corner)
             sides.add(thing.size * GRID)
     assert sides == {5, 6, 7, 10, 12, 14}
+
+
+def test_there_are_few_places_for_one_object(data: Path) -> None:
+    generator = SceneGenerator(data, seed=2, vocabulary="full")
+    things = [generator.scene(index).objects[0] for index in range(1500)]
+    places = {(thing.size * GRID, thing.x * GRID, thing.y * GRID) for thing in things}
+    assert len(places) == 16
+    for side, count, drift in ((12, 5, 1), (10, 5, 2), (14, 1, 0)):
+        offsets = {(x - GRID / 2, y - GRID / 2) for size, x, y in places if size == side}
+        assert len(offsets) == count
+        assert {abs(x) + abs(y) for x, y in offsets} == {0, drift}
 
 
 def test_jitter_never_carries_a_colour_to_another_name(data: Path) -> None:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from star_model.kv_cache import KVCache
+from star_model.scales import ScaleSchedule
 from star_model.vqvae import VQVAE
 from training.mistakes import Lesson
 from training.muon import Muon, orthogonalize
 from training.run import Run, learning_rate
 from training.train_tokenizer import TokenizerRecipe
 from training.train_tokenizer import Trainer as TokenizerTrainer
-from training.train_transformer import Batch, Stage, TeacherForcing, TransformerRecipe
+from training.train_transformer import Batch, Stage, TeacherForcing, TransformerRecipe, interest
 from training.train_transformer import Trainer as TransformerTrainer
 
 CPU = torch.device("cpu")
@@ -128,6 +129,17 @@ def test_left_out_tokens_are_left_out_as_queries_only_of_fine_scales() -> None:
     assert len(positions) == whole + 5
     assert positions.tolist() == sorted(set(positions.tolist()))
     assert not torch.equal(positions, t.positions(5, RECIPE.stages[1]))
+
+
+def test_tokens_near_the_border_and_of_fine_scales_are_left_out_more_often() -> None:
+    schedule = ScaleSchedule((1, 4, 16))
+    weights = interest(schedule, 1)
+    assert len(weights) == 16 + 256
+    coarse, fine = weights[:16].view(4, 4), weights[16:].view(16, 16)
+    assert coarse[0, 0] == coarse[1, 1] / 4 == 4 * fine[0, 0]
+    assert (fine[2:14, 2:14] == coarse[1, 1] / 4).all()
+    assert (fine[:2] == fine[5, 15]).all()
+    assert (fine[2, 2] / fine[1, 2]).item() == 4
 
 
 def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
