@@ -159,7 +159,8 @@ def workspace_bytes(config: ModelConfig, batch: int, bytes_per_value: int) -> in
     k, vocab = config.tokenizer, config.tokenizer.vocab_size
     step = max(step_bytes(config, scale, 1, bytes_per_value) for scale in range(len(config.schedule)))
     candidates = config.sampling.top_k or vocab
-    sampling = config.schedule.lengths[-1] * (vocab * bytes_per_value + candidates * 5 * 4)
+    # Logits, candidates, and their weights among the whole vocabulary, for a smooth scale.
+    sampling = config.schedule.lengths[-1] * (vocab * (bytes_per_value + 4) + candidates * 5 * 4)
     # The first block at the highest resolution: what comes from below, normalised, padded by copying, convolved.
     widths = k.level_channels
     copies = 3 if k.padding_mode == "replicate" else 2

@@ -37,7 +37,7 @@ MODEL = ModelConfig(
     transformer=TransformerConfig(depth=6, num_heads=5, text_dim=384, rope_norm=16.0, place_features=True),
     tokenizer=TOKENIZER,
     text_encoder=TEXT_ENCODER,
-    sampling=SamplingDefaults(guidance_scale=1.0, top_k=600, top_p=0.6),
+    sampling=SamplingDefaults(guidance_scale=1.0, top_k=600, top_p=0.6, smooth_scales=8),
 )
 
 Recipe = TypeVar("Recipe")

@@ -108,8 +108,8 @@ class TransformerRecipe:
     softness: float = 0.4
     ema: float = 0.998
     stages: tuple[Stage, ...] = (
-        Stage(10, 1500, 24, kept=256, rates=(0.25, 0.15)),
-        Stage(10, 1200, 24, kept=256, rates=(0.15, 0.0)),
+        Stage(7, 3800, 48, rates=(1.0, 0.3)),
+        Stage(10, 5000, 24, kept=256, rates=(0.3, 0.0)),
     )
 
     @property
