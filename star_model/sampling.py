@@ -118,8 +118,3 @@ def candidates(logits: Tensor, *, top_k: int, top_p: Tensor | None) -> Candidate
     reach = cumulative[..., -1:] if top_p is None else top_p.view(-1, 1, 1)
     last = (cumulative[..., :-1] < reach).sum(-1, keepdim=True)
     return Candidates(cumulative, last, tokens)
-
-
-def sample(logits: Tensor, uniform: Tensor, *, top_k: int, top_p: Tensor | None) -> Tensor:
-    """One token for each row of ``logits`` (B, L, V), drawn of its :func:`candidates` at ``uniform`` (B, L): (B, L)."""
-    return candidates(logits, top_k=top_k, top_p=top_p).draw(uniform)

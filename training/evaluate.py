@@ -29,7 +29,7 @@ from statistics import mean
 import numpy as np
 import torch
 
-from star_model import Engine, StarModel, load_model
+from star_model import Engine, SamplingDefaults, StarModel, load_model
 from star_model.editing import Edit
 from training.captions import plain_caption
 from training.concepts import held_out_keywords
@@ -41,7 +41,7 @@ from training.sprites import Pixels, Sprites
 from training.train_tokenizer import to_tensor
 
 SIZE = 512
-SETTINGS = ("guidance_scale", "top_k", "top_p", "smooth_scales")
+SETTINGS = tuple(field.name for field in dataclasses.fields(SamplingDefaults))
 """Of sampling; flags of the command."""
 SEEDS_APART = 8
 """Pictures of one caption that diversity is measured on."""

@@ -52,12 +52,7 @@ _GRADIENT_SHARE = 0.15  # of the scenes, where gradients are allowed
 _MIRRORED_SHARE = 0.25  # of the drawings that may be mirrored
 _SMALL_SHARE, _BIG_SHARE, _CORNER_SHARE = 0.1, 0.1, 0.4  # corners: of the small ones
 _SMALL, _USUAL, _BIG = 6, (10, 12, 12), 14  # sides in cells of `GRID`
-_DRIFT = {
-    6: 0,
-    10: 2,
-    12: 1,
-    14: 0,
-}  # cells that an object of that side may be off the middle, in one direction
+_DRIFT = {6: 0, 10: 2, 12: 1, 14: 0}  # by side: cells that an object may be off the middle, in one direction
 _OBJECT_WEIGHTS = {1: (1.0,), 2: (0.75, 0.25), 3: (0.7, 0.22, 0.08)}  # by max_objects
 
 

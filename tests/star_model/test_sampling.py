@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from star_model import sampling
-from star_model.sampling import MAX_SEED, SamplingParams, guide, random_numbers, sample
+from star_model.sampling import MAX_SEED, SamplingParams, guide, random_numbers
 
 
 def candidates(logits: Tensor, top_k: int, top_p: float) -> dict[int, float]:
@@ -29,6 +29,10 @@ def candidates(logits: Tensor, top_k: int, top_p: float) -> dict[int, float]:
         if reached >= top_p and top_p < 1:
             break
     return {token: weight / sum(kept.values()) for token, weight in kept.items()}
+
+
+def sample(logits: Tensor, uniform: Tensor, *, top_k: int, top_p: Tensor | None) -> Tensor:
+    return sampling.candidates(logits, top_k=top_k, top_p=top_p).draw(uniform)
 
 
 def draw(logits: Tensor, count: int, seed: int = 0, *, top_k: int = 0, top_p: float = 1.0) -> list[int]:
