@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
 from typing import Literal
 
 import torch
@@ -151,13 +150,15 @@ class Engine:
         self._forward: Forward = self._eager
         if capture is not None and self._padding_slot is not None:
             largest = [min(slots, n) for n in largest_batches or [slots] * self.num_scales]
+            # What the model does by default is what most images do: what others do is run without a graph.
+            guided = self._guided_scales if model.sampling_defaults.guidance_scale > 0 else 0
             self._forward = GraphedForward(
                 self._eager,
                 capture,
                 model.config,
                 sizes=[buckets(n) if mode == "fast" else (step_batch,) for n in largest],
                 padding_slot=self._padding_slot,
-                unguided_scales=unguided_scales,
+                unguided_scales=self.num_scales - guided,
             )
 
     @torch.inference_mode()
@@ -266,12 +267,17 @@ class Engine:
             self._step_batch(batch)
 
     def _batches(self, sequences: Sequence[ImageSequence]) -> Iterator[Sequence[ImageSequence]]:
-        if self.mode == "fast":
-            yield sequences
-            return
-        remaining = iter(sequences)
-        while batch := list(islice(remaining, self.step_batch)):
-            yield batch
+        """``sequences`` in parts that are computed in one go: with guidance, at twice the work, or all without."""
+        guided = [s for s in sequences if self._is_guided(s)]
+        others = [s for s in sequences if not self._is_guided(s)]  # all decided before the first moves on
+        largest = self.step_batch if self.mode == "deterministic" else len(sequences)
+        for alike in (guided, others):
+            for start in range(0, len(alike), largest):
+                yield alike[start : start + largest]
+
+    def _is_guided(self, sequence: ImageSequence) -> bool:
+        """Whether the next scale of ``sequence`` needs the row that guidance leads away from."""
+        return sequence.params.guidance_scale > 0 and sequence.scale < self._guided_scales
 
     def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
         """Advance ``sequences`` by one scale, in one batch."""
@@ -285,7 +291,7 @@ class Engine:
         rows, slots = self._fill_up(sequences), [s.slot for s in sequences if s.slot is not None]
         if self._padding_slot is not None:
             slots += [self._padding_slot] * (len(rows) - len(slots))
-        guided = scale < self._guided_scales
+        guided = self._is_guided(sequences[0])
         x = torch.cat(
             [s.next_tokens.expand(2, -1, -1)[: 1 + guided] for s in rows if s.next_tokens is not None]
         )  # (2 B, p * p, C)

@@ -83,7 +83,8 @@ def buckets(largest: int) -> tuple[int, ...]:
 
 
 class GraphedForward:
-    """A :class:`star_model.forward.Forward` that replays graphs; a batch that has none is run as it comes.
+    """A :class:`star_model.forward.Forward` that replays graphs; a batch that has none, for its size or since it is
+    guided where graphs are not, or the other way round, is run as it comes.
 
     Args:
         forward: what is captured.
@@ -143,7 +144,7 @@ class GraphedForward:
         """See :class:`star_model.forward.Forward`."""
         n = len(slots)
         size = next((size for size in self._sizes[scale] if size >= n), None)
-        if size is None:
+        if size is None or (strength is not None) != (scale < self._guided_scales):
             return self._forward(scale, x, slots, strength)
         if (scale, size) not in self._graphs:
             self._graphs[scale, size] = self._captured(scale, size)
@@ -151,7 +152,7 @@ class GraphedForward:
         own_x[: len(x)].copy_(x)  # what is behind it stays as it was: finite, and of no matter
         padded = torch.tensor([*slots, *[self._padding_slot] * (size - n)])
         own_slots.copy_(to_device(padded, x.device))
-        if strength is not None and own_strength is not None:
+        if strength is not None and own_strength is not None:  # both or neither
             own_strength[:n].copy_(strength)
         self._graphs[scale, size]()
         return logits[:n]

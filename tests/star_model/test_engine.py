@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from star_model.engine import Engine, ImageSequence
+from star_model.engine import Engine, ImageSequence, Mode
 from star_model.errors import OutOfSlotsError
 from star_model.model import StarModel
 from star_model.sampling import SamplingParams
@@ -278,6 +278,33 @@ def test_unguided_scales_follow_the_prompt_alone(tiny_model: StarModel) -> None:
     run(without, plain)
     run(everywhere, c)
     assert torch.cat(plain.tokens).tolist() == torch.cat(c.tokens).tolist(), "no guidance is guidance of 0"
+
+
+@pytest.mark.parametrize("mode", ["deterministic", "fast"])
+def test_an_image_without_guidance_costs_one_row(
+    tiny_model: StarModel, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    rows = []
+    features = tiny_model.transformer.features
+
+    def counted(x: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        rows.append(len(x))
+        return features(x, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiny_model.transformer, "features", counted)
+    engine = Engine(tiny_model, slots=4, mode=mode, step_batch=3)
+    without = [prepare(engine, seed=seed, guidance_scale=0.0) for seed in (0, 1)]
+    guided = prepare(engine, seed=2, guidance_scale=2.0)
+    run(engine, without[0], guided, without[1])
+    assert rows == ([6, 3] if mode == "deterministic" else [2, 2]) * 4
+    alone = Engine(tiny_model, slots=1, mode=mode, step_batch=3)
+    for sequence in (guided, *without):
+        same = prepare(alone, seed=sequence.params.seed, guidance_scale=sequence.params.guidance_scale)
+        run(alone, same)
+        if mode == "deterministic":
+            assert torch.equal(torch.cat(same.tokens), torch.cat(sequence.tokens))
+            assert torch.equal(same.f_hat, sequence.f_hat)
+        alone.release(same)
 
 
 @pytest.mark.parametrize("scales", [-1, 5])

@@ -64,15 +64,17 @@ class ForgetfulCapture(RecordingCapture):
         return lambda: None
 
 
-def prepare(engine: Engine, count: int) -> list[ImageSequence]:
+def prepare(engine: Engine, count: int, **params: float) -> list[ImageSequence]:
     texts = engine.model.text_encoder.encode(PROMPTS[:count])
+    all_params = [SamplingParams(seed=i, guidance_scale=1.0 + 3.0 * i) for i in range(count)]
     return [
-        engine.prepare(text, SamplingParams(seed=i, guidance_scale=3.0 * i)) for i, text in enumerate(texts)
+        engine.prepare(text, replace(p, **params))  # type: ignore[arg-type]
+        for text, p in zip(texts, all_params, strict=True)
     ]
 
 
-def tokens(engine: Engine, count: int) -> list[list[int]]:
-    sequences = prepare(engine, count)
+def tokens(engine: Engine, count: int, **params: float) -> list[list[int]]:
+    sequences = prepare(engine, count, **params)
     while not sequences[0].done:
         engine.step(sequences)
     for sequence in sequences:
@@ -183,6 +185,19 @@ def test_unguided_scales_are_captured_as_such(tiny_model: StarModel) -> None:
     engine = Engine(tiny_model, slots=2, mode="fast", unguided_scales=2, capture=RecordingCapture())
     plain = Engine(tiny_model, slots=2, mode="fast", unguided_scales=2)
     assert tokens(engine, 2) == tokens(plain, 2)
+
+
+@pytest.mark.parametrize("default", [0.0, 4.0])
+def test_graphs_are_for_what_the_model_does_by_default(tiny_model: StarModel, default: float) -> None:
+    """Guided images, or those without guidance; the others are made all the same."""
+    sampling = replace(tiny_model.sampling_defaults, guidance_scale=default)
+    model = replace(tiny_model, config=replace(tiny_model.config, sampling=sampling))
+    for asked in (0.0, 4.0):
+        capture = RecordingCapture()
+        engine = Engine(model, slots=2, mode="fast", capture=capture)
+        plain = Engine(tiny_model, slots=2, mode="fast")
+        assert tokens(engine, 2, guidance_scale=asked) == tokens(plain, 2, guidance_scale=asked)
+        assert (capture.replayed > 0) == (asked == default)
 
 
 @pytest.mark.parametrize(
