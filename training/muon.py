@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.precision import fast_at_bfloat16
+
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     """Nearly orthogonal matrices (N, rows, columns) with the singular vectors of ``matrices``.
 
-    A quintic Newton-Schulz iteration that pushes all singular values towards 1, in bfloat16.
+    A quintic Newton-Schulz iteration that pushes all singular values towards 1; in bfloat16 where that is fast.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if fast_at_bfloat16(matrices.device) else matrices.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT

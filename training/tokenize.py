@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from star_model.scales import ScaleSchedule
 from star_model.text_encoder import load_text_encoder
 from star_model.vqvae import VQVAE
+from training.precision import autocast
 from training.recipe import PATCH_NUMS, TEXT_ENCODER, TOKENIZER
 from training.scenes import SceneGenerator, render
 from training.sprites import Sprites
@@ -160,7 +161,7 @@ class SceneEncoder:
         pictures = Scenes(self.data, self.generator, scenes)
         tokens = []
         for images in DataLoader(pictures, batch_size=8, num_workers=1, prefetch_factor=4):
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with autocast(self.device):
                 features = self._vqvae.features(images.to(self.device, memory_format=torch.channels_last))
             maps = self._vqvae.quantizer.encode(features.float())
             tokens.append(torch.cat(maps, dim=1).cpu().numpy().astype(np.uint16))

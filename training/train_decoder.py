@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from star_model.vqvae import VQVAE
 from training.muon import Muon
+from training.precision import autocast
 from training.recipe import add_flags, from_flags
 from training.run import Run, batches, learning_rate
 from training.tokenize import load_tokenizer
@@ -95,7 +96,7 @@ class DecoderTrainer:
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
         """What the decoder will be given for ``images`` (B, 3, 512, 512): their tokens' f_hat (B, z, 16, 16)."""
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             features = self.vqvae.features(images)
         *_, (_, f_hat) = self.vqvae.quantizer.decompose(features.float())
         return f_hat
@@ -108,7 +109,7 @@ class DecoderTrainer:
                 group["lr"] = learning_rate(step, peak=peak, warmup=recipe.warmup, total=recipe.steps)
         images = images.to(self.device, memory_format=torch.channels_last)
         latents = self.latents(images)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             output = self.vqvae.decoder(self.vqvae.post_quant_conv(latents))
         output = output.float()
         loss = fidelity_loss(output, images)

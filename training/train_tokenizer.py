@@ -22,6 +22,7 @@ from star_model.config import TokenizerConfig
 from star_model.scales import ScaleSchedule
 from star_model.vqvae import VQVAE
 from training.muon import Muon
+from training.precision import autocast
 from training.recipe import PATCH_NUMS, TOKENIZER, add_flags, from_flags
 from training.run import Run, batches, learning_rate
 from training.scenes import SceneGenerator, render
@@ -134,7 +135,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, peak=peak, warmup=recipe.warmup, total=recipe.steps)
         images = images.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             features = model.features(images)
         features = features.float()
         if step == recipe.autoencoder_steps:
@@ -148,7 +149,7 @@ class Trainer:
                 ) / len(model.quantizer.schedule)
                 self.usage.index_add_(0, tokens.flatten(), torch.ones(tokens.numel(), device=self.device))
             latent = features + (f_hat - features).detach()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             output = model.decoder(model.post_quant_conv(latent))
         output = output.float()
         loss = reconstruction_loss(output, images) + commitment

@@ -33,6 +33,7 @@ from star_model.vqvae import VQVAE
 from training.mistakes import Lesson, make_lesson
 from training.muon import Muon
 from training.painting import paint
+from training.precision import autocast
 from training.recipe import MODEL
 from training.run import Run, batches
 from training.tokenize import TokenSet, load_tokenizer, trained_weights
@@ -192,7 +193,7 @@ def token_losses(
     rope: Tensor,
     scale_of: Tensor,
 ) -> Tensor:
-    """Cross-entropy (B, N) of soft targets in bfloat16, all coarser scales given.
+    """Cross-entropy (B, N) of soft targets, all coarser scales given.
 
     Args:
         inputs: (B, N - 1, z) what the quantizer feeds to all tokens but the first.
@@ -203,7 +204,7 @@ def token_losses(
         scale_of: (N,) the scale of each token.
     """
     hidden, lengths, pooled = text
-    with torch.autocast(inputs.device.type, torch.bfloat16):
+    with autocast(inputs.device):
         keys_values = model.text_keys_values(hidden)
         later = model.token_projection(inputs) + model.scale_embedding(scale_of[1:])
         if model.config.place_features:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, T
 from star_model.kv_cache import KVCache
 from star_model.scales import ScaleSchedule
 from star_model.vqvae import VQVAE
+from training import train_transformer
 from training.mistakes import Lesson
 from training.muon import Muon, orthogonalize
 from training.run import Run, learning_rate
@@ -94,14 +96,17 @@ def losses_of(t: TransformerTrainer, example: Batch, positions: Tensor) -> Tenso
     return t.loss(lesson, (hidden, lengths, pooled), positions)
 
 
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep half precision away, so that equal means equal."""
+    monkeypatch.setattr(train_transformer, "autocast", lambda _: contextlib.nullcontext())
+
+
 def test_teacher_forcing_computes_what_the_engine_steps_through(monkeypatch: pytest.MonkeyPatch) -> None:
     t = trainer()
     wake(t.model)
     example = batch(0)
     expected = torch.nn.functional.cross_entropy(step_by_step(t, example), example[0][0], reduction="none")
-    monkeypatch.setattr(
-        torch, "autocast", lambda *_: torch.enable_grad()
-    )  # float32, so that equal means equal
+    in_float32(monkeypatch)
     positions = torch.arange(CONFIG.schedule.num_tokens)
     losses = losses_of(t, example, positions)
     torch.testing.assert_close(losses[0].detach(), expected, atol=1e-4, rtol=1e-4)
@@ -110,7 +115,7 @@ def test_teacher_forcing_computes_what_the_engine_steps_through(monkeypatch: pyt
 def test_a_scale_does_not_see_finer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     t = trainer()
     wake(t.model)
-    monkeypatch.setattr(torch, "autocast", lambda *_: torch.enable_grad())
+    in_float32(monkeypatch)
     example = batch(0)
     changed = example[0].clone()
     start = CONFIG.schedule.offsets[2]
