@@ -2,46 +2,68 @@
 
 Cross-entropy in nats a token, scale by scale, of scenes that no training saw: as they are, and with mistakes among the
 tokens that later scales see (``mistakes.py``). The second row tells how a model copes with what it samples itself.
+
+A second table says how much of the picture that is: what a scale has to add to the latent, when all coarser ones are
+the scene's own, and the share of its energy that the scale's tokens say, and that the mean of the tokens that a model
+foresees says. Where that share is low, the picture is lost.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training.mistakes import make_lesson
 from training.recipe import MODEL
 from training.scenes import SceneGenerator
 from training.tokenize import SceneEncoder, load_tokenizer, trained_weights
-from training.train_transformer import Trainer, TransformerRecipe
+from training.train_transformer import Trainer, TransformerRecipe, token_logits
 
 SEED = 3_000_000
 """Of the scenes; training and evaluation use others."""
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a scale has to add to the latent when all coarser ones are the scene's own.
+
+    Attributes:
+        energy: its mean square.
+        by_tokens: share of it that the scale's own tokens say.
+        by_model: share of it that the mean of the tokens that the model foresees says; below 0 if that does harm.
+    """
+
+    energy: float
+    by_tokens: float
+    by_model: float
+
+
+@dataclass(frozen=True)
 class UnseenScenes:
     """Scenes with their captions' features, to measure on.
 
-    Args:
-        data: what training.prepare wrote.
-        tokenizer: the tokenizer's run, or a model directory.
-        count: how many.
-        vocabulary: which concepts they show.
+    Attributes:
+        tokens: (N, L) of all scales.
+        text: hidden states (N, T, D), their lengths (N,), pooled features (N, D).
     """
 
-    def __init__(self, data: Path, tokenizer: Path, count: int, vocabulary: str) -> None:
+    tokens: Tensor
+    text: tuple[Tensor, Tensor, Tensor]
+
+    @classmethod
+    def encoded(cls, data: Path, tokenizer: Path, count: int, vocabulary: str) -> UnseenScenes:
+        """The first ``count`` scenes of ``vocabulary``, from what training.prepare wrote to ``data``, by a tokenizer's
+        run or model directory."""
         encoder = SceneEncoder(data, tokenizer, SceneGenerator(data, seed=SEED, vocabulary=vocabulary))
         arrays = encoder.arrays(range(count))
-        self.tokens = torch.from_numpy(arrays["tokens"].astype("int64"))
-        self.text = (
-            torch.from_numpy(arrays["hidden"]),
-            torch.from_numpy(arrays["lengths"]),
-            torch.from_numpy(arrays["pooled"]),
-        )
+        hidden, lengths, pooled = (torch.from_numpy(arrays[name]) for name in ("hidden", "lengths", "pooled"))
+        return cls(torch.from_numpy(arrays["tokens"].astype("int64")), (hidden.float(), lengths, pooled))
 
     @torch.no_grad()
     def losses(self, trainer: Trainer, mistakes: float) -> Tensor:
@@ -63,9 +85,39 @@ class UnseenScenes:
         ]
         return torch.cat(parts).mean(dim=0).cpu()
 
+    @torch.no_grad()
+    def said(self, trainer: Trainer) -> list[Said]:
+        """How much of each scale is said, by its tokens and by the model."""
+        quantizer, schedule = trainer.quantizer, trainer.schedule
+        codebook = quantizer.codebook.weight
+        maps = self.tokens.to(trainer.device).tensor_split(schedule.offsets[1:-1], dim=1)
+        f_hats = list(quantizer.f_hats(maps))
+        foreseen = self._foreseen(trainer, quantizer.teacher_forcing_input(maps))  # (N, L, z)
+        result = []
+        for scale, side in enumerate(schedule.patch_nums):
+            missing = f_hats[-1] - f_hats[scale - 1] if scale else f_hats[-1]
+            rest = F.adaptive_avg_pool2d(missing, side).flatten(2).transpose(1, 2)  # (N, p * p, z)
+            means = foreseen[:, schedule.offsets[scale] : schedule.offsets[scale + 1]]
+            by_tokens, by_model = (
+                1 - ((says - rest).square().mean() / rest.square().mean()).item()
+                for says in (codebook[maps[scale]], means)
+            )
+            result.append(Said(rest.square().mean().item(), by_tokens, by_model))
+        return result
+
+    def _foreseen(self, trainer: Trainer, inputs: Tensor) -> Tensor:
+        """The mean codebook vector (N, L, z) of what the model foresees at each place, given the true ``inputs``."""
+        hidden, lengths, pooled = (values.to(trainer.device) for values in self.text)
+        means = []
+        for part in (slice(i, i + 16) for i in range(0, len(inputs), 16)):
+            text = hidden[part], lengths[part], pooled[part]
+            logits = token_logits(trainer.model, inputs[part], text, trainer.model.rope, trainer.scale_of)
+            means.append(logits.float().softmax(-1) @ trainer.quantizer.codebook.weight)
+        return torch.cat(means)
+
 
 def main() -> None:
-    """Parse the command line, measure, print a table."""
+    """Parse the command line, measure, print two tables."""
     parser = argparse.ArgumentParser(description="Cross-entropy of unseen scenes, scale by scale.")
     parser.add_argument("models", type=Path, nargs="+", help="model directories, or runs of the transformer")
     parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
@@ -81,10 +133,11 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = TransformerRecipe()
     trainer = Trainer(MODEL, recipe, load_tokenizer(arguments.tokenizer, device), device)
-    scenes = UnseenScenes(arguments.data, arguments.tokenizer, arguments.scenes, arguments.vocabulary)
+    scenes = UnseenScenes.encoded(arguments.data, arguments.tokenizer, arguments.scenes, arguments.vocabulary)
     offsets = trainer.schedule.offsets
     print("| model | mistakes | all | " + " | ".join(f"{p} x {p}" for p in MODEL.patch_nums) + " |")
     print("| --- " * (3 + len(MODEL.patch_nums)) + "|")
+    said = []
     for model in arguments.models:
         trainer.start_from(trained_weights(model, "transformer.safetensors", "average"))
         for mistakes in (0.0, recipe.mistakes):
@@ -94,6 +147,13 @@ def main() -> None:
             print(
                 f"| {model} | {mistakes:.0%} | " + " | ".join(f"{f:.2f}" for f in figures) + " |", flush=True
             )
+        said.append(scenes.said(trainer))
+    print("\n| | " + " | ".join(f"{p} x {p}" for p in MODEL.patch_nums) + " |")
+    print("| --- " * (1 + len(MODEL.patch_nums)) + "|")
+    print("| to be said, mean square | " + " | ".join(f"{part.energy:.4f}" for part in said[0]) + " |")
+    print("| said by the tokens | " + " | ".join(f"{part.by_tokens:.0%}" for part in said[0]) + " |")
+    for model, parts in zip(arguments.models, said, strict=True):
+        print(f"| said by {model} | " + " | ".join(f"{part.by_model:.0%}" for part in parts) + " |")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from star_model.attention import sdpa
 from star_model.config import ModelConfig
 from star_model.engine import Engine
 from star_model.model import StarModel
+from star_model.precision import has_fast_bfloat16
 from star_model.scales import ScaleSchedule
 from star_model.text_encoder import load_text_encoder
 from star_model.transformer import StarTransformer
@@ -196,9 +197,26 @@ def token_losses(
     """Cross-entropy (B, N) of soft targets, all coarser scales given.
 
     Args:
-        inputs: (B, N - 1, z) what the quantizer feeds to all tokens but the first.
         candidates: (B, N, K) tokens that are right.
         weights: (B, N, K) how much of the target each is.
+        model, inputs, text, rope, scale_of: see :func:`token_logits`.
+    """
+    logits = token_logits(model, inputs, text, rope, scale_of)
+    likelihoods = F.log_softmax(logits.float(), dim=-1).gather(2, candidates)
+    return -(weights * likelihoods).sum(dim=2)
+
+
+def token_logits(
+    model: StarTransformer,
+    inputs: Tensor,
+    text: tuple[Tensor, Tensor, Tensor],
+    rope: Tensor,
+    scale_of: Tensor,
+) -> Tensor:
+    """Logits (B, N, V) of tokens of all scales at once, all coarser ones given.
+
+    Args:
+        inputs: (B, N - 1, z) what the quantizer feeds to all tokens but the first.
         text: hidden states (B, T, D), their lengths (B,), pooled features (B, D).
         rope: (2, N, 32) of the tokens' positions.
         scale_of: (N,) the scale of each token.
@@ -211,9 +229,8 @@ def token_losses(
             later = later + model.place_features(rope[:, 1:])
         x = torch.cat([model.embed_start(pooled), later], dim=1)
         mask = scale_of.unsqueeze(1) >= scale_of.unsqueeze(0)
-        logits = model(x, rope, TeacherForcing(keys_values, lengths), mask)
-    likelihoods = F.log_softmax(logits.float(), dim=-1).gather(2, candidates)
-    return -(weights * likelihoods).sum(dim=2)
+        logits: Tensor = model(x, rope, TeacherForcing(keys_values, lengths), mask)
+    return logits
 
 
 class TeacherForcing:
@@ -449,8 +466,9 @@ def main() -> None:
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        default=shutil.which("g++") is not None,
-        help="compile the network, which saves a third of the time; by default where there is a C++ compiler",
+        default=shutil.which("g++") is not None and has_fast_bfloat16(),
+        help="compile the network; by default on processors that are fast at bfloat16, where it was found to save "
+        "time, if there is a C++ compiler",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     parser.add_argument("--save-minutes", type=float, default=5, help="minutes between two saved states")
