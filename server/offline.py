@@ -107,17 +107,22 @@ def generate(
 
     model = open_model(options, say)
     mode = resolve_mode(options.mode, model.device.type)
+    sampling = Sampling(**asdict(model.sampling_defaults)).changed(picture.sampling)
+    if picture.negative_prompt and not sampling.guidance_scale:
+        raise UsageError(
+            "--negative-prompt needs guidance to lead away from it, and here that is 0; "
+            "give --guidance-scale, 2 for example."
+        )
     engine = StarEngine(
         Engine(model, slots=min(options.slots, picture.n), mode="fast" if mode == "fast" else "deterministic")
     )
-    defaults = Sampling(**asdict(model.sampling_defaults))
     first = picture.seed if picture.seed is not None else secrets.randbelow(SEEDS)
     job = Job(
         id="generate",
         prompt=picture.prompt,
         negative_prompt=picture.negative_prompt,
         seeds=tuple((first + i) % SEEDS for i in range(picture.n)),
-        sampling=defaults.changed(picture.sampling),
+        sampling=sampling,
         partial_images=0,
         deadline=float("inf"),
     )

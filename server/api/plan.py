@@ -118,13 +118,21 @@ def make_plan(
                 f"{name} must be 0 to {len(model.patch_nums)}, the scales of {model.name}; got {count}.",
                 param=name,
             )
+    sampling = model.sampling.changed(request.sampling)
+    if request.negative_prompt and not sampling.guidance_scale:
+        default = f", which is the default of {model.name}" if request.guidance_scale is None else ""
+        raise InvalidRequest(
+            f"negative_prompt needs guidance to lead away from it, and guidance_scale is 0{default}; "
+            "give guidance_scale, 2 for example.",
+            param="negative_prompt",
+        )
     seed = request.seed if request.seed is not None else secrets.randbelow(SEEDS)
     job = Job(
         id=job_id,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt or "",
         seeds=tuple((seed + i) % SEEDS for i in range(request.n)),
-        sampling=model.sampling.changed(request.sampling),
+        sampling=sampling,
         partial_images=request.partial_images,
         deadline=now + timeout,
     )

@@ -41,6 +41,11 @@ INVALID: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"prompt": 5}, "prompt", ("a string", "got 5")),
     ({"prompt": ["a"]}, "prompt", ("a string", "a list")),
     ({"prompt": "a", "negative_prompt": "x" * 2001}, "negative_prompt", ("2,000", "2,001")),
+    (
+        {"prompt": "a", "negative_prompt": "b", "guidance_scale": 0},
+        "negative_prompt",
+        ("guidance_scale is 0;", "2 for example"),
+    ),
     ({"prompt": "a", "n": 0}, "n", ("an integer from 1 to 10", "got 0")),
     ({"prompt": "a", "n": 11}, "n", ("from 1 to 10", "got 11")),
     ({"prompt": "a", "n": "4"}, "n", ("an integer", 'got "4"')),

@@ -49,6 +49,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("generate", "a", "-o", "/nowhere/a.png"), ("/nowhere does not exist",)),
         (("generate", "a", "-o", "a.gif"), ("a.gif must end in .png, .webp, .jpg, .jpeg",)),
         (("generate", "a", "-o", "a.png", "--quality", "5"), ("--quality", "png")),
+        (
+            ("generate", "a", "--negative-prompt", "b", "--guidance-scale", "0"),
+            ("--negative-prompt needs guidance", "--guidance-scale, 2"),
+        ),
         (("info", "--jsn"), ("did you mean --json?",)),
         (("convert", "--out", "x"), ("--transformer", "--vqvae")),
     ],
