@@ -59,7 +59,7 @@ def open_model(options: WorkerOptions, say: Callable[[str], None]) -> StarModel:
 
     Args:
         options: what to load, and where to.
-        say: is told what takes long, in a sentence.
+        say: is told what takes long, or will, in a sentence.
 
     Raises:
         star_model.errors.StarError: its text says what is missing or damaged, and what to do.
@@ -68,6 +68,7 @@ def open_model(options: WorkerOptions, say: Callable[[str], None]) -> StarModel:
 
     from star_model import load_model, resolve_model
     from star_model.host_memory import keep_freed_memory
+    from star_model.precision import is_imitated
 
     keep_freed_memory()
     device = choose_device(options.device, options.index)
@@ -83,7 +84,12 @@ def open_model(options: WorkerOptions, say: Callable[[str], None]) -> StarModel:
         progress=say,
     )
     attention = None if options.attention == "auto" else options.attention
-    return load_model(path, device=device, dtype=options.dtype, attention=attention)
+    model = load_model(path, device=device, dtype=options.dtype, attention=attention)
+    if is_imitated(model.device, model.dtype):
+        say(
+            f"This processor has no arithmetic of {options.dtype} and imitates it: float32 is many times faster"
+        )
+    return model
 
 
 def count_devices(device: str) -> int:

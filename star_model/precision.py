@@ -38,6 +38,11 @@ def choose_precision(device: torch.device, transformer: torch.dtype | None = Non
     return Precision(transformer, decoder, torch.float32 if exact else torch.float16)
 
 
+def is_imitated(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``device`` has no arithmetic of ``dtype``, and computes it many times slower than float32."""
+    return device.type == "cpu" and dtype != torch.float32 and not has_fast_bfloat16()
+
+
 def has_fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32."""
     return torch.cpu._is_avx512_bf16_supported()

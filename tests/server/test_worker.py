@@ -27,7 +27,7 @@ from server.messages import (
 from server.scheduler import Scheduler
 from server.settings import Settings
 from server.star_engine import StarEngine
-from star_model import compilation, graphs
+from star_model import compilation, graphs, precision
 from tests.server.fakes import make_job
 from tests.star_model.test_graphs import BrokenCapture, ForgetfulCapture, RecordingCapture
 from tests.star_model.tiny import write_tiny_model
@@ -125,6 +125,17 @@ def test_without_graphs_where_they_do_not_work(
     assert "the graph of scale" in warning["reason"]
     plain, _, _ = load(options(tiny))
     assert paint(engine, given, info) == paint(plain, options(tiny), info)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_precision_that_is_imitated_is_said(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda: fast)
+    said: list[str] = []
+    worker.open_model(options(tiny, dtype="bfloat16"), said.append)
+    assert ["imitates it: float32" in sentence for sentence in said] == [True] * (not fast)
 
 
 @pytest.mark.usefixtures("threads")

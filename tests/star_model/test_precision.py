@@ -33,5 +33,13 @@ def test_each_network_has_its_precision(
     assert choose_precision(device, asked) == Precision(*expected)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_is_imitated(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda: fast)
+    assert precision.is_imitated(CPU, BF16) is (not fast)
+    assert not precision.is_imitated(CPU, F32)
+    assert not precision.is_imitated(CUDA, BF16)
+
+
 def test_the_processor_is_asked() -> None:
     assert precision.has_fast_bfloat16() in (True, False)
