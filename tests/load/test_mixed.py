@@ -43,7 +43,7 @@ def draw_request(chance: random.Random) -> Request:
         "top_p": chance.choice((0.8, 1.0)),
         "format": chance.choice(("png", "png", "webp")),
     }
-    if chance.random() < 0.3:
+    if body["guidance_scale"] and chance.random() < 0.3:
         body["negative_prompt"] = chance.choice(PROMPTS)
     if chance.random() < 0.4:
         body |= {"stream": True, "partial_images": chance.randrange(4)}
