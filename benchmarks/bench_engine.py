@@ -55,7 +55,9 @@ def main() -> None:
     add_model_arguments(parser)
     add_batch_arguments(parser, mode="deterministic", repeats=5)
     parser.add_argument(
-        "--guidance-scale", type=float, help="in place of the model's default; 0 is half the work"
+        "--guidance-scale",
+        type=float,
+        help="in place of the model's default; 0 is none, and half of the transformer's work",
     )
     arguments = parser.parse_args()
     model = open_model(arguments)
