@@ -466,9 +466,9 @@ def main() -> None:
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        default=shutil.which("g++") is not None and has_fast_bfloat16(),
-        help="compile the network; by default on processors that are fast at bfloat16, where it was found to save "
-        "time, if there is a C++ compiler",
+        default=shutil.which("g++") is not None and (torch.cuda.is_available() or has_fast_bfloat16()),
+        help="compile the network; by default on a GPU and on processors that are fast at bfloat16, where it was "
+        "found to save time, if there is a C++ compiler",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     parser.add_argument("--save-minutes", type=float, default=5, help="minutes between two saved states")
