@@ -31,7 +31,7 @@ def choose_precision(device: torch.device, transformer: torch.dtype | None = Non
     on_cpu = device.type == "cpu"
     if transformer is None:
         transformer = torch.float32 if on_cpu else torch.bfloat16
-        decoder = torch.bfloat16 if not on_cpu or has_fast_bfloat16() else torch.float32
+        decoder = torch.bfloat16 if is_fast_at_bfloat16(device) else torch.float32
     else:
         decoder = torch.float32 if transformer == torch.float32 else torch.bfloat16
     exact = on_cpu or transformer == torch.float32
@@ -40,7 +40,12 @@ def choose_precision(device: torch.device, transformer: torch.dtype | None = Non
 
 def is_imitated(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether ``device`` has no arithmetic of ``dtype``, and computes it many times slower than float32."""
-    return device.type == "cpu" and dtype != torch.float32 and not has_fast_bfloat16()
+    return dtype != torch.float32 and not is_fast_at_bfloat16(device)
+
+
+def is_fast_at_bfloat16(device: torch.device) -> bool:
+    """Whether ``device`` multiplies matrices of bfloat16 faster than those of float32."""
+    return device.type != "cpu" or has_fast_bfloat16()
 
 
 def has_fast_bfloat16() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.precision import fast_at_bfloat16
+from star_model.precision import is_fast_at_bfloat16
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -22,7 +22,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     A quintic Newton-Schulz iteration that pushes all singular values towards 1; in bfloat16 where that is fast.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16() if fast_at_bfloat16(matrices.device) else matrices.float()
+    x = matrices.bfloat16() if is_fast_at_bfloat16(matrices.device) else matrices.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT

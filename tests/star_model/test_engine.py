@@ -297,14 +297,14 @@ def test_an_image_without_guidance_costs_one_row(
     guided = prepare(engine, seed=2, guidance_scale=2.0)
     run(engine, without[0], guided, without[1])
     assert rows == ([6, 3] if mode == "deterministic" else [2, 2]) * 4
-    alone = Engine(tiny_model, slots=1, mode=mode, step_batch=3)
-    for sequence in (guided, *without):
-        same = prepare(alone, seed=sequence.params.seed, guidance_scale=sequence.params.guidance_scale)
-        run(alone, same)
-        if mode == "deterministic":
+    if mode == "deterministic":  # then each is what it is alone
+        alone = Engine(tiny_model, slots=1, step_batch=3)
+        for sequence in (guided, *without):
+            same = prepare(alone, seed=sequence.params.seed, guidance_scale=sequence.params.guidance_scale)
+            run(alone, same)
             assert torch.equal(torch.cat(same.tokens), torch.cat(sequence.tokens))
             assert torch.equal(same.f_hat, sequence.f_hat)
-        alone.release(same)
+            alone.release(same)
 
 
 @pytest.mark.parametrize("scales", [-1, 5])

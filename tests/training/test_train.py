@@ -9,7 +9,7 @@ import pytest
 
 from training.train import steps
 
-READ = ("--tokenizer", "--tokens", "--transformer", "--model", "--init", "--repainted")
+READ = ("--tokenizer", "--tokens", "--transformer", "--init")
 WRITTEN = ("--run", "--out")
 
 
