@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from star_model import Engine
     from star_model.editing import Edit
-    from star_model.engine import ImageSequence
+    from star_model.sequence import ImageSequence
     from star_model.text_encoder import Conditioning
     from star_model.transfer import ToHost
 

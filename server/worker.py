@@ -44,8 +44,8 @@ from server.star_engine import EncodedText, StarEngine
 
 if TYPE_CHECKING:
     from star_model import StarModel
-    from star_model.engine import ImageSequence
     from star_model.graphs import Capture
+    from star_model.sequence import ImageSequence
 
 HEARTBEAT_SECONDS = 1.0
 _PROGRESS_SECONDS = 2.0

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from star_model.checkpoint import load_model, save_model
     from star_model.config import PRESETS, ModelConfig, SamplingDefaults
     from star_model.editing import Edit, make_edit, place_on_canvas
-    from star_model.engine import Engine, ImageSequence
+    from star_model.engine import Engine
     from star_model.hub import resolve_model
     from star_model.model import StarModel
     from star_model.sampling import SamplingParams
     from star_model.scales import ScaleSchedule
+    from star_model.sequence import ImageSequence
     from star_model.text_encoder import ClassConditioning, TextConditioning
 
 _HOMES = {
@@ -25,7 +26,7 @@ _HOMES = {
     "PRESETS": "config",
     "Edit": "editing",
     "Engine": "engine",
-    "ImageSequence": "engine",
+    "ImageSequence": "sequence",
     "ModelConfig": "config",
     "SamplingDefaults": "config",
     "SamplingParams": "sampling",

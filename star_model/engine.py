@@ -35,64 +35,11 @@ from star_model.graphs import Capture, GraphedForward, Progress, buckets
 from star_model.kv_cache import KVCache
 from star_model.model import StarModel
 from star_model.sampling import SamplingParams, candidates, random_numbers
+from star_model.sequence import ImageSequence
 from star_model.text_encoder import ClassConditioning, Conditioning, TextConditioning
 from star_model.transfer import to_device
 
 Mode = Literal["deterministic", "fast"]
-
-
-class ImageSequence:
-    """One image on its way.
-
-    Attributes:
-        slot: where its keys and values are; None once released.
-        scale: the next scale to be predicted.
-        tokens: the token map (p * p,) of each scale that is.
-        f_hat: the latent (z, P, P) that they add up to; at smooth scales, the means of what might have been drawn do.
-        uniform: the image's own random numbers, one for each token of all scales (L,).
-        edit: what it keeps of an image, if it is not painted from nothing.
-        guidance_scale, top_p: those of ``params``, on the device.
-        next_tokens: the embedded input of the next scale, (2, p * p, C), or (1, p * p, C) for both guidance
-            rows.
-    """
-
-    def __init__(
-        self,
-        slot: int,
-        params: SamplingParams,
-        uniform: Tensor,
-        controls: Tensor,
-        start: Tensor,
-        f_hat: Tensor,
-        num_scales: int,
-        edit: Edit | None = None,
-    ) -> None:
-        self.slot: int | None = slot
-        self.params = params
-        self.uniform = uniform
-        self.guidance_scale, self.top_p = controls
-        self.scale = 0
-        self.num_scales = num_scales
-        self.tokens: list[Tensor] = []
-        self.f_hat = f_hat
-        self.edit = edit
-        self.next_tokens: Tensor | None = start
-
-    @property
-    def done(self) -> bool:
-        """Whether all scales are predicted."""
-        return self.scale == self.num_scales
-
-    @property
-    def smooth(self) -> bool:
-        """Whether the next scale is painted with the candidates' means."""
-        return self.scale >= self.num_scales - self.params.smooth_scales
-
-    def advance(self, tokens: Tensor, f_hat: Tensor, next_tokens: Tensor | None) -> None:
-        """Take the result of a step; ``next_tokens`` is None after the last scale."""
-        self.tokens.append(tokens)
-        self.f_hat, self.next_tokens = f_hat, next_tokens
-        self.scale += 1
 
 
 class Engine:

@@ -70,7 +70,7 @@ async def leave_at_first_event(http: httpx.AsyncClient, body: dict[str, Any]) ->
     async with http.stream("POST", "/generate", json=body) as answer:
         async for line in answer.raise_for_status().aiter_lines():
             if line.startswith("data: "):
-                return
+                break
 
 
 async def test_each_gets_its_own_images_byte_for_byte(two_workers: LiveServer) -> None:
@@ -85,7 +85,8 @@ async def test_each_gets_its_own_images_byte_for_byte(two_workers: LiveServer) -
             try:
                 async with asyncio.timeout(request.leaves_after):
                     if request.leaves_at_first_event:
-                        return await leave_at_first_event(http, request.body)
+                        await leave_at_first_event(http, request.body)
+                        return None
                     return await images_of(http, request.body)
             except TimeoutError:
                 return None

@@ -24,10 +24,11 @@ from star_model.editing import (
     touched_cells,
     window_around,
 )
-from star_model.engine import Engine, ImageSequence, Mode
+from star_model.engine import Engine, Mode
 from star_model.model import StarModel
 from star_model.sampling import SamplingParams
 from star_model.scales import ScaleSchedule
+from star_model.sequence import ImageSequence
 from tests.star_model.tiny import build_tiny_model, class_conditional, tiny_config
 
 SIDE = 28

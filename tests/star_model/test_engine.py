@@ -6,10 +6,11 @@ from typing import Literal
 import pytest
 import torch
 
-from star_model.engine import Engine, ImageSequence, Mode
+from star_model.engine import Engine, Mode
 from star_model.errors import OutOfSlotsError
 from star_model.model import StarModel
 from star_model.sampling import SamplingParams
+from star_model.sequence import ImageSequence
 from star_model.text_encoder import ClassConditioning, TextConditioning
 from tests.star_model.tiny import HashTextEncoder, build_tiny_model, class_conditional, tiny_config
 

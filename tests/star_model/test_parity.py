@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from star_model.engine import Engine, ImageSequence, Mode
+from star_model.engine import Engine, Mode
 from star_model.model import StarModel
+from star_model.sequence import ImageSequence
 from star_model.text_encoder import ClassConditioning, TextConditioning
 from tests.star_model.golden import Golden
 
