@@ -22,8 +22,9 @@ from torch import Tensor
 from training.mistakes import make_lesson
 from training.recipe import MODEL
 from training.scenes import SceneGenerator
+from training.teacher_forcing import token_logits
 from training.tokenize import SceneEncoder, load_tokenizer, trained_weights
-from training.train_transformer import Trainer, TransformerRecipe, token_logits
+from training.transformer_trainer import Trainer, TransformerRecipe
 
 SEED = 3_000_000
 """Of the scenes; training and evaluation use others."""

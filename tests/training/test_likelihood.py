@@ -7,7 +7,7 @@ import torch
 from tests.training import test_training
 from tests.training.test_training import CONFIG
 from training.likelihood import UnseenScenes
-from training.train_transformer import Trainer
+from training.transformer_trainer import Trainer
 
 
 def trainer() -> Trainer:

@@ -14,14 +14,15 @@ from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, T
 from star_model.kv_cache import KVCache
 from star_model.scales import ScaleSchedule
 from star_model.vqvae import VQVAE
-from training import train_transformer
+from training import teacher_forcing
 from training.mistakes import Lesson
 from training.muon import Muon, orthogonalize
 from training.run import Run, learning_rate
+from training.teacher_forcing import TeacherForcing
 from training.train_tokenizer import TokenizerRecipe
 from training.train_tokenizer import Trainer as TokenizerTrainer
-from training.train_transformer import Batch, Stage, TeacherForcing, TransformerRecipe, interest
-from training.train_transformer import Trainer as TransformerTrainer
+from training.transformer_trainer import Batch, Stage, TransformerRecipe, interest
+from training.transformer_trainer import Trainer as TransformerTrainer
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(
@@ -98,7 +99,7 @@ def losses_of(t: TransformerTrainer, example: Batch, positions: Tensor) -> Tenso
 
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep half precision away, so that equal means equal."""
-    monkeypatch.setattr(train_transformer, "autocast", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(teacher_forcing, "autocast", lambda _: contextlib.nullcontext())
 
 
 def test_teacher_forcing_computes_what_the_engine_steps_through(monkeypatch: pytest.MonkeyPatch) -> None:
