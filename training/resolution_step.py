@@ -33,7 +33,7 @@ from training.run import Run, batches
 from training.sprites import Sprites
 from training.tokenize import TokenSet, load_tokenizer
 from training.train_transformer import Examples
-from training.transformer_trainer import Stage, Trainer, TransformerRecipe
+from training.transformer_trainer import KEPT, Stage, Trainer, TransformerRecipe
 
 Positions = Literal["normalized", "counted"]
 
@@ -182,7 +182,7 @@ def main() -> None:
     recipe = TransformerRecipe(
         stages=(
             Stage(SMALL, arguments.small_steps, 24, rates=(1.0, 0.2)),
-            Stage(len(CONFIG.schedule), arguments.large_steps, 12, kept=256, rates=(0.4, 0.0)),
+            Stage(len(CONFIG.schedule), arguments.large_steps, 12, kept=KEPT, rates=(0.4, 0.0)),
         ),
         ema=0.98,  # the step is short
     )

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from training.painting import paint
 from training.recipe import MODEL
 from training.run import Run, batches
 from training.tokenize import TokenSet, load_tokenizer, trained_weights
-from training.transformer_trainer import Batch, Trainer, TransformerRecipe
+from training.transformer_trainer import KEPT, Batch, Stage, Trainer, TransformerRecipe
 
 PROMPTS = (
     "a red apple on a blue background",
@@ -124,6 +125,22 @@ def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: Mode
         begin = end
 
 
+def stage_of(words: Sequence[str]) -> Stage:
+    """The stage that ``--stage`` describes: scales, updates, images an update, rates at its start and its end.
+
+    Raises:
+        ValueError: a word is no number, or out of range.
+    """
+    scales, steps, batch_size = (int(word) for word in words[:3])
+    first, last = (float(word) for word in words[3:])
+    if not (2 <= scales <= len(MODEL.schedule) and min(steps, batch_size) >= 1):
+        raise ValueError(f"scales must be 2 to {len(MODEL.schedule)}, updates and images at least 1")
+    if not (0 <= first <= 1 and 0 <= last <= 1):
+        raise ValueError("rates are fractions of the peak, 0 to 1")
+    kept = KEPT if scales == len(MODEL.schedule) else 0
+    return Stage(scales, steps, batch_size, kept=kept, rates=(first, last))
+
+
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description="Train the transformer; stop and start it as you like.")
@@ -137,6 +154,14 @@ def main() -> None:
         "--init", type=Path, help="a run or a model directory whose averaged weights a new run begins with"
     )
     parser.add_argument(
+        "--stage",
+        nargs=5,
+        action="append",
+        metavar=("SCALES", "UPDATES", "IMAGES", "RATE", "RATE"),
+        help="a part of the training in place of the recipe's, given again for the next: scales, updates, images an "
+        "update, and the fractions of the peak learning rates at its start and at its end",
+    )
+    parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=shutil.which("g++") is not None and (torch.cuda.is_available() or has_fast_bfloat16()),
@@ -148,7 +173,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    train(arguments, TransformerRecipe(), MODEL)
+    recipe = TransformerRecipe()
+    if arguments.stage:
+        try:
+            recipe = dataclasses.replace(recipe, stages=tuple(stage_of(words) for words in arguments.stage))
+        except ValueError as error:
+            parser.error(f"--stage: {error}")
+    train(arguments, recipe, MODEL)
 
 
 if __name__ == "__main__":

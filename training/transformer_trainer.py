@@ -27,6 +27,9 @@ from training.teacher_forcing import materialized, token_losses
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Tokens (B, L), the captions' hidden states (B, T, D), their lengths (B,), pooled features (B, D)."""
 
+KEPT = 256
+"""Of the 525 tokens of the last three scales, how many take part in an update."""
+
 RIM = 1 / 8
 """How far from the border, as a fraction of the side, a token is seldom anything but background."""
 
@@ -82,7 +85,7 @@ class TransformerRecipe:
     ema: float = 0.998
     stages: tuple[Stage, ...] = (
         Stage(7, 3800, 48, rates=(1.0, 0.3)),
-        Stage(10, 5000, 24, kept=256, rates=(0.3, 0.0)),
+        Stage(10, 5000, 24, kept=KEPT, rates=(0.3, 0.0)),
     )
 
     @property

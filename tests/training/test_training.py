@@ -14,13 +14,14 @@ from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, T
 from star_model.kv_cache import KVCache
 from star_model.scales import ScaleSchedule
 from star_model.vqvae import VQVAE
-from training import teacher_forcing
+from training import teacher_forcing, train_transformer
 from training.mistakes import Lesson
 from training.muon import Muon, orthogonalize
 from training.run import Run, learning_rate
 from training.teacher_forcing import TeacherForcing
 from training.train_tokenizer import TokenizerRecipe
 from training.train_tokenizer import Trainer as TokenizerTrainer
+from training.train_transformer import stage_of
 from training.transformer_trainer import Batch, Stage, TransformerRecipe, interest
 from training.transformer_trainer import Trainer as TransformerTrainer
 
@@ -241,3 +242,28 @@ def test_the_learning_rate_rises_then_falls() -> None:
 def test_the_text_of_teacher_forcing_is_masked_by_length() -> None:
     context = TeacherForcing(torch.zeros(2, 2, 2, 6, 1, 64), torch.tensor([3, 6]))
     assert context.text_mask.flatten(1).sum(1).tolist() == [3, 6]
+
+
+def test_a_stage_can_be_told_in_words() -> None:
+    recipe = TransformerRecipe()
+    assert stage_of(["7", "3800", "48", "1", "0.3"]) == recipe.stages[0]
+    assert stage_of(["10", "5000", "24", "0.3", "0"]) == recipe.stages[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("11 5 5 1 0", "scales must be 2 to 10"),
+        ("10 0 5 1 0", "updates and images at least 1"),
+        ("10 5 5 2 0", "0 to 1"),
+        ("10 5 many 1 0", "many"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused(
+    words: str, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train_transformer", "--stage", *words.split()])
+    with pytest.raises(SystemExit) as exited:
+        train_transformer.main()
+    assert exited.value.code == 2
+    assert complaint in capsys.readouterr().err
