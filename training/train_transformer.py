@@ -131,8 +131,11 @@ def stage_of(words: Sequence[str]) -> Stage:
     Raises:
         ValueError: a word is no number, or out of range.
     """
-    scales, steps, batch_size = (int(word) for word in words[:3])
-    first, last = (float(word) for word in words[3:])
+    try:
+        scales, steps, batch_size = (int(word) for word in words[:3])
+        first, last = (float(word) for word in words[3:])
+    except ValueError:
+        raise ValueError(f"needs three whole numbers and two rates, got {' '.join(words)}") from None
     if not (2 <= scales <= len(MODEL.schedule) and min(steps, batch_size) >= 1):
         raise ValueError(f"scales must be 2 to {len(MODEL.schedule)}, updates and images at least 1")
     if not (0 <= first <= 1 and 0 <= last <= 1):

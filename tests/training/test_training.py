@@ -256,7 +256,7 @@ def test_a_stage_can_be_told_in_words() -> None:
         ("11 5 5 1 0", "scales must be 2 to 10"),
         ("10 0 5 1 0", "updates and images at least 1"),
         ("10 5 5 2 0", "0 to 1"),
-        ("10 5 many 1 0", "many"),
+        ("10 5 many 1 0", "needs three whole numbers and two rates, got 10 5 many 1 0"),
     ],
 )
 def test_a_stage_that_cannot_be_is_refused(
