@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from star_model import Engine, StarModel
-from star_model.config import ModelConfig
 from star_model.rope import rope_table
 from star_model.scales import ScaleSchedule
 from star_model.text_encoder import load_text_encoder
@@ -29,10 +29,10 @@ from training.evaluate import Judge, make_splits
 from training.likelihood import UnseenScenes
 from training.painting import paint
 from training.recipe import MODEL
-from training.run import Run, batches
+from training.run import Run
 from training.sprites import Sprites
 from training.tokenize import TokenSet, load_tokenizer
-from training.train_transformer import Examples
+from training.train_transformer import updates
 from training.transformer_trainer import KEPT, Stage, Trainer, TransformerRecipe
 
 Positions = Literal["normalized", "counted"]
@@ -47,7 +47,7 @@ SEED = 5_000_000
 """Of the scenes that are painted."""
 
 
-def counted_positions(schedule: ScaleSchedule, theta: float) -> torch.Tensor:
+def counted_positions(schedule: ScaleSchedule, theta: float) -> Tensor:
     """The table (2, L, 32) of :func:`star_model.rope.rope_table`, with positions that are counted, not normalized."""
     tables = []
     for side, (start, end) in zip(schedule.patch_nums, pairwise(schedule.offsets), strict=True):
@@ -63,48 +63,44 @@ def place(transformer: StarTransformer, positions: Positions) -> StarTransformer
 
 
 class Scorer:
-    """Measures a trainer's averaged weights on scenes that it never sees.
+    """Measures weights on scenes that training never sees.
 
     Args:
         data: what training.prepare wrote.
         tokenizer: of which the tokens are, a run or a model directory.
-        config: of the model.
         positions: how tokens are told their places.
         scenes: how many, of those that are foreseen and of those that are painted.
+        device: where.
     """
 
     def __init__(
-        self, data: Path, tokenizer: Path, config: ModelConfig, positions: Positions, scenes: int
+        self, data: Path, tokenizer: Path, positions: Positions, scenes: int, device: torch.device
     ) -> None:
-        cpu = torch.device("cpu")
+        vqvae = load_tokenizer(tokenizer, device)
         encoder = load_text_encoder(
-            data / "text_encoder", config.text_encoder, device=cpu, dtype=torch.float32
+            data / "text_encoder", CONFIG.text_encoder, device=device, dtype=torch.float32
         )
-        self._model = StarModel(
-            config, place(StarTransformer(config).eval(), positions), load_tokenizer(tokenizer, cpu), encoder, cpu,
-            torch.float32,
-        )  # fmt: skip
+        transformer = place(StarTransformer(CONFIG).to(device).eval(), positions)
+        self._model = StarModel(CONFIG, transformer, vqvae, encoder, device, torch.float32)
+        self._teacher = Trainer(
+            CONFIG, TransformerRecipe(), vqvae, device
+        )  # sees whole sequences; never trained
+        place(self._teacher.model, positions)
         self._unseen = UnseenScenes.encoded(data, tokenizer, scenes, VOCABULARY)
         self._judge = Judge(Sprites(data))
         self._plain = make_splits(data, vocabulary=VOCABULARY, pictures=scenes, seed=SEED, two=False)["plain"]
 
-    def scores(self, trainer: Trainer) -> dict[str, float]:
-        """Nats a token of each scale, ``1x1`` and so on; shares of the things that are found in pictures of the first
-        ``SMALL`` scales and of all."""
-        learning = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-        trainer.model.load_state_dict(trainer.average, strict=False)
-        losses = self._unseen.losses(trainer, 0.0)
-        trainer.model.load_state_dict(learning, strict=False)
-        self._model.transformer.load_state_dict(trainer.average, strict=False)
-        schedule = trainer.schedule
+    def scores(self, weights: dict[str, Tensor]) -> dict[str, float]:
+        """Nats a token of each scale, ``1x1`` and so on; shares in [0, 1] of the things that are found in pictures of
+        the first ``SMALL`` scales, ``found_small``, and of all, ``found``."""
+        for transformer in (self._teacher.model, self._model.transformer):
+            transformer.load_state_dict(weights)
+        losses, schedule = self._unseen.losses(self._teacher, 0.0), CONFIG.schedule
         nats = {
             f"{side}x{side}": losses[a:b].mean().item()
             for side, (a, b) in zip(schedule.patch_nums, pairwise(schedule.offsets), strict=True)
         }
-        return nats | {
-            "found_small": self._found(SMALL),
-            "found": self._found(len(schedule)),
-        }
+        return nats | {"found_small": self._found(SMALL), "found": self._found(len(schedule))}
 
     def _found(self, scales: int) -> float:
         engine = Engine(self._model, slots=1)
@@ -115,10 +111,10 @@ class Scorer:
 
 
 def learn(run: Run, trainer: Trainer, scorer: Scorer, tokens: TokenSet) -> None:
-    """Train to the end of the trainer's recipe.
+    """Train to the end of the trainer's recipe, or until the run is stopped.
 
-    Into the run's log go the scores where the first stage ends, and after an eighth, a quarter, a half and the whole of
-    the second, with the minutes of training so far.
+    Into the run's log go the scores of the averaged weights where the first stage ends, and after an eighth, a quarter,
+    a half and the whole of the second, with the minutes of training so far.
     """
     recipe = trainer.recipe
     first, second = recipe.stages
@@ -127,26 +123,19 @@ def learn(run: Run, trainer: Trainer, scorer: Scorer, tokens: TokenSet) -> None:
     if state := run.resume():
         trainer.load(state)
         begin, measuring = state["step"], state["measuring"]
-    examples = Examples(tokens, recipe)
-    for stage, start, stop in ((first, 0, first.steps), (second, first.steps, recipe.steps)):
-        start = max(begin, start)
-        if start >= stop:
-            continue
-        loader = batches(examples, start=start, stop=stop, batch_size=stage.batch_size)
-        for step, batch in enumerate(loader, start=start):
-            values = trainer.step(step, batch, stage)
-            done = step + 1
-            if done % 10 == 0:
-                run.record(done, **values)
-            if done in measured:
-                before = run.seconds
-                scores = scorer.scores(trainer)
-                run.record(done, minutes=(before - measuring) / 60, **scores)
-                measuring += run.seconds - before
-            if done in measured or done % 100 == 0 or run.stopping:
-                run.save(done, measuring=measuring, **trainer.state())
-            if run.stopping:
-                raise SystemExit(f"stopped after step {done}; the same command continues")
+    for stage, step, batch in updates(tokens, recipe, begin):
+        values = trainer.step(step, batch, stage)
+        done = step + 1
+        if done % 10 == 0:
+            run.record(done, **values)
+        if done in measured:
+            before = run.seconds
+            run.record(done, minutes=(before - measuring) / 60, **scorer.scores(trainer.average))
+            measuring += run.seconds - before
+        if done in measured or done % 100 == 0 or run.stopping:
+            run.save(done, measuring=measuring, **trainer.state())
+        if run.stopping:
+            raise SystemExit(f"stopped after step {done}; the same command continues")
 
 
 def table(log: list[dict[str, float]], small_steps: int) -> str:
@@ -191,10 +180,10 @@ def main() -> None:
         "config": CONFIG.to_dict(), "positions": arguments.positions, "tokens": str(arguments.tokens),
     }  # fmt: skip
     run = Run(arguments.run / arguments.positions, settings, recipe.steps, recipe.history)
-    cpu = torch.device("cpu")
-    trainer = Trainer(CONFIG, recipe, load_tokenizer(arguments.tokenizer, cpu), cpu)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(CONFIG, recipe, load_tokenizer(arguments.tokenizer, device), device)
     place(trainer.model, arguments.positions)
-    scorer = Scorer(arguments.data, arguments.tokenizer, CONFIG, arguments.positions, arguments.scenes)
+    scorer = Scorer(arguments.data, arguments.tokenizer, arguments.positions, arguments.scenes, device)
     learn(run, trainer, scorer, TokenSet(arguments.tokens))
     for line in run.log():
         if "found" in line:

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,18 @@ class Examples(Dataset[Batch]):
         )
 
 
+def updates(tokens: TokenSet, recipe: TransformerRecipe, first: int) -> Iterator[tuple[Stage, int, Batch]]:
+    """The updates of ``recipe`` from number ``first`` on: the stage of each, its number, and its batch."""
+    examples, begin = Examples(tokens, recipe), 0
+    for stage in recipe.stages:
+        start, end = max(first, begin), begin + stage.steps
+        if start < end:
+            loader = batches(examples, start=start, stop=end, batch_size=stage.batch_size)
+            for step, batch in enumerate(loader, start=start):
+                yield stage, step, batch
+        begin = end
+
+
 class Painter:
     """Paints the sample sheet with the averaged weights, through the engine that serves users."""
 
@@ -102,27 +115,20 @@ def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: Mode
         first = state["step"]
     elif arguments.init:
         trainer.start_from(trained_weights(arguments.init, "transformer.safetensors", "average"))
-    examples = Examples(tokens, recipe)
-    begin = 0
+    ends = set(accumulate(stage.steps for stage in recipe.stages))
     saved = time.monotonic()
-    for stage in recipe.stages:
-        end = begin + stage.steps
-        start = max(first, begin)
-        if start < end:
-            loader = batches(examples, start=start, stop=end, batch_size=stage.batch_size)
-            for step, batch in enumerate(loader, start=start):
-                values = trainer.step(step, batch, stage)
-                done = step + 1
-                if done % 10 == 0:
-                    run.record(done, **values)
-                if time.monotonic() - saved > 60 * arguments.save_minutes or done == end or run.stopping:
-                    run.save(done, **trainer.state())
-                    run.draw_curves(["loss", "coarse_loss"])
-                    run.write_sheet("samples", painter.paint(trainer.average, stage.scales), columns=4)
-                    saved = time.monotonic()
-                if run.stopping:
-                    raise SystemExit(f"stopped after step {done}; the same command continues")
-        begin = end
+    for stage, step, batch in updates(tokens, recipe, first):
+        values = trainer.step(step, batch, stage)
+        done = step + 1
+        if done % 10 == 0:
+            run.record(done, **values)
+        if time.monotonic() - saved > 60 * arguments.save_minutes or done in ends or run.stopping:
+            run.save(done, **trainer.state())
+            run.draw_curves(["loss", "coarse_loss"])
+            run.write_sheet("samples", painter.paint(trainer.average, stage.scales), columns=4)
+            saved = time.monotonic()
+        if run.stopping:
+            raise SystemExit(f"stopped after step {done}; the same command continues")
 
 
 def stage_of(words: Sequence[str]) -> Stage:

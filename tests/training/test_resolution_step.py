@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
-import pytest
+import numpy as np
 import torch
+from torch import Tensor
 
 from star_model.rope import rope_table
 from star_model.scales import ScaleSchedule
 from star_model.transformer import StarTransformer
-from tests.training.test_training import CONFIG, RECIPE, batch, trainer
-from training import resolution_step
-from training.resolution_step import counted_positions, learn, place, table
+from star_model.vqvae import VQVAE
+from tests.training.test_training import CONFIG, CPU, batch
+from training.concepts import read_vocabulary
+from training.resolution_step import Scorer, counted_positions, learn, place, table
 from training.run import Run
-from training.transformer_trainer import Trainer
+from training.tokenize import TokenSet
+from training.transformer_trainer import Stage, Trainer, TransformerRecipe
 
 SCHEDULE = ScaleSchedule((1, 2, 4, 8))
 
@@ -45,43 +49,46 @@ def test_nothing_but_the_positions_differs() -> None:
 
 
 class Counting:
-    """A scorer that notes when it was asked."""
+    """A scorer that counts how often it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[float] = []
+        self.asked = 0
 
-    def scores(self, _: Trainer) -> dict[str, float]:
-        self.asked.append(len(self.asked))
-        return {"1x1": 2.5, "found_small": 0.5, "found": len(self.asked) / 10}
-
-
-class Endless(torch.utils.data.Dataset[torch.Tensor]):
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.tensor(index)
+    def scores(self, _: dict[str, Tensor]) -> dict[str, float]:
+        self.asked += 1
+        return {"1x1": 2.5, "found_small": 0.5, "found": self.asked / 10}
 
 
-def test_it_is_measured_before_the_step_and_on_the_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(resolution_step, "Examples", lambda *_: Endless())
-    monkeypatch.setattr(
-        resolution_step, "batches", lambda _, *, start, stop, batch_size: map(batch, range(start, stop))
-    )
-    run = Run(tmp_path, {}, RECIPE.steps, RECIPE.history)
-    scorer = Counting()
-    learn(run, trainer(), scorer, None)  # type: ignore[arg-type]
-    measured = [line for line in run.log() if "found" in line]
-    small = RECIPE.stages[0].steps
-    assert measured[0]["step"] == small
-    assert measured[-1]["step"] == RECIPE.steps
-    lines = table(run.log(), small).splitlines()
+def write_tokens(folder: Path) -> TokenSet:
+    """Four scenes of random tokens and captions."""
+    tokens, hidden, lengths, pooled = (part.repeat(2, *[1] * (part.ndim - 1)).numpy() for part in batch(0))
+    shard = folder / "00000000"
+    shard.mkdir(parents=True)
+    for name, part in {"tokens": tokens, "hidden": hidden, "lengths": lengths, "pooled": pooled}.items():
+        np.save(shard / f"{name}.npy", part)
+    np.savez(folder / "empty.npz", hidden=hidden[0], length=3, pooled=pooled[0])
+    return TokenSet(folder)
+
+
+def test_it_is_measured_before_the_step_and_on_the_way(tmp_path: Path) -> None:
+    recipe = TransformerRecipe(stages=(Stage(3, 3, 2, whole=3), Stage(4, 8, 2, kept=5, whole=3)))
+    tokens = write_tokens(tmp_path / "tokens")
+    vqvae = VQVAE(CONFIG.tokenizer, CONFIG.schedule).eval().requires_grad_(False)
+    scorer, run = Counting(), Run(tmp_path / "run", {}, recipe.steps, recipe.history)
+    learn(run, Trainer(CONFIG, recipe, vqvae, CPU), cast("Scorer", scorer), tokens)
+    measured = [line["step"] for line in run.log() if "found" in line]
+    assert measured == [3, 4, 5, 7, 11]
+    lines = table(run.log(), 3).splitlines()
     assert lines[0] == "| updates | minutes | 1x1 | found_small | found |"
-    assert lines[2].startswith("| 0 | 0.0 | 2.50 | 50% | 10% |")
-    assert len(lines) == 2 + len(measured)
-    # Again, it has nothing left to do.
-    again = Counting()
-    learn(Run(tmp_path, {}, RECIPE.steps, RECIPE.history), trainer(), again, None)  # type: ignore[arg-type]
-    assert not again.asked
+    assert lines[2] == "| 0 | 0.0 | 2.50 | 50% | 10% |"
+    assert [line.split()[1] for line in lines[2:]] == ["0", "1", "2", "4", "8"]
+    # Started again, it has nothing left to do.
+    again = Run(tmp_path / "run", {}, recipe.steps, recipe.history)
+    learn(again, Trainer(CONFIG, recipe, vqvae, CPU), cast("Scorer", scorer), tokens)
+    assert scorer.asked == 5
+
+
+def test_the_few_things_are_some_of_those_that_the_default_model_knows() -> None:
+    few = read_vocabulary("few")
+    assert len(set(few)) == 20
+    assert set(few) < set(read_vocabulary("starter"))
