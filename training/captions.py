@@ -61,6 +61,7 @@ _PLAIN_SPREAD = 0.5  # weight of a colour's plain word when it has others
 # How often a training caption leaves something out or is unusual.
 _NO_STYLE, _NO_BACKGROUND, _NO_ARRANGEMENT, _NO_SIZE = 0.2, 0.15, 0.15, 0.25
 _SYNONYM, _BARE, _KIND_ONLY, _AS_TAGS = 0.3, 0.08, 0.02, 0.06
+_PHRASE_ALONE = 0.5  # of the captions that name something else
 
 
 def plain_caption(scene: Scene, *, name: str | None = None) -> str:
@@ -97,36 +98,44 @@ def _plain_background(background: Background, words: list[str]) -> str:
     return f"on {with_article(words[0])} background"
 
 
-def caption_of(scene: Scene, rng: Random, *, avoid: Mapping[str, str]) -> str:
+def caption_of(scene: Scene, rng: Random, *, avoid: Mapping[str, str], phrase: str | None = None) -> str:
     """A caption in varied words.
 
     Args:
         scene: the scene to describe; its own caption is not read.
         rng: decides the words; the same state gives the same caption.
         avoid: label -> the synonym that must not be used.
+        phrase: what the only object is called in place of its names; often that alone is the caption then.
     """
+    if phrase is not None and rng.random() < _PHRASE_ALONE:
+        return phrase
     style: str | None = None if rng.random() < _NO_STYLE else scene.style
     colours: list[str] | None = None
     if rng.random() >= _NO_BACKGROUND:
         colours = [_colour_word(rng, colour) for colour in scene.background.colours]
-    if rng.random() < _AS_TAGS:
+    if phrase is None and rng.random() < _AS_TAGS:
         text = _tags(scene, rng, style, colours)
     else:
-        text = _sentence(scene, rng, style, colours, avoid)
+        text = _sentence(scene, rng, style, colours, avoid, phrase)
     if rng.random() < 0.12:
         text = text[0].upper() + text[1:] + rng.choice(("", ".", "."))
     return text
 
 
 def _sentence(
-    scene: Scene, rng: Random, style: str | None, colours: list[str] | None, avoid: Mapping[str, str]
+    scene: Scene,
+    rng: Random,
+    style: str | None,
+    colours: list[str] | None,
+    avoid: Mapping[str, str],
+    phrase: str | None,
 ) -> str:
     default = ((f"a {style} drawing of",), (f"{style} style",), None)
     prefixes, suffixes, adjective = _STYLES.get(style or "", default)
     form = "none"
     if style is not None:
         form = rng.choices(("prefix", "suffix", "adjective"), (4, 5, 2 if adjective else 0))[0]
-    subject = _subject(scene, rng, avoid, adjective if form == "adjective" else None)
+    subject = _subject(scene, rng, avoid, adjective if form == "adjective" else None, phrase)
     if form == "prefix":
         subject = f"{rng.choice(prefixes)} {subject}"
     elif form == "none" and rng.random() < 0.15:
@@ -159,10 +168,12 @@ def _tags(scene: Scene, rng: Random, style: str | None, colours: list[str] | Non
     return ", ".join(parts)
 
 
-def _subject(scene: Scene, rng: Random, avoid: Mapping[str, str], adjective: str | None) -> str:
+def _subject(
+    scene: Scene, rng: Random, avoid: Mapping[str, str], adjective: str | None, phrase: str | None
+) -> str:
     """The objects and, unless it is left out, how they are arranged; `adjective` goes to the first."""
     alone = len(scene.objects) == 1
-    names = [_name(placed, rng, avoid, alone=alone) for placed in scene.objects]
+    names = [phrase] if phrase else [_name(placed, rng, avoid, alone=alone) for placed in scene.objects]
     if adjective is not None:
         names[0] = _with_adjective(names[0], adjective)
     said = rng.random() >= _NO_ARRANGEMENT

@@ -26,6 +26,9 @@ GROUPS: dict[int, str] = {
     7: "objects",
 }
 
+#: emojibase's numbers of faces and of people: nothing of them is drawn, their names are words that people use.
+PEOPLE = (0, 1)
+
 #: Share of the (concept, style) and of the (concept, colour) pairs that training never sees.
 HELD_OUT_PAIRS = 0.05
 #: Share of the concepts for which one synonym is never used in training.
@@ -60,6 +63,10 @@ class Concept:
     group: str
     kind: str | None
     mirrorable: bool
+
+
+Phrases = Mapping[str, Sequence[str]]
+"""Label of a concept -> what else its drawings are called: see `training.other_words`."""
 
 
 def read_vocabulary(name: str) -> tuple[str, ...]:
@@ -162,7 +169,7 @@ def load_concepts(data: Path, vocabulary: str = "starter") -> tuple[Concept, ...
     return build_concepts([entries[label] for label in labels])
 
 
-def _hash(*parts: str) -> float:
+def stable_hash(*parts: str) -> float:
     """A number in [0, 1) that depends on the parts alone: the same in every process and release."""
     digest = hashlib.sha256("\x1f".join(parts).encode("utf-8")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
@@ -172,7 +179,7 @@ def held_out_styles(concepts: Iterable[Concept], styles: Sequence[str]) -> froze
     """(label, style) pairs that training never sees; at most one a concept, which is seen in the others."""
     held = set()
     for concept in concepts:
-        drawn = min((_hash("style", concept.label, style), style) for style in styles)
+        drawn = min((stable_hash("style", concept.label, style), style) for style in styles)
         if drawn[0] < HELD_OUT_PAIRS:
             held.add((concept.label, drawn[1]))
     return frozenset(held)
@@ -185,7 +192,7 @@ def held_out_colours(concepts: Iterable[Concept], colours: Iterable[str]) -> fro
         (concept.label, colour)
         for concept in concepts
         for colour in names
-        if _hash("colour", concept.label, colour) < HELD_OUT_PAIRS
+        if stable_hash("colour", concept.label, colour) < HELD_OUT_PAIRS
     )
 
 
@@ -197,10 +204,10 @@ def held_out_keywords(concepts: Iterable[Concept]) -> dict[str, str]:
     """
     held = {}
     for concept in concepts:
-        if _hash("keyword", concept.label) >= HELD_OUT_KEYWORDS:
+        if stable_hash("keyword", concept.label) >= HELD_OUT_KEYWORDS:
             continue
         usual = set(f"{concept.phrase} {concept.label}".lower().split()) | {"a", "an", "the", "of", "with"}
         other = [name for name in concept.synonyms if not set(name.lower().split()) & usual - {"a", "an"}]
         if other:
-            held[concept.label] = min(other, key=lambda name: _hash("keyword", concept.label, name))
+            held[concept.label] = min(other, key=lambda name: stable_hash("keyword", concept.label, name))
     return held

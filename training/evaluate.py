@@ -6,13 +6,17 @@ Pictures are painted from captions whose scenes are known, and compared with all
 - object: the nearest of all drawings, in any style, is one of the concept that the caption names.
 - style: that drawing is in the style that the caption names.
 - colour: the background's nearest named colour is the one that the caption names.
+- known: that drawing is of something in the vocabulary, right or not: a mixture is like anything.
 - arrangement: of two objects, the one named first is found in the left (upper) half and the other in the other half.
 
-Captions come in four splits: ``plain`` (canonical captions of pairs that training may show), ``pairs`` (a concept in a
+Captions come in six splits: ``plain`` (canonical captions of pairs that training may show), ``pairs`` (a concept in a
 style or on a colour that training never shows it with), ``keywords`` (a name that no training caption uses), ``two``
-(two objects). Three more rows say what the metric itself can tell: ``shuffled`` (pictures of ``plain`` scored against
-each other's captions: the floor), ``rendered`` (the real scenes: the ceiling), ``tokenized`` (the real scenes through
-the tokenizer: the ceiling for any transformer on it).
+(two objects), ``others`` (a word for something that the vocabulary lacks, in a plain caption) and ``phrases`` (such a
+word with more around it, without style and colour: what anyone may type). No training caption has the words of the last
+two; right is the thing whose name is nearest to the text encoder (``other_words.py``). Three more rows say what the
+metric itself can tell: ``shuffled`` (pictures of ``plain`` scored against each other's captions: the floor),
+``rendered`` (the real scenes: the ceiling), ``tokenized`` (the real scenes through the tokenizer: the ceiling for any
+transformer on it).
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count, islice
 from pathlib import Path
+from random import Random
 from statistics import mean
 
 import numpy as np
@@ -32,12 +37,14 @@ import torch
 from star_model import Engine, SamplingDefaults, StarModel, load_model
 from star_model.editing import Edit
 from training.captions import plain_caption
-from training.concepts import held_out_keywords
+from training.concepts import held_out_keywords, load_concepts, with_article
 from training.contact_sheet import grid, label
+from training.other_words import Encode, NearestName, load_words, make_phrase
 from training.painting import paint
 from training.recognition import References, Window, background_of, find_object, to_canvas
 from training.scenes import Arrangement, Scene, SceneGenerator, nearest_colour, render
 from training.sprites import Pixels, Sprites
+from training.tokenize import load_encoder
 from training.train_tokenizer import to_tensor
 
 SIZE = 512
@@ -55,34 +62,46 @@ HALVES: dict[Arrangement | None, tuple[Window | None, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Shares in [0, 1] of the pictures of a split that are right.
+    """Shares in [0, 1] of the pictures of a split that are right; None where nothing was asked for.
 
     Attributes:
         object: every object is found where it should be (for two, this is the arrangement).
         style: the style, of the first object.
         colour: the background's colour.
+        known: the nearest of all drawings is one of the vocabulary, be it the right one.
         pictures: how many there are.
     """
 
     object: float
-    style: float
-    colour: float
+    style: float | None
+    colour: float | None
+    known: float
     pictures: int
 
 
 class Judge:
-    """Compares pictures with what they should show."""
+    """Compares pictures with what they should show.
 
-    def __init__(self, sprites: Sprites) -> None:
+    Args:
+        sprites: the drawings to tell apart.
+        vocabulary: the labels of those that the model may know.
+    """
+
+    def __init__(self, sprites: Sprites, vocabulary: Iterable[str]) -> None:
         self._references = References(sprites)
+        self._vocabulary = frozenset(vocabulary)
 
-    def score(self, pictures: Sequence[Pixels], scenes: Sequence[Scene]) -> Score:
-        """Score pictures (512, 512, 3), one for each scene."""
+    def score(
+        self, pictures: Sequence[Pixels], scenes: Sequence[Scene], *, style_and_colour: bool = True
+    ) -> Score:
+        """Score pictures (512, 512, 3), one for each scene; style and colour only if they were asked for."""
         verdicts = [self._verdict(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)]
-        objects, styles, colours = (mean(column) for column in zip(*verdicts, strict=True))
-        return Score(objects, styles, colours, len(verdicts))
+        objects, styles, colours, known = (mean(column) for column in zip(*verdicts, strict=True))
+        if not style_and_colour:
+            return Score(objects, None, None, known, len(verdicts))
+        return Score(objects, styles, colours, known, len(verdicts))
 
-    def _verdict(self, picture: Pixels, scene: Scene) -> tuple[bool, bool, bool]:
+    def _verdict(self, picture: Pixels, scene: Scene) -> tuple[bool, bool, bool, bool]:
         canvas = to_canvas(picture)
         background = background_of(canvas)
         colour = background.mean(dim=(1, 2))
@@ -90,7 +109,8 @@ class Judge:
         matches = [self._references.nearest(find_object(canvas, background, w), colour) for w in windows]
         found = [match.label == o.concept.label for match, o in zip(matches, scene.objects, strict=True)]
         right_colour = nearest_colour((colour * 255).tolist()) == scene.background.colours[0]
-        return all(found), matches[0].style == scene.style, right_colour
+        known = all(match.label in self._vocabulary for match in matches)
+        return all(found), matches[0].style == scene.style, right_colour, known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +119,22 @@ class Split:
 
     scenes: list[Scene]
     captions: list[str]
+    style_and_colour: bool = True  # whether the captions say them
 
 
-def make_splits(data: Path, *, vocabulary: str, pictures: int, seed: int, two: bool) -> dict[str, Split]:
-    """The splits named at the top, ``pictures`` scenes each, all with plain backgrounds; the same for a seed."""
+def make_splits(
+    data: Path, *, vocabulary: str, pictures: int, seed: int, two: bool, encode: Encode | None = None
+) -> dict[str, Split]:
+    """The splits named at the top, ``pictures`` scenes each, all with plain backgrounds; the same for a seed.
+
+    Args:
+        data: what training.prepare wrote.
+        vocabulary: which concepts are asked for.
+        pictures: scenes of each split.
+        seed: of the scenes.
+        two: whether there are captions of two objects.
+        encode: the text encoder, if there are to be captions of what the vocabulary lacks.
+    """
 
     def scenes(keep: Callable[[Scene], bool], *, held_out: bool = False, objects: int = 1) -> list[Scene]:
         generator = SceneGenerator(
@@ -126,7 +158,31 @@ def make_splits(data: Path, *, vocabulary: str, pictures: int, seed: int, two: b
     if two:
         couples = scenes(lambda scene: len(scene.objects) == 2, objects=2)
         splits["two"] = Split(couples, [plain_caption(s) for s in couples])
+    if encode is not None:
+        splits |= _splits_of_others(data, vocabulary, pictures, seed, encode)
     return splits
+
+
+def _splits_of_others(
+    data: Path, vocabulary: str, pictures: int, seed: int, encode: Encode
+) -> dict[str, Split]:
+    generator = SceneGenerator(data, seed=seed, vocabulary=vocabulary, background="plain")
+    rng, scenes = Random(f"others {seed}"), map(generator.scene, count())
+    held_out = load_words(data, generator.concepts, held_out=True)
+    nearest = NearestName(encode, generator.concepts)
+
+    def scenes_of(texts: Sequence[str]) -> list[Scene]:
+        """For each of the texts a scene of the thing that it is nearest to."""
+        labels = nearest.labels(texts)
+        return [next(s for s in scenes if s.objects[0].concept.label == label) for label in labels]
+
+    names = [with_article(word) for word in rng.sample(held_out, pictures)]
+    named = scenes_of(names)
+    phrases = [make_phrase(rng, held_out) for _ in range(pictures)]
+    return {
+        "others": Split(named, [plain_caption(s, name=n) for s, n in zip(named, names, strict=True)]),
+        "phrases": Split(scenes_of([p.subject for p in phrases]), [p.text for p in phrases], False),
+    }
 
 
 class Painter:
@@ -185,6 +241,9 @@ def main() -> None:
     parser.add_argument("--vocabulary", default="starter", help="which concepts are asked for")
     parser.add_argument("--pictures", type=int, default=100, help="of each split")
     parser.add_argument("--two", action="store_true", help="score captions of two objects as well")
+    parser.add_argument(
+        "--others", action="store_true", help="score captions of what the vocabulary lacks as well"
+    )
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the scenes; training uses small ones")
     parser.add_argument("--guidance-scale", type=float, help="in place of the model's default")
     parser.add_argument("--top-k", type=int, help="in place of the model's default")
@@ -198,16 +257,17 @@ def main() -> None:
     given = {name: getattr(arguments, name) for name in SETTINGS}
     model, sprites = load_model(arguments.model), Sprites(arguments.data)
     painter = Painter(model, {name: value for name, value in given.items() if value is not None})
-    judge = Judge(sprites)
+    judge = Judge(sprites, (c.label for c in load_concepts(arguments.data, arguments.vocabulary)))
+    encode = load_encoder(arguments.data, torch.device("cpu")).encode if arguments.others else None
     splits = make_splits(
         arguments.data, vocabulary=arguments.vocabulary, pictures=arguments.pictures, seed=arguments.seed,
-        two=arguments.two,
+        two=arguments.two, encode=encode,
     )  # fmt: skip
 
     scores = {}
     for name, split in splits.items():
         pictures = [painter.paint(caption, arguments.seed + i) for i, caption in enumerate(split.captions)]
-        scores[name] = judge.score(pictures, split.scenes)
+        scores[name] = judge.score(pictures, split.scenes, style_and_colour=split.style_and_colour)
         print(f"{name:>10}  {scores[name]}", flush=True)
         if name == "plain":
             shuffled = [*split.scenes[1:], split.scenes[0]]
@@ -228,9 +288,12 @@ def main() -> None:
         "references": len(sprites.labels(sprites.styles[0])) * len(sprites.styles),
         **painter.sampling,
     }
-    print(f"\n{'split':>10}  {'object':>7}  {'style':>7}  {'colour':>7}  pictures")
+    print(f"\n{'split':>10}  {'object':>7}  {'style':>7}  {'colour':>7}  {'known':>7}  pictures")
     for name, s in scores.items():
-        print(f"{name:>10}  {s.object:7.1%}  {s.style:7.1%}  {s.colour:7.1%}  {s.pictures:8d}")
+        shares = "  ".join(
+            "      -" if x is None else f"{x:7.1%}" for x in (s.object, s.style, s.colour, s.known)
+        )
+        print(f"{name:>10}  {shares}  {s.pictures:8d}")
     print("\n" + "\n".join(f"{name}: {value}" for name, value in figures.items()))
     print(json.dumps({"scores": {k: dataclasses.asdict(s) for k, s in scores.items()}, **figures}))
 

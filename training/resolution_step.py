@@ -25,6 +25,7 @@ from star_model.rope import rope_table
 from star_model.scales import ScaleSchedule
 from star_model.text_encoder import load_text_encoder
 from star_model.transformer import StarTransformer
+from training.concepts import read_vocabulary
 from training.evaluate import Judge, make_splits
 from training.likelihood import UnseenScenes
 from training.painting import paint
@@ -87,7 +88,7 @@ class Scorer:
         )  # sees whole sequences; never trained
         place(self._teacher.model, positions)
         self._unseen = UnseenScenes.encoded(data, tokenizer, scenes, VOCABULARY)
-        self._judge = Judge(Sprites(data))
+        self._judge = Judge(Sprites(data), read_vocabulary(VOCABULARY))
         self._plain = make_splits(data, vocabulary=VOCABULARY, pictures=scenes, seed=SEED, two=False)["plain"]
 
     def scores(self, weights: dict[str, Tensor]) -> dict[str, float]:

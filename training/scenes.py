@@ -12,7 +12,14 @@ import numpy as np
 from PIL import Image
 
 from training.captions import caption_of, plain_caption
-from training.concepts import Concept, held_out_colours, held_out_keywords, held_out_styles, load_concepts
+from training.concepts import (
+    Concept,
+    Phrases,
+    held_out_colours,
+    held_out_keywords,
+    held_out_styles,
+    load_concepts,
+)
 from training.sources import STYLES
 from training.sprites import Pixels, Sprites
 
@@ -53,6 +60,7 @@ _MIRRORED_SHARE = 0.25  # of the drawings that may be mirrored
 _SMALL_SHARE, _BIG_SHARE, _CORNER_SHARE = 0.1, 0.1, 0.4  # corners: of the small ones
 _SMALL, _USUAL, _BIG = 6, (10, 12, 12), 14  # sides in cells of `GRID`
 _DRIFT = {6: 0, 10: 2, 12: 1, 14: 0}  # by side: cells that an object may be off the middle, in one direction
+_PHRASE_SHARE = 0.5  # of the captions of single objects, where there are phrases for them
 _OBJECT_WEIGHTS = {1: (1.0,), 2: (0.75, 0.25), 3: (0.7, 0.22, 0.08)}  # by max_objects
 
 
@@ -136,6 +144,7 @@ class SceneGenerator:
         max_objects: int = 1,
         split: Split = "train",
         background: Literal["any", "plain"] = "any",
+        phrases: Phrases | None = None,
     ) -> None:
         """
         Args:
@@ -146,6 +155,8 @@ class SceneGenerator:
             max_objects: 1 to 3.
             split: "train" or "held_out".
             background: "plain" leaves out gradients.
+            phrases: label -> what else its drawings are called, in half of the captions of single objects that
+                training uses; see `training.other_words`.
 
         Raises:
             FileNotFoundError: the data has not been prepared.
@@ -162,6 +173,7 @@ class SceneGenerator:
         self._held_styles = held_out_styles(self.concepts, STYLES)
         self._held_colours = held_out_colours(self.concepts, COLOURS)
         self._held_keywords = held_out_keywords(self.concepts)
+        self._phrases = phrases or {}
         self._check_drawn(data)
         self._by_style = {
             style: [c for c in self.concepts if (c.label, style) not in self._held_styles]
@@ -191,9 +203,20 @@ class SceneGenerator:
         background = self._background(rng, concepts, colour)
         objects, arrangement = _arrange(rng, concepts, style)
         scene = Scene(objects=objects, background=background, arrangement=arrangement, caption="")
+        return replace(scene, caption=self._caption(scene, rng))
+
+    def captions(self, index: int, count: int) -> list[str]:
+        """``count`` captions of scene number ``index``, each in words of its own; its ``caption`` is the first."""
+        scene = self.scene(index)
+        more = (Random(f"{self._seed}/{self.split}/{index}/{turn}") for turn in range(1, count))
+        return [scene.caption, *(self._caption(scene, rng) for rng in more)]
+
+    def _caption(self, scene: Scene, rng: Random) -> str:
         if self.split == "held_out":
-            return replace(scene, caption=plain_caption(scene))
-        return replace(scene, caption=caption_of(scene, rng, avoid=self._held_keywords))
+            return plain_caption(scene)
+        phrases = self._phrases.get(scene.objects[0].concept.label, ()) if len(scene.objects) == 1 else ()
+        phrase = rng.choice(phrases) if phrases and rng.random() < _PHRASE_SHARE else None
+        return caption_of(scene, rng, avoid=self._held_keywords, phrase=phrase)
 
     def _choose(self, rng: Random) -> tuple[list[Concept], str, str | None]:
         """Concepts, their style, and the background colour if that is what a held-out scene is about."""

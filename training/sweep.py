@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from star_model import load_model, make_edit
+from training.concepts import load_concepts
 from training.evaluate import SETTINGS, SIZE, Judge, Painter, Score, make_splits
 from training.scenes import render
 from training.sprites import Sprites
@@ -60,7 +61,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     model, sprites = load_model(arguments.model), Sprites(arguments.data)
-    judge = Judge(sprites)
+    judge = Judge(sprites, (c.label for c in load_concepts(arguments.data, arguments.vocabulary)))
     plain = make_splits(
         arguments.data, vocabulary=arguments.vocabulary, pictures=arguments.pictures, seed=arguments.seed,
         two=False,

@@ -1,8 +1,9 @@
 """Turn scenes into what the transformer trains on: ``python -m training.tokenize --data ... --tokenizer ...``.
 
-For each scene its tokens, and for its caption the frozen text encoder's features. Both networks are frozen, so this is
-done once: the transformer then sees each scene several times without paying for it again. It can be stopped at any
-moment and goes on where it was; with a larger ``--count``, it adds to what there is.
+For each scene its tokens, and for its captions the frozen text encoder's features. Both networks are frozen, so this
+is done once: the transformer then sees each scene several times without paying for it again, with another caption each
+time if there are several (``--captions``). It can be stopped at any moment and goes on where it was; with a larger
+``--count``, it adds to what there is.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from star_model.scales import ScaleSchedule
-from star_model.text_encoder import load_text_encoder
+from star_model.text_encoder import TransformersTextEncoder, load_text_encoder
 from star_model.vqvae import VQVAE
+from training.concepts import Phrases, load_concepts
+from training.other_words import label_phrases, load_words
 from training.precision import autocast
 from training.recipe import PATCH_NUMS, TEXT_ENCODER, TOKENIZER
+from training.run import write_atomically
 from training.scenes import SceneGenerator, render
 from training.sprites import Sprites
 from training.train_tokenizer import IMAGE_SIZE, channels_last, to_tensor
@@ -65,9 +69,14 @@ class TokenSet:
 
     def __getitem__(self, index: int) -> tuple[Array, Text]:
         """The tokens (L,) of all scales of scene ``index``, one scale after the other, and its caption's features."""
+        return self.captioned(index, 0)
+
+    def captioned(self, index: int, turn: int) -> tuple[Array, Text]:
+        """The same with the caption whose turn it is: after the last one the first again."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         row = index - int(self._ends[shard])  # counted from the shard's end
-        tokens, hidden, lengths, pooled = (array[row] for array in self._shards[shard])
+        tokens, *texts = (array[row] for array in self._shards[shard])
+        hidden, lengths, pooled = (array[turn % len(array)] for array in texts)
         return tokens, (hidden, int(lengths), pooled)
 
 
@@ -87,6 +96,13 @@ class Scenes(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         return to_tensor(render(self.generator.scene(self.scenes[index]), self.sprites, IMAGE_SIZE))
+
+
+def load_encoder(data: Path, device: torch.device) -> TransformersTextEncoder:
+    """The frozen text encoder, with the window of a caption."""
+    # A shorter window gives the same features for less: what is masked out does not count.
+    window = dataclasses.replace(TEXT_ENCODER, max_tokens=TEXT_TOKENS)
+    return load_text_encoder(data / "text_encoder", window, device=device, dtype=torch.float32)
 
 
 def load_tokenizer(directory: Path, device: torch.device) -> VQVAE:
@@ -134,15 +150,14 @@ class SceneEncoder:
         data: what training.prepare wrote.
         tokenizer: the tokenizer's run, or a model directory.
         generator: what the scenes are.
+        captions: of each scene.
     """
 
-    def __init__(self, data: Path, tokenizer: Path, generator: SceneGenerator) -> None:
+    def __init__(self, data: Path, tokenizer: Path, generator: SceneGenerator, captions: int = 1) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.data, self.generator = data, generator
+        self.data, self.generator, self._captions = data, generator, captions
         self._vqvae = load_tokenizer(tokenizer, self.device)
-        # A shorter window gives the same features for less: what is masked out does not count.
-        window = dataclasses.replace(TEXT_ENCODER, max_tokens=TEXT_TOKENS)
-        self._text = load_text_encoder(data / "text_encoder", window, device=self.device, dtype=torch.float32)
+        self._text = load_encoder(data, self.device)
 
     def text(self, caption: str) -> Text:
         """Features of a caption."""
@@ -151,10 +166,17 @@ class SceneEncoder:
         return hidden, int(t.mask.sum()), t.pooled.cpu().numpy()
 
     def arrays(self, scenes: range) -> dict[str, Array]:
-        """Tokens (N, L) in uint16 and text features of the N ``scenes``, by name."""
-        texts = [self.text(self.generator.scene(i).caption) for i in scenes]
-        hidden, lengths, pooled = (np.stack(column) for column in zip(*texts, strict=True))
+        """Tokens (N, L) in uint16 and text features (N, captions, ...) of the N ``scenes``, by name."""
+        texts = [self.text(caption) for caption in self.captions(scenes)]
+        hidden, lengths, pooled = (
+            np.stack(column).reshape(len(scenes), self._captions, *np.shape(column[0]))
+            for column in zip(*texts, strict=True)
+        )
         return {"tokens": self._tokens(scenes), "hidden": hidden, "lengths": lengths, "pooled": pooled}
+
+    def captions(self, scenes: range) -> list[str]:
+        """All captions of ``scenes``, those of one scene together."""
+        return [caption for i in scenes for caption in self.generator.captions(i, self._captions)]
 
     @torch.no_grad()
     def _tokens(self, scenes: range) -> Array:
@@ -182,11 +204,24 @@ def tokenize(encoder: SceneEncoder, out: Path, *, count: int) -> None:
         partial.mkdir(exist_ok=True)
         for name, array in encoder.arrays(scenes).items():
             np.save(partial / f"{name}.npy", array)
-        captions = [encoder.generator.scene(i).caption for i in scenes]
-        (partial / "captions.json").write_text(json.dumps(captions))
+        (partial / "captions.json").write_text(json.dumps(encoder.captions(scenes)))
         partial.rename(shard)
         left = (time.monotonic() - started) / (scenes.stop - begin) * (count - scenes.stop)
         print(f"scenes {scenes.stop}/{count}  {left / 60:.1f} min left", flush=True)
+
+
+def make_phrases(out: Path, data: Path, vocabulary: str, count: int, seed: int) -> Phrases:
+    """``count`` phrases by the label of the thing that is drawn for them; they are made once and kept in ``out``."""
+    path = out / "phrases.json"
+    if not path.exists():
+        concepts = load_concepts(data, vocabulary)
+        words = load_words(data, concepts)
+        print(f"{count} phrases about {len(words)} words", flush=True)
+        encode = load_encoder(data, torch.device("cpu")).encode
+        found = label_phrases(encode, concepts, words, count=count, seed=seed)
+        write_atomically(path, lambda part: part.write_text(json.dumps(found, indent=1)))
+    phrases: Phrases = json.loads(path.read_text())
+    return phrases
 
 
 def main() -> None:
@@ -204,16 +239,31 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocabulary", default="starter")
     parser.add_argument("--max-objects", type=int, default=2, help="1 to 3")
+    parser.add_argument(
+        "--captions", type=int, default=1, help="of each scene, one for each time it is learnt"
+    )
+    parser.add_argument(
+        "--phrases",
+        type=int,
+        default=0,
+        help="of what the vocabulary lacks, for half of the captions of single objects; each is drawn as the thing "
+        "whose name is nearest (training/other_words.py)",
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     what = {name: getattr(arguments, name) for name in ("seed", "vocabulary", "max_objects")}
-    refuse_others(arguments.out, what | {"tokenizer": str(arguments.tokenizer)})
-    generator = SceneGenerator(arguments.data, **what)
-    tokenize(
-        SceneEncoder(arguments.data, arguments.tokenizer, generator), arguments.out, count=arguments.count
-    )
+    others = {name: getattr(arguments, name) for name in ("captions", "phrases")}
+    refuse_others(arguments.out, what | others | {"tokenizer": str(arguments.tokenizer)})
+    phrases = None
+    if arguments.phrases:
+        phrases = make_phrases(
+            arguments.out, arguments.data, arguments.vocabulary, arguments.phrases, arguments.seed
+        )
+    generator = SceneGenerator(arguments.data, **what, phrases=phrases)
+    encoder = SceneEncoder(arguments.data, arguments.tokenizer, generator, arguments.captions)
+    tokenize(encoder, arguments.out, count=arguments.count)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ PROMPTS = (
 
 
 class Examples(Dataset[Batch]):
-    """Tokenized scenes in a new random order each epoch; item ``i`` is always the same."""
+    """Tokenized scenes in a new random order each epoch, each with its next caption; item ``i`` is always the same."""
 
     def __init__(self, tokens: TokenSet, recipe: TransformerRecipe) -> None:
         self.tokens, self.recipe = tokens, recipe
@@ -55,7 +55,7 @@ class Examples(Dataset[Batch]):
             self._epoch = epoch
             self._order = np.random.default_rng((self.recipe.seed, epoch)).permutation(len(self.tokens))
         i = self._order[position]
-        tokens, (hidden, length, pooled) = self.tokens[i]
+        tokens, (hidden, length, pooled) = self.tokens.captioned(i, epoch)
         if np.random.default_rng((self.recipe.seed, 1, index)).random() < self.recipe.caption_dropout:
             hidden, length, pooled = self.tokens.empty
         return (

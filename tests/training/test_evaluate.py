@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.fake_data import mosaic, write_fake_data
+from tests.training.fake_data import CONCEPTS, mosaic, write_fake_data
 from training.evaluate import HALVES, SIZE, Judge, make_splits, psnr, spread
 from training.recognition import background_of, find_object, to_canvas
 from training.scenes import COLOURS, Scene, SceneGenerator, nearest_colour, render
@@ -39,7 +39,7 @@ def paint(sprites: Sprites, some: list[Scene]) -> list[Pixels]:
 
 @pytest.mark.parametrize("objects", [1, 2])
 def test_real_scenes_score_high_and_swapped_ones_low(data: Path, sprites: Sprites, objects: int) -> None:
-    judge, some = Judge(sprites), scenes(data, objects)
+    judge, some = Judge(sprites, CONCEPTS), scenes(data, objects)
     pictures = paint(sprites, some)
     right = judge.score(pictures, some)
     assert min(right.object, right.style, right.colour) > 0.9
@@ -48,26 +48,37 @@ def test_real_scenes_score_high_and_swapped_ones_low(data: Path, sprites: Sprite
     assert right.pictures == len(some)
 
 
+def test_what_the_vocabulary_lacks_is_not_known_and_style_and_colour_may_not_count(
+    data: Path, sprites: Sprites
+) -> None:
+    some = scenes(data, 1)
+    score = Judge(sprites, CONCEPTS).score(paint(sprites, some), some, style_and_colour=False)
+    assert (score.style, score.colour) == (None, None)
+    assert min(score.object, score.known) > 0.9
+    drawn = {scene.objects[0].concept.label for scene in some}
+    assert Judge(sprites, set(CONCEPTS) - drawn).score(paint(sprites, some), some).known < 0.1
+
+
 def test_objects_in_each_others_place_are_wrong(data: Path, sprites: Sprites) -> None:
     some = [scene for scene in scenes(data, 2) if scene.arrangement in HALVES]
     swapped = [
         dataclasses.replace(scene, objects=tuple(reversed(scene.objects))) for scene in some
     ]  # the same picture, asked for the other way round
-    assert Judge(sprites).score(paint(sprites, some), swapped).object < 0.1
+    assert Judge(sprites, CONCEPTS).score(paint(sprites, some), swapped).object < 0.1
 
 
 def test_the_style_is_judged_apart_from_the_object(data: Path, sprites: Sprites) -> None:
     (scene,) = scenes(data, 1, count=1)
     other = next(style for style in sprites.styles if style != scene.style)
     asked = dataclasses.replace(scene, objects=(dataclasses.replace(scene.objects[0], style=other),))
-    score = Judge(sprites).score(paint(sprites, [scene]), [asked])
+    score = Judge(sprites, CONCEPTS).score(paint(sprites, [scene]), [asked])
     assert (score.object, score.style, score.colour) == (1, 0, 1)
 
 
 def test_a_blank_picture_shows_nothing_that_was_asked_for(data: Path, sprites: Sprites) -> None:
     some = scenes(data, 1)
     blank = [np.broadcast_to(np.array(scene.background.rgb[0], np.uint8), (SIZE, SIZE, 3)) for scene in some]
-    score = Judge(sprites).score(blank, some)
+    score = Judge(sprites, CONCEPTS).score(blank, some)
     assert score.colour == 1
     assert score.object < 0.5
 

@@ -64,8 +64,9 @@ def write_tokens(folder: Path) -> TokenSet:
     tokens, hidden, lengths, pooled = (part.repeat(2, *[1] * (part.ndim - 1)).numpy() for part in batch(0))
     shard = folder / "00000000"
     shard.mkdir(parents=True)
-    for name, part in {"tokens": tokens, "hidden": hidden, "lengths": lengths, "pooled": pooled}.items():
-        np.save(shard / f"{name}.npy", part)
+    np.save(shard / "tokens.npy", tokens)
+    for name, part in {"hidden": hidden, "lengths": lengths, "pooled": pooled}.items():
+        np.save(shard / f"{name}.npy", part[:, None])  # one caption each
     np.savez(folder / "empty.npz", hidden=hidden[0], length=3, pooled=pooled[0])
     return TokenSet(folder)
 

@@ -17,7 +17,14 @@ from tests.training.fake_data import write_fake_data
 from training import tokenize as tokenizing
 from training.recipe import PATCH_NUMS, TOKENIZER
 from training.scenes import SceneGenerator
-from training.tokenize import SceneEncoder, TokenSet, refuse_others, tokenize, trained_weights
+from training.tokenize import (
+    SceneEncoder,
+    TokenSet,
+    make_phrases,
+    refuse_others,
+    tokenize,
+    trained_weights,
+)
 
 VOCABULARY = "full"
 
@@ -51,8 +58,8 @@ def small_tokenizer(_directory: Path, _device: torch.device) -> VQVAE:
     return VQVAE(config, ScaleSchedule(PATCH_NUMS)).eval()
 
 
-def encoder(data: Path, seed: int = 0) -> SceneEncoder:
-    return SceneEncoder(data, data, SceneGenerator(data, seed=seed, vocabulary=VOCABULARY))
+def encoder(data: Path, seed: int = 0, captions: int = 1) -> SceneEncoder:
+    return SceneEncoder(data, data, SceneGenerator(data, seed=seed, vocabulary=VOCABULARY), captions)
 
 
 def contents(directory: Path) -> list[tuple[bytes, bytes, int, bytes]]:
@@ -92,6 +99,27 @@ def test_rows_are_the_scenes_and_captions_of_their_index(tmp_path: Path, data: P
         assert tokens.shape == (680,)
         assert tokens.dtype == np.uint16
     assert scenes.empty[1] == 1
+
+
+def test_a_scene_has_its_captions_in_turn(tmp_path: Path, data: Path) -> None:
+    tokenize(encoder(data, captions=2), tmp_path / "out", count=3)
+    scenes, generator = TokenSet(tmp_path / "out"), SceneGenerator(data, seed=0, vocabulary=VOCABULARY)
+    captions = json.loads((tmp_path / "out" / "00000000" / "captions.json").read_text())
+    assert captions[2:4] == generator.captions(1, 2)
+    for turn in range(4):
+        tokens, (_, length, pooled) = scenes.captioned(1, turn)
+        caption = captions[2 + turn % 2]
+        assert chr(int(pooled[0])) == caption[0]
+        assert length == min(len(caption), tokenizing.TEXT_TOKENS - 1) + 1
+        assert np.array_equal(tokens, scenes[1][0])
+
+
+def test_phrases_are_made_once_and_kept(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (data / "words.json").write_text(json.dumps(["woman", "kangaroo", "spoon"]))
+    phrases = make_phrases(tmp_path, data, VOCABULARY, 50, 1)
+    assert sum(map(len, phrases.values())) > 0
+    monkeypatch.setattr(tokenizing, "label_phrases", None)
+    assert make_phrases(tmp_path, data, VOCABULARY, 50, 1) == phrases
 
 
 def test_scenes_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
