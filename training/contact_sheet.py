@@ -7,7 +7,7 @@ prompt is drawn more often, with the seeds from 0 on or with one seed and the gu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -43,6 +43,33 @@ PROMPTS = (
     "a strawberry, 3d, on a white background",
     "a bicycle on a pink background",
 )
+OTHERS = (
+    "a portrait of a woman in the rain",
+    "a kangaroo",
+    "a wizard casting a spell",
+    "two people dancing",
+    "a beach at sunset",
+    "a bowl of ramen",
+    "a laptop on a desk",
+    "a dragon breathing fire",
+    "a wolf howling at the moon",
+    "a city skyline at night",
+    "a knight on a horse",
+    "a submarine",
+    "a cup of coffee",
+    "a robot",
+    "a birthday cake",
+    "a skateboard",
+    "a monkey",
+    "a mountain lake",
+    "an astronaut",
+    "a piano",
+    "a dolphin",
+    "a bunch of flowers",
+    "love",
+    "a steam train crossing a bridge",
+)
+"""What the default model has no name for."""
 VARIED = PROMPTS[2], PROMPTS[12], PROMPTS[18], PROMPTS[22]
 """What is drawn with several seeds, and with several guidance scales."""
 SEEDS = range(6)
@@ -76,9 +103,9 @@ def grid(tiles: list[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
-def plain_sheet(engine: Engine) -> Image.Image:
+def once(engine: Engine, prompts: Sequence[str]) -> Image.Image:
     """Every prompt once."""
-    return grid([label(paint(engine, p, i), f"{p} (seed {i})", 192) for i, p in enumerate(PROMPTS)], 6)
+    return grid([label(paint(engine, p, i), f"{p} (seed {i})", 192) for i, p in enumerate(prompts)], 6)
 
 
 def seeds_sheet(engine: Engine) -> Image.Image:
@@ -105,7 +132,8 @@ def strip(engine: Engine) -> Image.Image:
 
 
 SHEETS: dict[str, Callable[[Engine], Image.Image]] = {
-    "contact-sheet": plain_sheet,
+    "contact-sheet": lambda engine: once(engine, PROMPTS),
+    "other-words": lambda engine: once(engine, OTHERS),
     "coarse-to-fine": strip,
     "seeds": seeds_sheet,
     "guidance": guidance_sheet,

@@ -27,7 +27,7 @@ from training.painting import paint
 from training.recipe import MODEL
 from training.run import Run, batches
 from training.tokenize import TokenSet, load_tokenizer, trained_weights
-from training.transformer_trainer import KEPT, Batch, Stage, Trainer, TransformerRecipe
+from training.transformer_trainer import ALTERNATING, KEPT, Batch, Stage, Trainer, TransformerRecipe
 
 PROMPTS = (
     "a red apple on a blue background",
@@ -131,8 +131,12 @@ def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: Mode
             raise SystemExit(f"stopped after step {done}; the same command continues")
 
 
-def stage_of(words: Sequence[str]) -> Stage:
+def stage_of(words: Sequence[str], fine_every: int = 1) -> Stage:
     """The stage that ``--stage`` describes: scales, updates, images an update, rates at its start and its end.
+
+    Args:
+        words: five numbers.
+        fine_every: how often an update of a stage of all scales learns the fine ones.
 
     Raises:
         ValueError: a word is no number, or out of range.
@@ -144,10 +148,15 @@ def stage_of(words: Sequence[str]) -> Stage:
         raise ValueError(f"needs three whole numbers and two rates, got {' '.join(words)}") from None
     if not (2 <= scales <= len(MODEL.schedule) and min(steps, batch_size) >= 1):
         raise ValueError(f"scales must be 2 to {len(MODEL.schedule)}, updates and images at least 1")
+    if fine_every < 1:
+        raise ValueError(f"--fine-every counts updates, so it is at least 1, not {fine_every}")
     if not (0 <= first <= 1 and 0 <= last <= 1):
         raise ValueError("rates are fractions of the peak, 0 to 1")
-    kept = KEPT if scales == len(MODEL.schedule) else 0
-    return Stage(scales, steps, batch_size, kept=kept, rates=(first, last))
+    stage = Stage(scales, steps, batch_size, rates=(first, last))
+    if scales < len(MODEL.schedule):
+        return stage
+    whole = ALTERNATING if fine_every > 1 else stage.whole
+    return dataclasses.replace(stage, kept=KEPT, whole=whole, fine_every=fine_every)
 
 
 def main() -> None:
@@ -171,6 +180,14 @@ def main() -> None:
         "update, and the fractions of the peak learning rates at its start and at its end",
     )
     parser.add_argument(
+        "--fine-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help=f"of a --stage of all scales, only every Nth update learns all, on a quarter of its images; the others "
+        f"learn the first {ALTERNATING}",
+    )
+    parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=shutil.which("g++") is not None and (torch.cuda.is_available() or has_fast_bfloat16()),
@@ -185,7 +202,9 @@ def main() -> None:
     recipe = TransformerRecipe()
     if arguments.stage:
         try:
-            recipe = dataclasses.replace(recipe, stages=tuple(stage_of(words) for words in arguments.stage))
+            recipe = dataclasses.replace(
+                recipe, stages=tuple(stage_of(words, arguments.fine_every) for words in arguments.stage)
+            )
         except ValueError as error:
             parser.error(f"--stage: {error}")
     train(arguments, recipe, MODEL)

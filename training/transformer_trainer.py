@@ -27,6 +27,9 @@ from training.teacher_forcing import materialized, token_losses
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Tokens (B, L), the captions' hidden states (B, T, D), their lengths (B,), pooled features (B, D)."""
 
+ALTERNATING = 5
+"""Scales of the updates that are coarse, where fine ones are learnt now and then: a twelfth of the tokens."""
+
 KEPT = 256
 """Of the 525 tokens of the last three scales, how many take part in an update."""
 
@@ -45,6 +48,9 @@ class Stage:
         kept: of the tokens beyond ``whole`` scales, how many take part in an update; the others are left out.
         whole: scales that always take part wholly.
         rates: fraction of the peak learning rates at the stage's first update and at its end, linear between.
+        fine_every: only every so many updates learn more than the ``whole`` scales, and those on a quarter of the
+            images, which cost about as much. Where the coarse scales are to change, it keeps the others from being
+            forgotten.
     """
 
     scales: int
@@ -53,6 +59,15 @@ class Stage:
     kept: int = 0
     whole: int = 7
     rates: tuple[float, float] = (1.0, 1.0)
+    fine_every: int = 1
+
+    def of_update(self, step: int) -> Stage:
+        """What update ``step`` learns: this, without ``fine_every``."""
+        if self.fine_every == 1:
+            return self
+        if step % self.fine_every:
+            return dataclasses.replace(self, scales=self.whole, kept=0, fine_every=1)
+        return dataclasses.replace(self, batch_size=max(1, self.batch_size // 4), fine_every=1)
 
     def rate(self, step: int) -> float:
         """Fraction of the peak learning rates at update ``step`` of the stage."""
@@ -228,8 +243,9 @@ class Trainer:
         for optimizer, peak in zip(self.optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * recipe.rate(step)
+        stage = stage.of_update(step)
         positions = self.positions(step, stage)
-        tokens, *text = (t.to(self.device) for t in batch)
+        tokens, *text = (t[: stage.batch_size].to(self.device) for t in batch)
         lesson = self.lesson(step, tokens, stage)
         losses = self.loss(lesson, (text[0], text[1], text[2]), positions)
         for optimizer in self.optimizers:

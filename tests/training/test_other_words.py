@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -12,7 +13,7 @@ import torch
 
 from star_model.text_encoder import TextConditioning
 from tests.training.fake_data import write_fake_data
-from training.concepts import held_out_keywords, load_concepts
+from training.concepts import held_out_keywords, load_concepts, with_article, without_article
 from training.evaluate import make_splits
 from training.other_words import (
     HELD_OUT_WORDS,
@@ -28,7 +29,7 @@ WORDS = [
     "woman",
     "kangaroo",
     "spoon",
-    "Fox",
+    "fox",
     "umbrella stand",
     "left-facing fist",
     "ok",
@@ -47,15 +48,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encode(texts: Sequence[str]) -> list[TextConditioning]:
-    """A text encoder: the sum of a direction for each thing that a text means, the first one counting most."""
-    things = ["fox", "owl", "scissors", "banana", "radio"]
+    """A text encoder: the sum of a direction for each thing that a text means, its second word's counting most."""
     encoded = []
     for text in texts:
         words = text.split()
-        pooled = torch.full((len(things) + 1,), 0.001)
-        for weight, word in zip((3.0, 2.5, *[1.0] * len(words)), words, strict=False):
-            meaning = MEANINGS.get(word, word)
-            pooled[things.index(meaning) if meaning in things else -1] += weight
+        pooled = torch.zeros(32)
+        for weight, word in zip((0.3, 3.0, *[0.3] * len(words)), words, strict=False):
+            seed = zlib.crc32(MEANINGS.get(word, word).encode())
+            pooled += weight * torch.randn(32, generator=torch.Generator().manual_seed(seed))
         encoded.append(TextConditioning(torch.zeros(64, 1), torch.arange(64) < len(words) + 2, pooled))
     return encoded
 
@@ -101,20 +101,23 @@ def test_phrases_are_nearest_to_what_they_are_drawn_as_whatever_the_medium(data:
     nearest = NearestName(encode, concepts)
     assert nearest.labels(["a kangaroo", "a woman", "a spoon"]) == ["fox", "owl", "scissors"]
     assert "a photo of a kangaroo" in found["fox"]  # though "photo" alone means the radio
-    assert "a portrait of a woman in the rain" in found["owl"]
+    every = [text for texts in found.values() for text in texts]
+    women = {text for text in every if text.startswith(("a woman in the", "a portrait of a woman in the"))}
+    assert women
+    assert women <= set(found["owl"])
     assert all("kangaroo" in text or "fox" in text or "in the rain" in text for text in found["fox"])
     # A thing of the vocabulary remains itself in any circumstances.
-    known = {text for texts in found.values() for text in texts if "a cactus" in text}
+    known = {text for text in every if "a cactus" in text}
     assert known
     assert known <= set(found["cactus"])
-    assert all(c.num_tokens <= MOST_POSITIONS for texts in found.values() for c in encode(texts))
+    assert all(c.num_tokens <= MOST_POSITIONS for c in encode(every))
 
 
 def test_phrases_are_the_same_for_a_seed_and_vary(data: Path) -> None:
     concepts = load_concepts(data, "full")
     one, other = ([make_phrase(rng, WORDS, concepts) for _ in range(200)] for rng in (Random(1), Random(1)))
     assert one == other
-    assert len({phrase.text for phrase in one}) > 150
+    assert len({phrase.text for phrase in one}) > 100
     assert all(phrase.label is None for phrase in (make_phrase(Random(i), WORDS) for i in range(200)))
 
 
@@ -148,6 +151,7 @@ def test_splits_of_others_ask_for_the_nearest_thing(data: Path) -> None:
         assert len(split.scenes) == len(split.captions) == 5
         assert split.style_and_colour == (name == "others")
     for scene, caption in zip(splits["others"].scenes, splits["others"].captions, strict=True):
-        subject = caption.split(",")[0]
+        bare = without_article(caption.split(",")[0].split(" in the ")[0])
+        subject = with_article(bare.removeprefix("small ").removeprefix("big "))
         assert nearest.labels([subject]) == [scene.objects[0].concept.label]
         assert not any(subject.endswith(f" {word}") and len(subject.split()) == 2 for word in training)

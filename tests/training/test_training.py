@@ -248,6 +248,27 @@ def test_a_stage_can_be_told_in_words() -> None:
     recipe = TransformerRecipe()
     assert stage_of(["7", "3800", "48", "1", "0.3"]) == recipe.stages[0]
     assert stage_of(["10", "5000", "24", "0.3", "0"]) == recipe.stages[1]
+    alternating = stage_of(["10", "5000", "24", "0.3", "0"], fine_every=6)
+    assert (alternating.fine_every, alternating.whole) == (6, 5)
+    assert stage_of(["7", "3800", "48", "1", "0.3"], fine_every=6).fine_every == 1
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        stage_of(["10", "5000", "24", "0.3", "0"], fine_every=0)
+
+
+def test_fine_scales_are_learnt_now_and_then_on_fewer_images() -> None:
+    stage = Stage(4, 12, 8, kept=5, whole=2, rates=(1.0, 0.5), fine_every=3)
+    updates = [stage.of_update(step) for step in range(12)]
+    assert [(u.scales, u.batch_size, u.kept) for u in updates[:4]] == [
+        (4, 2, 5),
+        (2, 8, 0),
+        (2, 8, 0),
+        (4, 2, 5),
+    ]
+    assert {(u.rates, u.fine_every) for u in updates} == {(stage.rates, 1)}
+    vqvae = VQVAE(CONFIG.tokenizer, CONFIG.schedule).eval().requires_grad_(False)
+    trainer = TransformerTrainer(CONFIG, TransformerRecipe(stages=(stage,), clean=1.0), vqvae, CPU)
+    for step in (0, 1):
+        assert ("fine_loss" in trainer.step(step, batch(8), stage)) == (step == 0)
 
 
 @pytest.mark.parametrize(
