@@ -249,7 +249,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         self._send(Started(*key, self._clock()))
         try:
             text = self._encode(job.prompt)
-            negative = self._encode(job.negative_prompt) if job.negative_prompt else None
+            negative = self._encode(job.negative_prompt, negative=True) if job.negative_prompt else None
             sequence = self._engine.prepare(text, negative, job, job.seeds[key.image])
         except Exception as error:
             self._fail_batch([key], error)
@@ -257,11 +257,11 @@ class EngineLoop(Generic[TextT, SequenceT]):
         self._images[key] = _Image(job, sequence, preview_scales(self._engine.num_scales, job.partial_images))
         self._scheduler.add(key, job.deadline)
         tokens = text.num_tokens + (negative.num_tokens if negative is not None else 0)
-        self._send(TextRead(job.id, tokens, _truncations(("prompt", text), ("negative_prompt", negative))))
+        self._send(TextRead(job.id, tokens, text_warnings(text, negative)))
 
-    def _encode_anew(self, prompt: str) -> TextT:
+    def _encode_anew(self, prompt: str, *, negative: bool = False) -> TextT:
         started = self._clock()
-        text = self._engine.encode(prompt)
+        text = self._engine.encode(prompt, negative=negative)
         self._send(Timing("text_encode", self._clock() - started, 1))
         return text
 
@@ -303,9 +303,15 @@ class EngineLoop(Generic[TextT, SequenceT]):
         return Heartbeat(at=now, turned_at=now, idle=idle, slots_in_use=slots_in_use)
 
 
-def _truncations(*texts: tuple[str, Text | None]) -> tuple[str, ...]:
-    return tuple(
+def text_warnings(prompt: Text, negative: Text | None) -> tuple[str, ...]:
+    """What the caller should know of how the text was read, in sentences."""
+    warnings = [
         f"The {name} is longer than the text encoder reads; this end of it was left out: {text.truncated!r}"
-        for name, text in texts
+        for name, text in (("prompt", prompt), ("negative_prompt", negative))
         if text is not None and text.truncated
-    )
+    ]
+    if prompt.read_as:
+        warnings.insert(
+            0, f"The model knows only a few things, and drew the nearest to this prompt: {prompt.read_as!r}"
+        )
+    return tuple(warnings)

@@ -21,6 +21,11 @@ class Text(Protocol):
         ...
 
     @property
+    def read_as(self) -> str:
+        """What was read in place of the prompt, if the model knows too little for it; else empty."""
+        ...
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the encoder read."""
         ...
@@ -42,8 +47,8 @@ class Engine(Protocol[TextT, SequenceT]):
     @property
     def total_slots(self) -> int: ...
 
-    def encode(self, prompt: str) -> TextT:
-        """Encode one prompt."""
+    def encode(self, prompt: str, *, negative: bool = False) -> TextT:
+        """Encode one prompt, or a negative one."""
         ...
 
     def prepare(self, text: TextT, negative: TextT | None, job: Job, seed: int) -> SequenceT:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server import __version__
+from server.engine_loop import text_warnings
 from server.images import ImageFormat, encode_image
 from server.messages import Job, Pixels, Sampling, WorkerOptions
 from server.scheduler import Policy, token_shares
@@ -127,7 +128,7 @@ def generate(
         deadline=float("inf"),
     )
     text = engine.encode(job.prompt)
-    negative = engine.encode(job.negative_prompt) if job.negative_prompt else None
+    negative = engine.encode(job.negative_prompt, negative=True) if job.negative_prompt else None
     progress = begin(engine.num_scales, picture.n)
     for start in range(0, picture.n, engine.total_slots):
         batch = range(start, min(start + engine.total_slots, picture.n))
@@ -137,8 +138,7 @@ def generate(
             progress(1, len(sequences))
         for i, pixels in zip(batch, engine.finish(sequences).wait(), strict=True):
             _write(paths[i], pixels, job, i, model.config.name, picture.quality)
-    warnings = [f"This end of the prompt did not fit into the text encoder: {text.truncated!r}"]
-    return list(zip(paths, job.seeds, strict=True)), warnings if text.truncated else []
+    return list(zip(paths, job.seeds, strict=True)), list(text_warnings(text, negative))
 
 
 def _write(path: Path, pixels: Pixels, job: Job, image: int, model: str, quality: int | None) -> None:

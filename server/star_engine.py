@@ -35,6 +35,10 @@ class EncodedText:
     def truncated(self) -> str:
         return self.conditioning.truncated
 
+    @property
+    def read_as(self) -> str:
+        return self.conditioning.read_as
+
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
@@ -91,8 +95,10 @@ class StarEngine:
     def total_slots(self) -> int:
         return self._engine.total_slots
 
-    def encode(self, prompt: str) -> EncodedText:
-        (conditioning,) = self._engine.model.text_encoder.encode([prompt])
+    def encode(self, prompt: str, *, negative: bool = False) -> EncodedText:
+        model = self._engine.model
+        # What is not wanted need not be drawn, so it may be anything.
+        conditioning = model.text_encoder.encode([prompt])[0] if negative else model.encode_prompt(prompt)
         return EncodedText(conditioning, conditioning.num_tokens)
 
     def prepare(self, text: EncodedText, negative: EncodedText | None, job: Job, seed: int) -> ImageSequence:

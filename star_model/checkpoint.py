@@ -6,6 +6,7 @@
     text_encoder/               what ``save_pretrained`` of encoder and tokenizer write; not in a
                                 class-conditional model
     SHA256SUMS                  of the files above, as ``sha256sum --check`` reads it
+    vocabulary.json             optional: all that the model knows; see :mod:`star_model.vocabulary`
     about.json                  optional: what the model knows, in words; see :mod:`star_model.about`
 
 Loading is strict, and checks names and shapes in the headers before it reads any data. Networks are built on
@@ -37,6 +38,7 @@ from star_model.precision import choose_precision
 from star_model.rope import rope_table
 from star_model.text_encoder import ClassEncoder, TextEncoder, TransformersTextEncoder, load_text_encoder
 from star_model.transformer import StarTransformer
+from star_model.vocabulary import VOCABULARY, PromptReader, Vocabulary, read_vocabulary
 from star_model.vqvae import VQVAE
 
 FORMAT = 1
@@ -171,9 +173,12 @@ def load_model(
     _fill(vqvae, directory / TOKENIZER, place, torch.float32)
     vqvae.lay_out_decoder(precision.decoder)
     text_encoder = _load_encoder(directory / TEXT_ENCODER, config, place, precision.text_encoder)
-    return StarModel(
-        config, transformer, vqvae, text_encoder, place, precision.transformer, read_about(directory)
-    )
+    reader = None
+    vocabulary = read_vocabulary(directory)
+    if vocabulary is not None and isinstance(text_encoder, TransformersTextEncoder):
+        reader = PromptReader(vocabulary, text_encoder.pooled)
+    about = read_about(directory)
+    return StarModel(config, transformer, vqvae, text_encoder, place, precision.transformer, about, reader)
 
 
 def _load_encoder(
@@ -311,6 +316,7 @@ def save_model(
         write_text_encoder=(
             None if isinstance(encoder, ClassEncoder) else lambda directory: encoder.save(directory, cast)
         ),
+        vocabulary=None if model.reader is None else model.reader.vocabulary,
         overwrite=overwrite,
     )
 
@@ -326,6 +332,7 @@ def write_model(
     transformer: Mapping[str, Tensor],
     vqvae: Mapping[str, Tensor],
     write_text_encoder: Callable[[Path], None] | None,
+    vocabulary: Vocabulary | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a native directory from its parts; see :func:`save_model`."""
@@ -335,6 +342,8 @@ def write_model(
         if write_text_encoder is not None:
             (directory / TEXT_ENCODER).mkdir()
             write_text_encoder(directory / TEXT_ENCODER)
+        if vocabulary is not None:
+            vocabulary.save(directory)
         text = json.dumps({"format": FORMAT, **config.to_dict()}, indent=2)
         (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
         files = sorted(f for f in directory.rglob("*") if f.is_file())
@@ -354,7 +363,7 @@ def _new_directory(path: Path, overwrite: bool) -> Iterator[Path]:
         _open_to_readers(partial)
         if path.is_dir():
             for entry in path.iterdir():
-                if entry.name not in {CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, SUMS}:
+                if entry.name not in {CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, VOCABULARY, SUMS}:
                     (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, partial / entry.name)
             old = partial.with_suffix(".old")
             path.rename(old)

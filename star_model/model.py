@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from star_model.about import About
 from star_model.config import ModelConfig, SamplingDefaults
-from star_model.text_encoder import TextEncoder
+from star_model.text_encoder import ClassConditioning, Conditioning, TextEncoder
 from star_model.transformer import StarTransformer
+from star_model.vocabulary import PromptReader
 from star_model.vqvae import VQVAE
 
 
@@ -24,6 +25,7 @@ class StarModel:
         text_encoder: prompt -> conditioning; for a class-conditional model, the name of a class -> its number.
         dtype: of the transformer's weights, and so of keys and values.
         about: the model in words, for people.
+        reader: how prompts are read, if the model knows few things; None if as they are.
     """
 
     config: ModelConfig
@@ -33,6 +35,15 @@ class StarModel:
     device: torch.device
     dtype: torch.dtype
     about: About = field(default_factory=About)
+    reader: PromptReader | None = None
+
+    def encode_prompt(self, prompt: str) -> Conditioning:
+        """The conditioning of ``prompt`` as the model reads it, which :attr:`TextConditioning.read_as` says."""
+        read_as = prompt if self.reader is None else self.reader.read(prompt)
+        (conditioning,) = self.text_encoder.encode([read_as])
+        if read_as == prompt or isinstance(conditioning, ClassConditioning):
+            return conditioning
+        return replace(conditioning, read_as=read_as)
 
     @property
     def num_parameters(self) -> int:

@@ -34,12 +34,14 @@ class TextConditioning:
         mask: which of the T positions are not padding, boolean (T,).
         pooled: the feature (D,) that makes the start token map.
         truncated: the end of the prompt that did not fit into T positions, or "".
+        read_as: what was encoded in place of the prompt, or "" if the prompt was: see :mod:`star_model.vocabulary`.
     """
 
     hidden: Tensor
     mask: Tensor
     pooled: Tensor
     truncated: str = ""
+    read_as: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -53,6 +55,7 @@ class ClassConditioning:
 
     class_id: int
     truncated: ClassVar[str] = ""
+    read_as: ClassVar[str] = ""
     num_tokens: ClassVar[int] = 1
 
 
@@ -131,6 +134,24 @@ class TransformersTextEncoder:
         else:
             pooled = F.normalize(hidden[:length].mean(0), dim=0)
         return TextConditioning(hidden, mask, pooled, truncated=_overflow(prompt, batch["offset_mapping"]))
+
+    @torch.inference_mode()
+    def pooled(self, prompts: Sequence[str]) -> Tensor:
+        """Pooled features (N, D) of many prompts at once: those of :meth:`encode` but for rounding."""
+        batch = self.tokenizer(
+            list(prompts),
+            padding=True,
+            max_length=self.config.max_tokens,
+            truncation=True,
+            return_tensors="pt",
+        )
+        device = next(self.model.parameters()).device
+        inputs = {k: to_device(batch[k], device) for k in ("input_ids", "attention_mask")}
+        output = self.model(**inputs)
+        if self.config.family == "clip":
+            return torch.as_tensor(output.pooler_output).float()
+        mask = inputs["attention_mask"].unsqueeze(2)
+        return F.normalize((output.last_hidden_state.float() * mask).sum(1) / mask.sum(1), dim=1)
 
     def save(self, directory: Path, dtype: torch.dtype | None = None) -> None:
         """Write model and tokenizer to ``directory`` for :func:`load_text_encoder`, in ``dtype`` if given."""

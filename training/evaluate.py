@@ -244,6 +244,9 @@ def main() -> None:
     parser.add_argument(
         "--others", action="store_true", help="score captions of what the vocabulary lacks as well"
     )
+    parser.add_argument(
+        "--as-written", action="store_true", help="give the model the captions as they are, whatever it knows"
+    )
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the scenes; training uses small ones")
     parser.add_argument("--guidance-scale", type=float, help="in place of the model's default")
     parser.add_argument("--top-k", type=int, help="in place of the model's default")
@@ -256,6 +259,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     given = {name: getattr(arguments, name) for name in SETTINGS}
     model, sprites = load_model(arguments.model), Sprites(arguments.data)
+    if arguments.as_written:
+        model = dataclasses.replace(model, reader=None)
     painter = Painter(model, {name: value for name, value in given.items() if value is not None})
     judge = Judge(sprites, (c.label for c in load_concepts(arguments.data, arguments.vocabulary)))
     encode = load_encoder(arguments.data, torch.device("cpu")).encode if arguments.others else None

@@ -11,11 +11,33 @@ from star_model.checkpoint import save_model
 from star_model.model import StarModel
 from star_model.text_encoder import load_text_encoder
 from star_model.transformer import StarTransformer
+from star_model.vocabulary import PromptReader, Vocabulary, words_of
+from training.captions import COLOUR_WORDS
+from training.concepts import held_out_keywords, load_concepts, with_article
 from training.recipe import MODEL
+from training.scenes import SceneGenerator
+from training.sources import STYLES
 from training.tokenize import load_tokenizer, trained_weights
 
+CAPTIONS = 20_000
+"""Captions of training whose words a model is taken to know: all that it met often enough to learn."""
 
-def export(data: Path, tokenizer: Path, transformer: Path, out: Path) -> None:
+
+def vocabulary_of(data: Path, vocabulary: str) -> Vocabulary:
+    """What a model knows that was trained on captions of the concepts in ``vocabulary``; no name that is held out."""
+    concepts = load_concepts(data, vocabulary)
+    held_out = held_out_keywords(concepts)
+    names = {
+        c.phrase: tuple(n for n in (with_article(c.label), *c.synonyms) if n != held_out.get(c.label))
+        for c in concepts
+    }
+    generator = SceneGenerator(data, seed=0, vocabulary=vocabulary, max_objects=3)
+    words = {word for i in range(CAPTIONS) for word in words_of(generator.scene(i).caption)}
+    colours = [word for words in COLOUR_WORDS.values() for word in words]
+    return Vocabulary(names, tuple(sorted(words)), STYLES, tuple(colours))
+
+
+def export(data: Path, tokenizer: Path, transformer: Path, out: Path, vocabulary: str = "starter") -> None:
     """Join what the two runs in ``tokenizer`` and ``transformer`` last saved; the transformer's averaged weights.
 
     Raises:
@@ -25,7 +47,9 @@ def export(data: Path, tokenizer: Path, transformer: Path, out: Path) -> None:
     network = StarTransformer(MODEL).eval()
     network.load_state_dict(trained_weights(transformer, "transformer.safetensors", "average"))
     encoder = load_text_encoder(data / "text_encoder", MODEL.text_encoder, device=cpu, dtype=torch.float32)
-    model = StarModel(MODEL, network, load_tokenizer(tokenizer, cpu), encoder, cpu, torch.float32)
+    reader = PromptReader(vocabulary_of(data, vocabulary), encoder.pooled)
+    vqvae = load_tokenizer(tokenizer, cpu)
+    model = StarModel(MODEL, network, vqvae, encoder, cpu, torch.float32, reader=reader)
     save_model(model, out, dtype="float16", overwrite=True)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"{out}: {model.num_parameters / 1e6:.1f} M parameters and the text encoder, {size / 1e6:.1f} MB")
@@ -40,8 +64,9 @@ def main() -> None:
         "--transformer", type=Path, default=Path("runs/transformer"), help="the transformer's run"
     )
     parser.add_argument("--out", type=Path, default=Path("weights/star-mini"))
+    parser.add_argument("--vocabulary", default="starter", help="which concepts it was trained on")
     arguments = parser.parse_args()
-    export(arguments.data, arguments.tokenizer, arguments.transformer, arguments.out)
+    export(arguments.data, arguments.tokenizer, arguments.transformer, arguments.out, arguments.vocabulary)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def paint(
         edit: the image that is edited, if one is.
     """
     model = engine.model
-    (conditioning,) = model.text_encoder.encode([prompt])
+    conditioning = model.encode_prompt(prompt)
     defaults = dataclasses.asdict(model.sampling_defaults)
     params = SamplingParams(seed=seed, **(defaults | dict(sampling or {})))
     sequence = engine.prepare(conditioning, params, edit=edit)

@@ -7,7 +7,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +182,11 @@ def main() -> None:
     parser.add_argument(
         "--fine-every",
         type=int,
-        default=1,
+        nargs="+",
+        default=[1],
         metavar="N",
         help=f"of a --stage of all scales, only every Nth update learns all, on a quarter of its images; the others "
-        f"learn the first {ALTERNATING}",
+        f"learn the first {ALTERNATING}; for each stage in turn, the last number for those that are left",
     )
     parser.add_argument(
         "--compile",
@@ -202,9 +203,9 @@ def main() -> None:
     recipe = TransformerRecipe()
     if arguments.stage:
         try:
-            recipe = dataclasses.replace(
-                recipe, stages=tuple(stage_of(words, arguments.fine_every) for words in arguments.stage)
-            )
+            every = chain(arguments.fine_every, repeat(arguments.fine_every[-1]))
+            stages = tuple(stage_of(*pair) for pair in zip(arguments.stage, every, strict=False))
+            recipe = dataclasses.replace(recipe, stages=stages)
         except ValueError as error:
             parser.error(f"--stage: {error}")
     train(arguments, recipe, MODEL)

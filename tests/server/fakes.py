@@ -36,6 +36,7 @@ WINDOW = 40  # words that the fake text encoder reads
 @dataclass(frozen=True)
 class FakeText:
     prompt: str
+    read_as: str = ""
 
     @property
     def truncated(self) -> str:
@@ -98,11 +99,11 @@ class FakeEngine:
     def free_slots(self) -> int:
         return len(self._free)
 
-    def encode(self, prompt: str) -> FakeText:
+    def encode(self, prompt: str, *, negative: bool = False) -> FakeText:
         if "unreadable" in prompt:
             raise ValueError(prompt)
         self.encoded.append(prompt)
-        return FakeText(prompt)
+        return FakeText(prompt, read_as="a fox" if "woman" in prompt and not negative else "")
 
     def prepare(self, text: FakeText, negative: FakeText | None, job: Job, seed: int) -> FakeSequence:
         return FakeSequence(text, job, seed, self._free.pop())

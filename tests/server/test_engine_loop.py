@@ -113,6 +113,17 @@ def test_a_prompt_is_encoded_once_and_alone() -> None:
     assert run.engine.encoded == ["a red apple", "x", "y"]
 
 
+def test_what_a_prompt_was_read_as_is_reported_and_a_negative_one_is_not() -> None:
+    run = Run()
+    run.submit(make_job("a", prompt="a woman"), make_job("b", prompt="a fox", negative_prompt="a woman"))
+    run.run()
+    told, untold = run.of(TextRead)
+    assert told.warnings == (
+        "The model knows only a few things, and drew the nearest to this prompt: 'a fox'",
+    )
+    assert untold.warnings == ()
+
+
 def test_what_does_not_fit_of_a_prompt_is_reported() -> None:
     run = Run()
     run.submit(make_job("a", prompt="word " * 40 + "the rest"))

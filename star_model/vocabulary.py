@@ -1,0 +1,163 @@
+"""How a model that knows few things reads prompts about others: as the nearest thing that it knows.
+
+A model that was trained on some hundred names finds nothing for any other, and paints a mixture. Where its directory
+has a ``vocabulary.json``, a prompt with a word in it that training never used is read anew, in words that it did: the
+thing that the prompt names, or else the one whose name is nearest to the prompt for the text encoder, with the style
+and the background that the prompt asks for. Whoever asked is told how the prompt was read.
+
+    {"names": {"a fox": [], "a car": ["an automobile"]},    phrase of a thing -> its other names
+     "words": ["a", "background", ...],                     all words of the captions that the model was trained on
+     "styles": ["flat", "3d"],
+     "colours": ["light blue", "blue", ...]}                of backgrounds
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from star_model.errors import CheckpointError
+
+VOCABULARY = "vocabulary.json"
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
+_MEDIUM = re.compile(
+    r"^\W*(?:an?\s+)?(?:[\w-]+\s+)?(?:photo|photograph|picture|image|portrait|painting|drawing|illustration|sketch|"
+    r"render|rendering|model|icon|close-up|view|poster)\s+(?:of|with)\s+",
+    re.IGNORECASE,
+)
+"""What a picture is, before what it shows: "a photo of" is no camera."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a model was trained to draw.
+
+    Args:
+        names: a phrase for each thing -> its other names.
+        words: all words, in lower case, of its captions.
+        styles: words for them, as "flat" in "flat style".
+        colours: words for those of backgrounds.
+    """
+
+    names: Mapping[str, tuple[str, ...]]
+    words: tuple[str, ...]
+    styles: tuple[str, ...] = ()
+    colours: tuple[str, ...] = ()
+
+    def save(self, directory: Path) -> None:
+        """Write ``vocabulary.json``."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        (directory / VOCABULARY).write_text(text + "\n", encoding="utf-8")
+
+
+def read_vocabulary(directory: Path) -> Vocabulary | None:
+    """What stands in a model directory's ``vocabulary.json``; None where there is none.
+
+    Raises:
+        CheckpointError: the file is not what the top of this module shows; the text says what is wrong.
+    """
+    file = directory / VOCABULARY
+    if not file.is_file():
+        return None
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    known = ("names", "words", "styles", "colours")
+    if not isinstance(data, dict) or (data.keys() ^ set(known)):
+        raise CheckpointError(f"{file} must be an object with {', '.join(known)}, and nothing else")
+    if not isinstance(data["names"], dict) or not data["names"]:
+        raise CheckpointError(f"{file}: names must be an object with a name at least")
+    names = {phrase: _words_in(file, "names", others) for phrase, others in data["names"].items()}
+    return Vocabulary(names, *(_words_in(file, key, data[key]) for key in known[1:]))
+
+
+def _words_in(file: Path, key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
+        raise CheckpointError(f"{file}: {key} must hold lists of words")
+    return tuple(value)
+
+
+class PromptReader:
+    """Reads prompts as a model with a small vocabulary can draw them.
+
+    Args:
+        vocabulary: what it knows.
+        pooled: texts -> the text encoder's pooled features (N, D).
+    """
+
+    def __init__(self, vocabulary: Vocabulary, pooled: Callable[[Sequence[str]], Tensor]) -> None:
+        self.vocabulary = vocabulary
+        self._pooled = pooled
+        self._words = frozenset(vocabulary.words)
+        names = [(name, phrase) for phrase, others in vocabulary.names.items() for name in (phrase, *others)]
+        self._features = F.normalize(pooled([name for name, _ in names]), dim=1)  # (N, D)
+        self._phrases: list[str] = [phrase for _, phrase in names]
+        bare = {_ARTICLE.sub("", name).lower(): phrase for name, phrase in names}
+        self._phrase_of_name: dict[str, str] = bare
+        self._names = re.compile(rf"\b({_any_of(bare)})(?:e?s)?\b", re.IGNORECASE)
+        colour = f"({_any_of(vocabulary.colours)})"
+        where = r"[\s,]*\b(?:(?:on|with|in front of|in|against) )?(?:an? )?"
+        self._backgrounds = [
+            re.compile(pattern, re.IGNORECASE)
+            for pattern in (
+                rf"{where}(?:gradient|background fading|background) from {colour} to {colour}\b",
+                rf"{where}{colour} (?:to|and) {colour} gradient(?: background)?\b",
+                rf"{where}{colour} background\b",
+                rf"[\s,]*\b(?:on|against) (?:an? )?{colour}\s*(?=$|[,.;])",
+            )
+        ]
+        self._style = re.compile(
+            rf"[\s,]*\b(?:in )?({_any_of(vocabulary.styles)})(?: style)?\b", re.IGNORECASE
+        )
+
+    def read(self, prompt: str) -> str:
+        """``prompt`` as it is if all its words are known; else the nearest prompt of which that is so."""
+        words = words_of(prompt)
+        if not prompt.strip() or (words and self._words.issuperset(words)):
+            return prompt
+        subject, background = prompt, ""
+        for pattern in self._backgrounds if self.vocabulary.colours else ():
+            if found := pattern.search(subject):
+                colours = [group.lower() for group in found.groups()]
+                background = (
+                    f", on a gradient from {colours[0]} to {colours[1]}"
+                    if len(colours) == 2
+                    else f", on {_with_article(colours[0])} background"
+                )
+                subject = subject[: found.start()] + " " + subject[found.end() :]
+                break
+        style = ""
+        if self.vocabulary.styles and (found := self._style.search(subject)):
+            style = f", {found.group(1).lower()} style"
+            subject = subject[: found.start()] + " " + subject[found.end() :]
+        return f"{self._nearest(_MEDIUM.sub('', subject.strip()).strip(' ,.;') or prompt)}{style}{background}"
+
+    def _nearest(self, subject: str) -> str:
+        """The phrase of the nearest thing: of those that ``subject`` names, if it names any."""
+        named = {self._phrase_of_name[name.lower()] for name in self._names.findall(subject)}
+        similarities = self._features @ F.normalize(self._pooled([subject])[0], dim=0)
+        order: list[int] = similarities.argsort(descending=True).tolist()
+        return next(self._phrases[i] for i in order if not named or self._phrases[i] in named)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of ``text`` in lower case, without what is between them."""
+    return _WORD.findall(text.lower())
+
+
+def _any_of(words: Sequence[str] | Mapping[str, str]) -> str:
+    """A pattern for any of ``words``, the longest that fits."""
+    return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+
+
+def _with_article(noun: str) -> str:
+    return f"an {noun}" if noun.startswith(("a", "e", "i", "o", "u")) else f"a {noun}"
