@@ -53,6 +53,16 @@ def border(image: Image.Image) -> tuple[float, float, float]:
     return r, g, b
 
 
+def test_what_it_does_not_know_is_drawn_as_the_nearest_thing(server: LiveServer) -> None:
+    prompt = {"prompt": "a portrait of a woman in the rain", "seed": 4}
+    answer = httpx.post(f"{server.url}/generate", json=prompt, timeout=120).raise_for_status().json()
+    assert "'an umbrella'" in answer["warnings"][0]
+    known = httpx.post(f"{server.url}/generate", json=prompt | {"prompt": "an umbrella"}, timeout=120).json()
+    assert known["warnings"] == []
+    one, other = (Image.open(io.BytesIO(base64.b64decode(a["data"][0]["b64_json"]))) for a in (answer, known))
+    assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
 def test_the_readmes_first_picture(server: LiveServer) -> None:
     image = picture(server, prompt="a red apple on a blue background", seed=1)
     assert image.size == (512, 512)
