@@ -48,7 +48,7 @@ def test_generate_says_what_it_left_out_of_a_prompt(
 ) -> None:
     arguments = ["generate", "apple " * 20, "-o", str(tmp_path / "a.jpg"), "--model", str(model)]
     assert main(arguments) == 0
-    assert "did not fit" in capsys.readouterr().err
+    assert "left out" in capsys.readouterr().err
     assert opened(tmp_path / "a.jpg").format == "JPEG"
 
 
