@@ -5,8 +5,8 @@
     vqvae.safetensors           VQVAE, likewise
     text_encoder/               what ``save_pretrained`` of encoder and tokenizer write; not in a
                                 class-conditional model
-    SHA256SUMS                  of the files above, as ``sha256sum --check`` reads it
     vocabulary.json             optional: all that the model knows; see :mod:`star_model.vocabulary`
+    SHA256SUMS                  of the files above, as ``sha256sum --check`` reads it
     about.json                  optional: what the model knows, in words; see :mod:`star_model.about`
 
 Loading is strict, and checks names and shapes in the headers before it reads any data. Networks are built on

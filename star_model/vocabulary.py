@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,6 +86,28 @@ def _words_in(file: Path, key: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+class NearestName:
+    """Which of several things a text is nearest to: by the cosine of its pooled features to any of the things' names.
+
+    Args:
+        names: thing -> its names, one at least altogether.
+        pooled: texts -> the text encoder's pooled features (N, D).
+    """
+
+    def __init__(self, names: Mapping[str, Sequence[str]], pooled: Callable[[Sequence[str]], Tensor]) -> None:
+        self._pooled = pooled
+        self._things = [thing for thing, called in names.items() for _ in called]
+        self._features = F.normalize(
+            pooled([name for called in names.values() for name in called]), dim=1
+        )  # (N, D)
+
+    def of(self, text: str, among: Set[str] = frozenset()) -> str:
+        """The thing that ``text`` is nearest to, of those ``among`` which it must be, or of all."""
+        similarities = self._features @ F.normalize(self._pooled([text])[0], dim=0)
+        order: list[int] = similarities.argsort(descending=True).tolist()
+        return next(self._things[i] for i in order if not among or self._things[i] in among)
+
+
 class PromptReader:
     """Reads prompts as a model with a small vocabulary can draw them.
 
@@ -96,14 +118,13 @@ class PromptReader:
 
     def __init__(self, vocabulary: Vocabulary, pooled: Callable[[Sequence[str]], Tensor]) -> None:
         self.vocabulary = vocabulary
-        self._pooled = pooled
         self._words = frozenset(vocabulary.words)
-        names = [(name, phrase) for phrase, others in vocabulary.names.items() for name in (phrase, *others)]
-        self._features = F.normalize(pooled([name for name, _ in names]), dim=1)  # (N, D)
-        self._phrases: list[str] = [phrase for _, phrase in names]
-        bare = {_ARTICLE.sub("", name).lower(): phrase for name, phrase in names}
-        self._phrase_of_name: dict[str, str] = bare
-        self._names = re.compile(rf"\b({_any_of(bare)})(?:e?s)?\b", re.IGNORECASE)
+        names = {phrase: (phrase, *others) for phrase, others in vocabulary.names.items()}
+        self._nearest_name = NearestName(names, pooled)
+        self._phrase_of_name = {
+            _ARTICLE.sub("", name).lower(): phrase for phrase, called in names.items() for name in called
+        }
+        self._names = re.compile(rf"\b({_any_of(self._phrase_of_name)})(?:e?s)?\b", re.IGNORECASE)
         colour = f"({_any_of(vocabulary.colours)})"
         where = r"[\s,]*\b(?:(?:on|with|in front of|in|against) )?(?:an? )?"
         self._backgrounds = [
@@ -144,9 +165,7 @@ class PromptReader:
     def _nearest(self, subject: str) -> str:
         """The phrase of the nearest thing: of those that ``subject`` names, if it names any."""
         named = {self._phrase_of_name[name.lower()] for name in self._names.findall(subject)}
-        similarities = self._features @ F.normalize(self._pooled([subject])[0], dim=0)
-        order: list[int] = similarities.argsort(descending=True).tolist()
-        return next(self._phrases[i] for i in order if not named or self._phrases[i] in named)
+        return self._nearest_name.of(subject, named)
 
 
 def words_of(text: str) -> list[str]:

@@ -39,7 +39,7 @@ from star_model.editing import Edit
 from training.captions import plain_caption
 from training.concepts import held_out_keywords, load_concepts, with_article
 from training.contact_sheet import grid, label
-from training.other_words import Encode, NearestName, load_words, make_phrase
+from training.other_words import Encode, load_words, make_phrase, nearest_name
 from training.painting import paint
 from training.recognition import References, Window, background_of, find_object, to_canvas
 from training.scenes import Arrangement, Scene, SceneGenerator, nearest_colour, render
@@ -169,11 +169,11 @@ def _splits_of_others(
     generator = SceneGenerator(data, seed=seed, vocabulary=vocabulary, background="plain")
     rng, scenes = Random(f"others {seed}"), map(generator.scene, count())
     held_out = load_words(data, generator.concepts, held_out=True)
-    nearest = NearestName(encode, generator.concepts)
+    nearest = nearest_name(encode, generator.concepts)
 
     def scenes_of(texts: Sequence[str]) -> list[Scene]:
         """For each of the texts a scene of the thing that it is nearest to."""
-        labels = nearest.labels(texts)
+        labels = map(nearest.of, texts)
         return [next(s for s in scenes if s.objects[0].concept.label == label) for label in labels]
 
     names = [with_article(word) for word in rng.sample(held_out, pictures)]

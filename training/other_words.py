@@ -16,10 +16,10 @@ from pathlib import Path
 from random import Random
 
 import torch
-from torch import Tensor
 
 from star_model.imagenet import imagenet_classes
 from star_model.text_encoder import TextConditioning
+from star_model.vocabulary import NearestName
 from training.concepts import Concept, held_out_keywords, stable_hash, with_article, without_article
 
 Encode = Callable[[Sequence[str]], Sequence[TextConditioning]]
@@ -120,27 +120,13 @@ def _said(rng: Random, about: str, label: str | None, *, circumstance: float) ->
     return Phrase(f"{rng.choice(_MEDIA)} {subject}" if medium else subject, subject, label)
 
 
-class NearestName:
-    """Which thing of a vocabulary a text is nearest to, by the cosine of the text encoder's pooled features.
-
-    A thing is as near as the nearest of its names; those that are kept from training do not count.
-    """
-
-    def __init__(self, encode: Encode, concepts: Sequence[Concept]) -> None:
-        self._encode = encode
-        away = held_out_keywords(concepts)
-        names = [(n, c.label) for c in concepts for n in (c.phrase, *c.synonyms) if n != away.get(c.label)]
-        self._labels = [label for _, label in names]
-        self._names = self._pooled([name for name, _ in names])  # (N, D)
-
-    def _pooled(self, texts: Sequence[str]) -> Tensor:
-        pooled = torch.stack([t.pooled.float().cpu() for t in self._encode(texts)])
-        return torch.nn.functional.normalize(pooled, dim=1)
-
-    def labels(self, texts: Sequence[str]) -> list[str]:
-        """The label of the nearest thing for each text."""
-        nearest = (self._pooled(texts) @ self._names.T).argmax(dim=1)
-        return [self._labels[i] for i in nearest.tolist()]
+def nearest_name(encode: Encode, concepts: Sequence[Concept]) -> NearestName:
+    """Tells the label of the concept that a text is nearest to; names that are kept from training do not count."""
+    away = held_out_keywords(concepts)
+    names = {c.label: [n for n in (c.phrase, *c.synonyms) if n != away.get(c.label)] for c in concepts}
+    return NearestName(
+        names, lambda texts: torch.stack([text.pooled.float().cpu() for text in encode(texts)])
+    )
 
 
 def label_phrases(
@@ -155,11 +141,11 @@ def label_phrases(
 
     A thing that is nearest to none of them is left out.
     """
-    rng, nearest = Random(f"other words {seed}"), NearestName(encode, concepts)
+    rng, nearest = Random(f"other words {seed}"), nearest_name(encode, concepts)
     found: dict[str, list[str]] = {}
     for first in range(0, count, 100):
         phrases = [make_phrase(rng, words, concepts) for _ in range(min(100, count - first))]
-        labels = nearest.labels([phrase.subject for phrase in phrases])
+        labels = [nearest.of(phrase.subject) for phrase in phrases]
         for phrase, text, label in zip(phrases, encode([p.text for p in phrases]), labels, strict=True):
             if text.num_tokens <= MOST_POSITIONS:
                 found.setdefault(phrase.label or label, []).append(phrase.text)

@@ -18,10 +18,10 @@ from training.evaluate import make_splits
 from training.other_words import (
     HELD_OUT_WORDS,
     MOST_POSITIONS,
-    NearestName,
     label_phrases,
     load_words,
     make_phrase,
+    nearest_name,
 )
 from training.scenes import SceneGenerator
 
@@ -98,8 +98,8 @@ def test_phrases_are_nearest_to_what_they_are_drawn_as_whatever_the_medium(data:
     concepts = load_concepts(data, "full")
     found = label_phrases(encode, concepts, ["kangaroo", "woman", "spoon"], count=600, seed=3)
     assert found == label_phrases(encode, concepts, ["kangaroo", "woman", "spoon"], count=600, seed=3)
-    nearest = NearestName(encode, concepts)
-    assert nearest.labels(["a kangaroo", "a woman", "a spoon"]) == ["fox", "owl", "scissors"]
+    nearest = nearest_name(encode, concepts)
+    assert [*map(nearest.of, ("a kangaroo", "a woman", "a spoon"))] == ["fox", "owl", "scissors"]
     assert "a photo of a kangaroo" in found["fox"]  # though "photo" alone means the radio
     every = [text for texts in found.values() for text in texts]
     women = {text for text in every if text.startswith(("a woman in the", "a portrait of a woman in the"))}
@@ -145,7 +145,7 @@ def test_half_of_the_captions_of_single_objects_are_phrases(data: Path) -> None:
 def test_splits_of_others_ask_for_the_nearest_thing(data: Path) -> None:
     splits = make_splits(data, vocabulary="full", pictures=5, seed=9, two=False, encode=encode)
     concepts = load_concepts(data, "full")
-    training, nearest = load_words(data, concepts), NearestName(encode, concepts)
+    training, nearest = load_words(data, concepts), nearest_name(encode, concepts)
     for name in ("others", "phrases"):
         split = splits[name]
         assert len(split.scenes) == len(split.captions) == 5
@@ -153,5 +153,5 @@ def test_splits_of_others_ask_for_the_nearest_thing(data: Path) -> None:
     for scene, caption in zip(splits["others"].scenes, splits["others"].captions, strict=True):
         bare = without_article(caption.split(",")[0].split(" in the ")[0])
         subject = with_article(bare.removeprefix("small ").removeprefix("big "))
-        assert nearest.labels([subject]) == [scene.objects[0].concept.label]
+        assert nearest.of(subject) == scene.objects[0].concept.label
         assert not any(subject.endswith(f" {word}") and len(subject.split()) == 2 for word in training)
