@@ -126,26 +126,24 @@ class PromptReader:
         }
         self._names = re.compile(rf"\b({_any_of(self._phrase_of_name)})(?:e?s)?\b", re.IGNORECASE)
         colour = f"({_any_of(vocabulary.colours)})"
-        where = r"[\s,]*\b(?:(?:on|with|in front of|in|against) )?(?:an? )?"
+        where = r"\b(?:(?:on|with|in front of|in|against) )?(?:an? )?"
         self._backgrounds = [
             re.compile(pattern, re.IGNORECASE)
             for pattern in (
                 rf"{where}(?:gradient|background fading|background) from {colour} to {colour}\b",
                 rf"{where}{colour} (?:to|and) {colour} gradient(?: background)?\b",
                 rf"{where}{colour} background\b",
-                rf"[\s,]*\b(?:on|against) (?:an? )?{colour}\s*(?=$|[,.;])",
+                rf"\b(?:on|against) (?:an? )?{colour}(?=$| ?[,.;])",
             )
         ]
-        self._style = re.compile(
-            rf"[\s,]*\b(?:in )?({_any_of(vocabulary.styles)})(?: style)?\b", re.IGNORECASE
-        )
+        self._style = re.compile(rf"\b(?:in )?({_any_of(vocabulary.styles)})(?: style)?\b", re.IGNORECASE)
 
     def read(self, prompt: str) -> str:
         """``prompt`` as it is if all its words are known; else the nearest prompt of which that is so."""
         words = words_of(prompt)
         if not prompt.strip() or (words and self._words.issuperset(words)):
             return prompt
-        subject, background = prompt, ""
+        subject, background = " ".join(prompt.split()), ""
         for pattern in self._backgrounds if self.vocabulary.colours else ():
             if found := pattern.search(subject):
                 colours = [group.lower() for group in found.groups()]

@@ -89,7 +89,9 @@ def test_any_other_is_read_as_the_nearest_thing(reader: PromptReader, prompt: st
     assert reader.read(prompt) == read
 
 
-@pytest.mark.parametrize("prompt", ["猫", "🦊", "?!", "wolf " * 500])
+@pytest.mark.parametrize(
+    "prompt", ["猫", "🦊", "?!", "wolf " * 500, "x" + " " * 9000 + "y", "x" + "," * 9000 + "y"]
+)
 def test_whatever_is_written_becomes_a_known_prompt(reader: PromptReader, prompt: str) -> None:
     assert reader.read(prompt) in NAMES
 
