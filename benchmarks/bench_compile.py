@@ -1,6 +1,6 @@
 """Whether ``torch.compile`` pays: ``python -m benchmarks.bench_compile --threads 1 --cpu-time``.
 
-One engine as it is and one whose networks are compiled (:mod:`star_model.compilation`) paint the same images, in
+One engine as it is and one whose networks are compiled (:mod:`star_model.engine.compilation`) paint the same images, in
 turn. What is quoted is the ratio, pair by pair, since the speed of a shared machine drifts; how long the compiler
 took; and how many tokens are the same.
 """
@@ -27,7 +27,7 @@ from benchmarks.workload import (
     print_json,
 )
 from star_model import Engine, StarModel
-from star_model.compilation import compile_networks
+from star_model.engine.compilation import compile_networks
 
 
 def compare(

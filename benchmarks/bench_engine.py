@@ -22,7 +22,7 @@ from benchmarks.workload import (
     print_json,
 )
 from star_model import Engine, StarModel
-from star_model.engine import Mode
+from star_model.engine.engine import Mode
 
 
 def run(

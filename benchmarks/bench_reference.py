@@ -29,7 +29,7 @@ from benchmarks.workload import (
     sampling_params,
 )
 from star_model import Engine, StarModel
-from star_model.engine import Mode
+from star_model.engine.engine import Mode
 
 
 def compare(

@@ -28,10 +28,10 @@ from benchmarks.workload import (
     prepare,
     print_json,
 )
-from server.capacity import compare, measured_times
-from server.plan_command import Plan, comparison_text
+from server.commands.capacity import compare, measured_times
+from server.commands.plan import Plan, comparison_text
 from star_model import Engine, ImageSequence, StarModel
-from star_model.engine import Mode
+from star_model.engine.engine import Mode
 
 
 class EngineTimes:

@@ -27,13 +27,13 @@ from benchmarks.workload import (
     random_model,
 )
 from star_model import PRESETS, Engine, StarModel
-from star_model.attention import choose_backend
-from star_model.checkpoint import choose_device, parse_dtype
-from star_model.compilation import compile_networks, restore_networks
+from star_model.checkpoints.native import choose_device, parse_dtype
 from star_model.config import ModelConfig
 from star_model.cost import DEVICES, decode_work, graphs_bytes, peak_bytes, step_work
-from star_model.graphs import Capture, choose_capture
-from star_model.transformer import CosineAttention
+from star_model.engine.compilation import compile_networks, restore_networks
+from star_model.engine.graphs import Capture, choose_capture
+from star_model.networks.attention import choose_backend
+from star_model.networks.transformer import CosineAttention
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from star_model import SamplingParams, StarModel, TextConditioning
 from star_model.config import HEAD_DIM
-from star_model.transformer import MAX_LOG_TEMPERATURE, CrossAttention, SelfAttention, StarBlock
+from star_model.networks.transformer import MAX_LOG_TEMPERATURE, CrossAttention, SelfAttention, StarBlock
 
 Cache = tuple[Tensor, Tensor]
 

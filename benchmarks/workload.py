@@ -22,14 +22,14 @@ from star_model import (
     StarModel,
     TextConditioning,
 )
-from star_model.checkpoint import choose_device, load_model, parse_dtype
-from star_model.engine import Mode
+from star_model.checkpoints.hub import resolve_model
+from star_model.checkpoints.native import choose_device, load_model, parse_dtype
+from star_model.engine.engine import Mode
 from star_model.host_memory import keep_freed_memory
-from star_model.hub import resolve_model
-from star_model.precision import choose_precision
-from star_model.text_encoder import ClassEncoder, Conditioning, TextEncoder
-from star_model.transformer import StarTransformer
-from star_model.vqvae import VQVAE
+from star_model.networks.precision import choose_precision
+from star_model.networks.text_encoder import ClassEncoder, Conditioning, TextEncoder
+from star_model.networks.transformer import StarTransformer
+from star_model.networks.vqvae import VQVAE
 
 PROMPTS = (
     "a red apple on a blue background",

@@ -5,6 +5,6 @@ from __future__ import annotations
 if __name__ == "__main__":  # a worker process imports this module too, and must not start over
     import sys
 
-    from server.cli import main
+    from server.commands.cli import main
 
     sys.exit(main())

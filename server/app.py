@@ -21,18 +21,18 @@ from server.api import (
     playground,
 )
 from server.api.context import Context
-from server.auth import ApiKeyCheck, read_keys
-from server.engine_client import ClientLimits, EngineClient
-from server.error_handlers import install_error_handlers
-from server.image_store import ImageStore
-from server.images import ImageEncoder
+from server.api.openapi import Api
+from server.dispatch.engine_client import ClientLimits, EngineClient
+from server.dispatch.supervisor import Patience
+from server.dispatch.worker_process import WorkerProcess
+from server.http.auth import ApiKeyCheck, read_keys
+from server.http.error_handlers import install_error_handlers
+from server.http.rate_limit import RateLimits
+from server.http.request_log import RequestLog, endpoint_names
+from server.images.encode import ImageEncoder
+from server.images.store import ImageStore
 from server.metrics import Metrics
-from server.openapi import Api
-from server.rate_limit import RateLimits
-from server.request_log import RequestLog, endpoint_names
 from server.settings import Settings
-from server.supervisor import Patience
-from server.worker_process import WorkerProcess
 
 _DESCRIPTION = """\
 Text to image with STAR, scale-wise autoregressive models that paint coarse to fine.

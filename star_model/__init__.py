@@ -10,34 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from star_model import errors
-    from star_model.checkpoint import load_model, save_model
+    from star_model.checkpoints.hub import resolve_model
+    from star_model.checkpoints.native import load_model, save_model
     from star_model.config import PRESETS, ModelConfig, SamplingDefaults
-    from star_model.editing import Edit, make_edit, place_on_canvas
-    from star_model.engine import Engine
-    from star_model.hub import resolve_model
+    from star_model.engine.editing import Edit, make_edit, place_on_canvas
+    from star_model.engine.engine import Engine
+    from star_model.engine.sampling import SamplingParams
+    from star_model.engine.sequence import ImageSequence
     from star_model.model import StarModel
-    from star_model.sampling import SamplingParams
+    from star_model.networks.text_encoder import ClassConditioning, TextConditioning
     from star_model.scales import ScaleSchedule
-    from star_model.sequence import ImageSequence
-    from star_model.text_encoder import ClassConditioning, TextConditioning
 
 _HOMES = {
-    "ClassConditioning": "text_encoder",
+    "ClassConditioning": "networks.text_encoder",
     "PRESETS": "config",
-    "Edit": "editing",
-    "Engine": "engine",
-    "ImageSequence": "sequence",
+    "Edit": "engine.editing",
+    "Engine": "engine.engine",
+    "ImageSequence": "engine.sequence",
     "ModelConfig": "config",
     "SamplingDefaults": "config",
-    "SamplingParams": "sampling",
+    "SamplingParams": "engine.sampling",
     "ScaleSchedule": "scales",
     "StarModel": "model",
-    "TextConditioning": "text_encoder",
-    "load_model": "checkpoint",
-    "make_edit": "editing",
-    "place_on_canvas": "editing",
-    "resolve_model": "hub",
-    "save_model": "checkpoint",
+    "TextConditioning": "networks.text_encoder",
+    "load_model": "checkpoints.native",
+    "make_edit": "engine.editing",
+    "place_on_canvas": "engine.editing",
+    "resolve_model": "checkpoints.hub",
+    "save_model": "checkpoints.native",
 }
 
 __all__ = [

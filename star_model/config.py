@@ -1,6 +1,6 @@
 """What a model is made of: frozen dataclasses that are validated when built, and the published presets.
 
-A native model directory stores :class:`ModelConfig` as ``config.json``; see :mod:`star_model.checkpoint`.
+A native model directory stores :class:`ModelConfig` as ``config.json``; see :mod:`star_model.checkpoints.native`.
 """
 
 from __future__ import annotations

@@ -140,8 +140,8 @@ def network_bytes(config: ModelConfig, bytes_per_value: int) -> int:
     """Bytes of the transformer and the decoder, and of the rest of the VQVAE, which is always in float32."""
     import torch
 
-    from star_model.transformer import StarTransformer
-    from star_model.vqvae import VQVAE
+    from star_model.networks.transformer import StarTransformer
+    from star_model.networks.vqvae import VQVAE
 
     with torch.device("meta"):
         transformer, vqvae = StarTransformer(config), VQVAE(config.tokenizer, config.schedule)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from star_model.about import About
 from star_model.config import ModelConfig, SamplingDefaults
-from star_model.text_encoder import ClassConditioning, Conditioning, TextEncoder
-from star_model.transformer import StarTransformer
+from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextEncoder
+from star_model.networks.transformer import StarTransformer
+from star_model.networks.vqvae import VQVAE
 from star_model.vocabulary import PromptReader
-from star_model.vqvae import VQVAE
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from star_model.checkpoint import verify_checksums
+from star_model.checkpoints.native import verify_checksums
 from tests.drawings import LABELS, read_sheet
 from tests.live_server import ROOT, LiveServer, running_server
 from training.recognition import References, background_of, find_object, to_canvas

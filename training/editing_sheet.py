@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from star_model import Engine, StarModel, load_model
-from star_model.editing import make_edit, place_on_canvas
+from star_model.engine.editing import make_edit, place_on_canvas
 from training.contact_sheet import grid, label
 from training.painting import paint
 

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from star_model import Engine, SamplingDefaults, StarModel, load_model
-from star_model.editing import Edit
+from star_model.engine.editing import Edit
 from training.captions import plain_caption
 from training.concepts import held_out_keywords, load_concepts, with_article
 from training.contact_sheet import grid, label

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from star_model.checkpoint import save_model
+from star_model.checkpoints.native import save_model
 from star_model.model import StarModel
-from star_model.text_encoder import load_text_encoder
-from star_model.transformer import StarTransformer
+from star_model.networks.text_encoder import load_text_encoder
+from star_model.networks.transformer import StarTransformer
 from star_model.vocabulary import PromptReader, Vocabulary, words_of
 from training.captions import COLOUR_WORDS
 from training.concepts import held_out_keywords, load_concepts, with_article

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star_model.quantizer import MultiScaleQuantizer
+from star_model.networks.quantizer import MultiScaleQuantizer
 
 NEAREST = 8
 """Half of the mistakes are among so many nearest codebook vectors; the others are another picture's token there."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from star_model.precision import is_fast_at_bfloat16
+from star_model.networks.precision import is_fast_at_bfloat16
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:

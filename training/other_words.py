@@ -18,7 +18,7 @@ from random import Random
 import torch
 
 from star_model.imagenet import imagenet_classes
-from star_model.text_encoder import TextConditioning
+from star_model.networks.text_encoder import TextConditioning
 from star_model.vocabulary import NearestName
 from training.concepts import Concept, held_out_keywords, stable_hash, with_article, without_article
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from star_model import Engine, SamplingParams
-from star_model.editing import Edit
+from star_model.engine.editing import Edit
 from training.sprites import Pixels
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from star_model.precision import is_fast_at_bfloat16
+from star_model.networks.precision import is_fast_at_bfloat16
 
 
 def autocast(device: torch.device) -> torch.autocast:

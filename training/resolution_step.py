@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from star_model import Engine, StarModel
-from star_model.rope import rope_table
+from star_model.networks.rope import rope_table
+from star_model.networks.text_encoder import load_text_encoder
+from star_model.networks.transformer import StarTransformer
 from star_model.scales import ScaleSchedule
-from star_model.text_encoder import load_text_encoder
-from star_model.transformer import StarTransformer
 from training.concepts import read_vocabulary
 from training.evaluate import Judge, make_splits
 from training.likelihood import UnseenScenes
@@ -49,7 +49,7 @@ SEED = 5_000_000
 
 
 def counted_positions(schedule: ScaleSchedule, theta: float) -> Tensor:
-    """The table (2, L, 32) of :func:`star_model.rope.rope_table`, with positions that are counted, not normalized."""
+    """The table (2, L, 32) of :func:`star_model.networks.rope.rope_table`; positions are counted, not normalized."""
     tables = []
     for side, (start, end) in zip(schedule.patch_nums, pairwise(schedule.offsets), strict=True):
         tables.append(rope_table(schedule, theta=theta, norm=side - 1)[:, start:end])

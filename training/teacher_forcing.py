@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star_model.transformer import StarTransformer
+from star_model.networks.transformer import StarTransformer
 from training.precision import autocast
 
 

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from star_model.networks.text_encoder import TransformersTextEncoder, load_text_encoder
+from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
-from star_model.text_encoder import TransformersTextEncoder, load_text_encoder
-from star_model.vqvae import VQVAE
 from training.concepts import Phrases, load_concepts
 from training.other_words import label_phrases, load_words
 from training.precision import autocast

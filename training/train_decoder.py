@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from star_model.vqvae import VQVAE
+from star_model.networks.vqvae import VQVAE
 from training.muon import Muon
 from training.precision import autocast
 from training.recipe import add_flags, from_flags

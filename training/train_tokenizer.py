@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from star_model.config import TokenizerConfig
+from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
-from star_model.vqvae import VQVAE
 from training.muon import Muon
 from training.precision import autocast
 from training.recipe import PATCH_NUMS, TOKENIZER, add_flags, from_flags

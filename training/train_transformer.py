@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from star_model.config import ModelConfig
-from star_model.engine import Engine
+from star_model.engine.engine import Engine
 from star_model.model import StarModel
-from star_model.precision import has_fast_bfloat16
-from star_model.text_encoder import load_text_encoder
-from star_model.transformer import StarTransformer
-from star_model.vqvae import VQVAE
+from star_model.networks.precision import has_fast_bfloat16
+from star_model.networks.text_encoder import load_text_encoder
+from star_model.networks.transformer import StarTransformer
+from star_model.networks.vqvae import VQVAE
 from training.painting import paint
 from training.recipe import MODEL
 from training.run import Run, batches

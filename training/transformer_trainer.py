@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from star_model.attention import sdpa
 from star_model.config import ModelConfig
+from star_model.networks.attention import sdpa
+from star_model.networks.transformer import StarTransformer
+from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
-from star_model.transformer import StarTransformer
-from star_model.vqvae import VQVAE
 from training.mistakes import Lesson, make_lesson
 from training.muon import Muon
 from training.teacher_forcing import materialized, token_losses

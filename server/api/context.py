@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from server.engine_client import EngineClient
-from server.image_store import ImageStore
-from server.images import ImageEncoder
-from server.rate_limit import RateLimits
+from server.dispatch.engine_client import EngineClient
+from server.http.rate_limit import RateLimits
+from server.images.encode import ImageEncoder
+from server.images.store import ImageStore
 from server.settings import Settings
 
 

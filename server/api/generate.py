@@ -15,8 +15,8 @@ from server.api.painting import Painting, admit
 from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, GenerateResponse, ImageData
 from server.errors import InvalidRequest, NotAcceptable
-from server.images import FORMATS, MEDIA_TYPES, ImageFormat
-from server.uploads import EditFiles, Upload
+from server.images.encode import FORMATS, MEDIA_TYPES, ImageFormat
+from server.images.uploads import EditFiles, Upload
 
 router = APIRouter(tags=["images"])
 

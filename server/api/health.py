@@ -11,9 +11,9 @@ from starlette.responses import Response
 from server.api.context import AppContext
 from server.api.responses import error_responses
 from server.api.schemas import output_config
+from server.dispatch.supervisor import Phase
 from server.errors import Unavailable
 from server.metrics import CONTENT_TYPE
-from server.supervisor import Phase
 
 router = APIRouter(tags=["operation"])
 

@@ -12,7 +12,7 @@ from server.api.painting import admit
 from server.api.responses import IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, Prompt, SamplingFields, input_config
 from server.errors import InvalidRequest, NotAcceptable
-from server.images import FORMATS
+from server.images.encode import FORMATS
 from server.messages import ModelInfo
 
 router = APIRouter(tags=["Hugging Face"])

@@ -12,7 +12,7 @@ from server.api.openai_images import paint
 from server.api.openai_schemas import OpenAIEditForm, OpenAIImagesResponse
 from server.api.responses import TIMES, error_responses, event_stream
 from server.errors import InvalidRequest, UnsupportedMediaType
-from server.uploads import EditFiles, Upload
+from server.images.uploads import EditFiles, Upload
 
 router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 

@@ -17,9 +17,9 @@ from server.api.painting import Painting, admit
 from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, Usage
 from server.errors import InvalidRequest, NotFound
-from server.image_store import StoredImage
-from server.images import MEDIA_TYPES
-from server.uploads import EditFiles
+from server.images.encode import MEDIA_TYPES
+from server.images.store import StoredImage
+from server.images.uploads import EditFiles
 
 router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
 

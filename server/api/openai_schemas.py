@@ -16,7 +16,7 @@ from server.api.schemas import (
     input_config,
     output_config,
 )
-from server.images import ImageFormat
+from server.images.encode import ImageFormat
 
 
 class OpenAIImageRequest(SamplingFields, PromptField):

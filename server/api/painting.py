@@ -17,14 +17,14 @@ from server.api.disconnect import unless_disconnected
 from server.api.plan import Plan, make_plan
 from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
-from server.canvas import EditOptions, parse_place, read_edit
+from server.dispatch.ticket import Ticket
 from server.errors import InvalidRequest, RateLimitExceeded
-from server.images import MEDIA_TYPES
+from server.http.rate_limit import network_of
+from server.http.request_log import RequestRecord, record_of
+from server.images.canvas import EditOptions, parse_place, read_edit
+from server.images.encode import MEDIA_TYPES
+from server.images.uploads import EditFiles
 from server.messages import ImageEdit, ModelInfo, Painted
-from server.rate_limit import network_of
-from server.request_log import RequestRecord, record_of
-from server.ticket import Ticket
-from server.uploads import EditFiles
 
 R = TypeVar("R", bound=Response)
 

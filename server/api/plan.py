@@ -7,10 +7,10 @@ import secrets
 from dataclasses import asdict, dataclass
 
 from server import __version__
+from server.api.class_names import check_class
 from server.api.schemas import GenerateRequest
-from server.class_names import check_class
 from server.errors import InvalidRequest
-from server.images import ImageFormat
+from server.images.encode import ImageFormat
 from server.messages import Job, ModelInfo
 from server.settings import Settings
 

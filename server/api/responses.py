@@ -25,7 +25,7 @@ from server.errors import (
     ServerError,
     UnsupportedMediaType,
 )
-from server.images import FORMATS
+from server.images.encode import FORMATS
 
 
 def reference(model: type[BaseModel]) -> str:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringC
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from server.images import ImageFormat
+from server.images.encode import ImageFormat
 
 Prompt = Annotated[
     str,

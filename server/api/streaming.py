@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 from server.api.context import Context
 from server.api.plan import Plan
 from server.api.schemas import CompletedEvent, PartialImageEvent, Usage
+from server.dispatch.ticket import Ticket
 from server.errors import ClientClosed, InternalError, ServerError
+from server.http.request_log import RequestRecord
 from server.messages import Painted, Preview
-from server.request_log import RequestRecord
-from server.ticket import Ticket
 
 EventKind = Literal["image_generation", "image_edit"]
 """What the names of the events begin with; OpenAI has one for each endpoint."""

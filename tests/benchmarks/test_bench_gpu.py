@@ -14,9 +14,9 @@ import torch
 from benchmarks import bench_gpu, gpu_variant
 from benchmarks.bench_gpu import RESULTS, TABLES, run_part, tables
 from benchmarks.gpu_variant import VARIANTS, Variant, floors, measure
-from star_model.compilation import compile_networks
 from star_model.config import PRESETS
 from star_model.cost import DEVICES, image_floor
+from star_model.engine.compilation import compile_networks
 from tests.star_model.test_graphs import RecordingCapture
 from tests.star_model.tiny import build_tiny_model
 

@@ -9,9 +9,9 @@ import torch
 
 from benchmarks import bench_compile, bench_engine, bench_precision, bench_reference, bench_scheduling
 from benchmarks.stopwatch import Stopwatch
-from server.plan_command import Plan
-from star_model.compilation import compile_networks
-from star_model.engine import Engine
+from server.commands.plan import Plan
+from star_model.engine.compilation import compile_networks
+from star_model.engine.engine import Engine
 from star_model.model import StarModel
 from tests.star_model.tiny import build_tiny_model
 

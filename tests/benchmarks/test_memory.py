@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from benchmarks.bench_memory import Allocations, measure
-from star_model.checkpoint import load_model
+from star_model.checkpoints.hub import resolve_model
+from star_model.checkpoints.native import load_model
 from star_model.config import PRESETS
 from star_model.cost import peak_bytes
-from star_model.hub import resolve_model
 from tests.star_model.tiny import build_tiny_model
 
 

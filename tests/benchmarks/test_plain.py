@@ -11,8 +11,8 @@ import torch
 from benchmarks.plain import PlainLoop
 from benchmarks.workload import paint, prepare
 from star_model.config import HEAD_DIM
-from star_model.engine import Engine, Mode
-from star_model.sampling import SamplingParams
+from star_model.engine.engine import Engine, Mode
+from star_model.engine.sampling import SamplingParams
 from tests.star_model.tiny import build_tiny_model, tiny_config
 
 PARAMS = [

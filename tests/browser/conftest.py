@@ -17,8 +17,8 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect
 from structlog.testing import capture_logs
 
-from server.engine_client import ClientLimits
-from server.supervisor import Patience
+from server.dispatch.engine_client import ClientLimits
+from server.dispatch.supervisor import Patience
 from tests.browser.chromium import Watch, open_browser
 from tests.browser.editing import EditEngine
 from tests.live_server import free_port

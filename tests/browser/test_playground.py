@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from server.api.schemas import GenerateRequest
-from server.images import ImageFormat
+from server.images.encode import ImageFormat
 from tests.browser.conftest import PHONE, FakeServer, OpenPage, halting_engine, let_go, wait_for
 from tests.browser.playground import NASTY, ask, copied, saved, seeds, wait_until_painted, width_of_content
 

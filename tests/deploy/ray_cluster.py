@@ -99,7 +99,7 @@ def running_cluster(model: Path, log: Path) -> Iterator[Cluster]:
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_register_timeout_seconds": "240",
-            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "server.ray_proxy:middleware",
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "server.ray.proxy:middleware",
         }
 
         def start(*command: str) -> subprocess.Popen[bytes]:

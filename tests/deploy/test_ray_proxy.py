@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.metrics import Metrics
-from server.ray_proxy import ReplicaErrors
-from server.replica_metrics import merge_metrics
+from server.ray.metrics import merge_metrics
+from server.ray.proxy import ReplicaErrors
 
 pytestmark = pytest.mark.anyio
 

@@ -17,11 +17,11 @@ import structlog
 from fastapi import FastAPI
 
 from server.app import create_app
-from server.engine_client import ClientLimits, EngineClient
+from server.dispatch.engine_client import ClientLimits, EngineClient
+from server.dispatch.supervisor import Patience
+from server.dispatch.worker_process import Worker
 from server.messages import FromWorker
 from server.settings import Settings
-from server.supervisor import Patience
-from server.worker_process import Worker
 from tests.server.fakes import FakeEngine, ThreadWorker
 
 

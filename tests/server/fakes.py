@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from server.engine_loop import EngineLoop
-from server.engine_protocol import Diagnosis
 from server.messages import (
     Devices,
     Exited,
@@ -26,8 +24,10 @@ from server.messages import (
     Shutdown,
     ToWorker,
 )
-from server.pending import Done, Pending
-from server.scheduler import Policy, Scheduler, token_shares
+from server.worker.engine_loop import EngineLoop
+from server.worker.engine_protocol import Diagnosis
+from server.worker.pending import Done, Pending
+from server.worker.scheduler import Policy, Scheduler, token_shares
 
 PATCH_NUMS = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 WINDOW = 40  # words that the fake text encoder reads

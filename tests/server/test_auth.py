@@ -10,7 +10,7 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from server.auth import needs_key, read_keys
+from server.http.auth import needs_key, read_keys
 from server.settings import Settings, SettingsFileError
 from tests.server.conftest import Service, serve_fake
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from server.canvas import EditOptions, parse_place, read_edit
 from server.errors import InvalidRequest
+from server.images.canvas import EditOptions, parse_place, read_edit
+from server.images.uploads import EditFiles, Upload
 from server.messages import ImageEdit
-from server.uploads import EditFiles, Upload
 from tests.server.pictures import file_of, mask, photo, see_through
 
 SIDE, SCALES = 32, 10

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from server.cli import main
+from server.commands.cli import main
 from tests.live_server import LiveServer, running_server
 from tests.server.conftest import Service
 from tests.star_model.tiny import class_conditional, write_tiny_model

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from server import __version__
-from server.cli import Generate, main
-from server.offline import UsageError, output_paths
+from server.commands.cli import Generate, main
+from server.commands.offline import UsageError, output_paths
 from tests.live_server import ROOT
 
 
@@ -73,7 +73,7 @@ def test_an_unknown_variable_is_refused(
 
 
 def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    from server.serve import listen
+    from server.commands.serve import listen
 
     (taken,) = listen("127.0.0.1", 0)
     with taken:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from server.dispatcher import Dispatcher, Placement
-from server.scheduler import Key
+from server.dispatch.dispatcher import Dispatcher, Placement
+from server.worker.scheduler import Key
 
 
 def dispatcher(*slots: int) -> Dispatcher:

@@ -10,7 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
-from server.engine_client import ClientLimits, EngineClient
+from server.dispatch.engine_client import ClientLimits, EngineClient
+from server.dispatch.supervisor import Patience
+from server.dispatch.ticket import Ticket
 from server.errors import (
     DeadlineExceeded,
     Draining,
@@ -22,9 +24,7 @@ from server.errors import (
     ServerError,
 )
 from server.messages import Heartbeat, Painted, Pixels, Preview
-from server.pending import Pending
-from server.supervisor import Patience
-from server.ticket import Ticket
+from server.worker.pending import Pending
 from tests.server.conftest import QUICK, Service, serve_fake, until
 from tests.server.fakes import FakeEngine, FakeSequence, ThreadWorker, make_job, paint
 

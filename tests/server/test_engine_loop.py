@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine_loop import preview_scales
 from server.messages import (
     Cancel,
     Failed,
@@ -27,6 +26,7 @@ from server.messages import (
     Timing,
     ToWorker,
 )
+from server.worker.engine_loop import preview_scales
 from tests.server.fakes import PATCH_NUMS, FakeEngine, Step, make_job, make_loop, paint
 
 

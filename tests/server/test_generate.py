@@ -13,7 +13,7 @@ import structlog
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from server.engine_client import ClientLimits
+from server.dispatch.engine_client import ClientLimits
 from tests.server.conftest import Service, post_generate, serve_fake, until
 from tests.server.fakes import PATCH_NUMS, FakeEngine, Step, paint
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.image_store import ImageStore, StoredImage
+from server.images.store import ImageStore, StoredImage
 
 
 class Clock:

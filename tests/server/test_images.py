@@ -8,7 +8,7 @@ import random
 import pytest
 from PIL import Image
 
-from server.images import ImageFormat, encode_image
+from server.images.encode import ImageFormat, encode_image
 from server.messages import Pixels
 
 RANDOM = Pixels(48, 32, random.Random(0).randbytes(48 * 32 * 3))

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from server.serve import CannotListen, listen
+from server.commands.serve import CannotListen, listen
 
 
 def test_a_free_port_is_taken_on_every_address_of_a_name() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from server.cli import main
+from server.commands.cli import main
 from tests.star_model.tiny import write_tiny_model
 
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 
 from server.messages import Failed, Freed, Painted, Pixels, Preview, Timing
-from server.pending import Pending
+from server.worker.pending import Pending
 from tests.server.fakes import FakeEngine, FakeSequence, Step, make_job, paint
 from tests.server.test_engine_loop import Run
 

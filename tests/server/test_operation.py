@@ -7,8 +7,8 @@ import threading
 import anyio
 import pytest
 
-from server.engine_client import ClientLimits
-from server.supervisor import Patience
+from server.dispatch.engine_client import ClientLimits
+from server.dispatch.supervisor import Patience
 from tests.server.conftest import Service, post_generate, serve_fake, until
 from tests.server.fakes import FakeEngine
 

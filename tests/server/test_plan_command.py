@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from server.cli import main
-from server.plan_command import parse_seconds
+from server.commands.cli import main
+from server.commands.plan import parse_seconds
 
 
 def plan(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.processors import available_processors, threads_for
+from server.worker.processors import available_processors, threads_for
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from throttled import utils
 
 from server.errors import InvalidRequest, RateLimitExceeded
-from server.rate_limit import RateLimits, network_of
+from server.http.rate_limit import RateLimits, network_of
 
 
 class Clock:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from server.scheduler import Key, Policy, Scheduler, token_shares
+from server.worker.scheduler import Key, Policy, Scheduler, token_shares
 from tests.server.fakes import PATCH_NUMS
 
 NEVER = math.inf

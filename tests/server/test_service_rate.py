@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.service_rate import ServiceRate, retry_after
+from server.dispatch.service_rate import ServiceRate, retry_after
 
 
 def measured(finishes: Sequence[float]) -> ServiceRate:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.scheduler import Policy
-from server.simulation import Outcome, Simulation, Strategy
+from server.commands.simulation import Outcome, Simulation, Strategy
+from server.worker.scheduler import Policy
 
 STRATEGIES = get_args(Strategy)
 

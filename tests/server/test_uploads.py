@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from server.errors import InvalidRequest
-from server.uploads import Upload, read_image
+from server.images.uploads import Upload, read_image
 from tests.server.pictures import file_of, photo
 
 LIMIT = 100_000

@@ -11,8 +11,6 @@ import pytest
 import structlog
 import torch
 
-from server import worker
-from server.engine_loop import EngineLoop
 from server.messages import (
     FromWorker,
     LoadPhase,
@@ -24,10 +22,13 @@ from server.messages import (
     ToWorker,
     WorkerOptions,
 )
-from server.scheduler import Scheduler
 from server.settings import Settings
-from server.star_engine import StarEngine
-from star_model import compilation, graphs, precision
+from server.worker import main as worker
+from server.worker.engine_loop import EngineLoop
+from server.worker.scheduler import Scheduler
+from server.worker.star_engine import StarEngine
+from star_model.engine import compilation, graphs
+from star_model.networks import precision
 from tests.server.fakes import make_job
 from tests.star_model.test_graphs import BrokenCapture, ForgetfulCapture, RecordingCapture
 from tests.star_model.tiny import write_tiny_model

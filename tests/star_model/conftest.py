@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from star_model.checkpoint import load_model
-from star_model.convert import convert_published
+from star_model.checkpoints.native import load_model
+from star_model.checkpoints.published import convert_published
 from star_model.model import StarModel
 from tests.star_model import golden
 from tests.star_model.golden import Golden, OfficialFiles

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
-from star_model.sampling import SamplingParams
-from star_model.text_encoder import TextConditioning
+from star_model.engine.sampling import SamplingParams
+from star_model.networks.text_encoder import TextConditioning
 from tests.star_model.formula import official_parameter
 from tests.star_model.tiny import HashTextEncoder, write_tiny_clip
 

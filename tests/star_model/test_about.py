@@ -9,7 +9,7 @@ import pytest
 
 from star_model import errors
 from star_model.about import About, read_about
-from star_model.checkpoint import load_model, save_model, verify_checksums
+from star_model.checkpoints.native import load_model, save_model, verify_checksums
 from tests.live_server import ROOT
 
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star_model.attention import additive_bias, choose_backend, sdpa, xformers
-from star_model.engine import Engine
+from star_model.engine.engine import Engine
+from star_model.engine.sampling import SamplingParams
 from star_model.errors import ConfigError
-from star_model.sampling import SamplingParams
-from star_model.transformer import CosineAttention
+from star_model.networks.attention import additive_bias, choose_backend, sdpa, xformers
+from star_model.networks.transformer import CosineAttention
 from tests.star_model.tiny import build_tiny_model, tiny_config
 
 CPU = torch.device("cpu")

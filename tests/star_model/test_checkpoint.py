@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from star_model import checkpoint
-from star_model.checkpoint import choose_device, load_model, read_config, save_model
-from star_model.engine import Engine
+from star_model.checkpoints import native as checkpoint
+from star_model.checkpoints.native import choose_device, load_model, read_config, save_model
+from star_model.engine.engine import Engine
+from star_model.engine.sampling import SamplingParams
 from star_model.errors import CheckpointError, ConfigError
 from star_model.model import StarModel
-from star_model.sampling import SamplingParams
-from star_model.text_encoder import TransformersTextEncoder
+from star_model.networks.text_encoder import TransformersTextEncoder
 from tests.star_model.tiny import (
     build_tiny_model,
     class_conditional,
@@ -377,7 +377,7 @@ def test_only_encoders_with_files_can_be_saved(tiny_model: StarModel, tmp_path: 
 def test_what_is_loaded_for_speed_changes_no_token(
     tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("star_model.precision.has_fast_bfloat16", lambda: True)
+    monkeypatch.setattr("star_model.networks.precision.has_fast_bfloat16", lambda: True)
     exact, fast = (load_model(tiny_directory, device="cpu", dtype=dtype) for dtype in (None, "auto"))
     assert {p.dtype for p in exact.vqvae.parameters()} == {torch.float32}
     assert {p.dtype for p in fast.vqvae.decoder.parameters()} == {torch.bfloat16}

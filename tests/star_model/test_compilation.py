@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from star_model.compilation import compile_networks, restore_networks
 from star_model.config import ModelConfig
-from star_model.engine import Engine
+from star_model.engine.compilation import compile_networks, restore_networks
+from star_model.engine.engine import Engine
+from star_model.engine.sampling import SamplingParams
 from star_model.model import StarModel
-from star_model.sampling import SamplingParams
 from tests.star_model.test_graphs import on_gpu
 from tests.star_model.tiny import build_tiny_model, class_conditional, tiny_config
 

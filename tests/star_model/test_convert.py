@@ -13,9 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from star_model.checkpoint import load_model, tensor_shapes
+from star_model.checkpoints.native import load_model, tensor_shapes
+from star_model.checkpoints.published import (
+    convert_published,
+    read_state_dict,
+    transformer_sources,
+    vqvae_sources,
+)
 from star_model.config import PRESETS, ModelConfig
-from star_model.convert import convert_published, read_state_dict, transformer_sources, vqvae_sources
 from star_model.errors import CheckpointError, ConfigError, UnsafeCheckpointError
 from tests.star_model import golden
 from tests.star_model.golden import Golden, OfficialFiles

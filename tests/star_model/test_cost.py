@@ -22,10 +22,10 @@ from star_model.cost import (
     step_bytes,
     step_work,
 )
-from star_model.forward import EagerForward
-from star_model.kv_cache import KVCache
-from star_model.transformer import StarTransformer
-from star_model.vqvae import VQVAE
+from star_model.engine.forward import EagerForward
+from star_model.engine.kv_cache import KVCache
+from star_model.networks.transformer import StarTransformer
+from star_model.networks.vqvae import VQVAE
 from tests.star_model.tiny import tiny_config
 
 META = torch.device("meta")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from star_model.editing import (
+from star_model.engine.editing import (
     CONTEXT,
     Edit,
     Window,
@@ -24,11 +24,11 @@ from star_model.editing import (
     touched_cells,
     window_around,
 )
-from star_model.engine import Engine, Mode
+from star_model.engine.engine import Engine, Mode
+from star_model.engine.sampling import SamplingParams
+from star_model.engine.sequence import ImageSequence
 from star_model.model import StarModel
-from star_model.sampling import SamplingParams
 from star_model.scales import ScaleSchedule
-from star_model.sequence import ImageSequence
 from tests.star_model.tiny import build_tiny_model, class_conditional, tiny_config
 
 SIDE = 28

@@ -6,12 +6,12 @@ from typing import Literal
 import pytest
 import torch
 
-from star_model.engine import Engine, Mode
+from star_model.engine.engine import Engine, Mode
+from star_model.engine.sampling import SamplingParams
+from star_model.engine.sequence import ImageSequence
 from star_model.errors import OutOfSlotsError
 from star_model.model import StarModel
-from star_model.sampling import SamplingParams
-from star_model.sequence import ImageSequence
-from star_model.text_encoder import ClassConditioning, TextConditioning
+from star_model.networks.text_encoder import ClassConditioning, TextConditioning
 from tests.star_model.tiny import HashTextEncoder, build_tiny_model, class_conditional, tiny_config
 
 

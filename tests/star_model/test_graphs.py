@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from star_model.engine import Engine, Mode
+from star_model.engine.engine import Engine, Mode
+from star_model.engine.graphs import CudaCapture, buckets, choose_capture
+from star_model.engine.sampling import SamplingParams
+from star_model.engine.sequence import ImageSequence
 from star_model.errors import CaptureError
-from star_model.graphs import CudaCapture, buckets, choose_capture
 from star_model.model import StarModel
-from star_model.sampling import SamplingParams
-from star_model.sequence import ImageSequence
 from star_model.transfer import ToHost
 from tests.star_model.tiny import build_tiny_model
 

@@ -9,10 +9,11 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from star_model import config, hub
-from star_model.checkpoint import read_config
+from star_model import config
+from star_model.checkpoints import hub
+from star_model.checkpoints.hub import OFFICIAL_TRANSFORMERS, OFFICIAL_VQVAE, resolve_model
+from star_model.checkpoints.native import read_config
 from star_model.errors import CheckpointError, ModelNotFoundError
-from star_model.hub import OFFICIAL_TRANSFORMERS, OFFICIAL_VQVAE, resolve_model
 from tests.star_model import golden
 from tests.star_model.golden import OfficialFiles
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from star_model.engine.kv_cache import KVCache
 from star_model.errors import OutOfSlotsError
-from star_model.kv_cache import KVCache
 from tests.star_model.tiny import MAX_TOKENS, tiny_config
 
 CPU = torch.device("cpu")

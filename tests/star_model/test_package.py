@@ -55,7 +55,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
         "torch",
         "transformers",
     }
-    everything = "from star_model import *; import star_model.convert"
+    everything = "from star_model import *; import star_model.checkpoints.published"
     assert not imported_by(everything) & {"transformers", "huggingface_hub", "xformers"}
 
 

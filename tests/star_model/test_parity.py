@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from star_model.engine import Engine, Mode
+from star_model.engine.engine import Engine, Mode
+from star_model.engine.sequence import ImageSequence
 from star_model.model import StarModel
-from star_model.sequence import ImageSequence
-from star_model.text_encoder import ClassConditioning, TextConditioning
+from star_model.networks.text_encoder import ClassConditioning, TextConditioning
 from tests.star_model.golden import Golden
 
 

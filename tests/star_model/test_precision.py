@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from star_model import precision
-from star_model.precision import Precision, choose_precision
+from star_model.networks import precision
+from star_model.networks.precision import Precision, choose_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from star_model.model import StarModel
-from star_model.quantizer import Phi
+from star_model.networks.quantizer import Phi
 
 
 def test_nearest_is_nearest(tiny_model: StarModel) -> None:

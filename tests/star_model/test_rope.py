@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from star_model.rope import rope_table, rotate
+from star_model.networks.rope import rope_table, rotate
 from star_model.scales import ScaleSchedule
 
 SCHEDULE = ScaleSchedule((1, 2, 3, 5, 8))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from star_model import sampling
-from star_model.sampling import MAX_SEED, SamplingParams, guide, random_numbers
+from star_model.engine import sampling
+from star_model.engine.sampling import MAX_SEED, SamplingParams, guide, random_numbers
 
 
 def candidates(logits: Tensor, top_k: int, top_p: float) -> dict[int, float]:

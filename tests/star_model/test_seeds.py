@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_model.engine import Engine
+from star_model.engine.engine import Engine
+from star_model.engine.sampling import SamplingParams
+from star_model.engine.sequence import ImageSequence
 from star_model.model import StarModel
-from star_model.sampling import SamplingParams
-from star_model.sequence import ImageSequence
 from tests.star_model.tiny import build_tiny_model
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from star_model.config import TextEncoderConfig
 from star_model.errors import CheckpointError, UnknownClassError
-from star_model.text_encoder import (
+from star_model.networks.text_encoder import (
     ClassConditioning,
     ClassEncoder,
     TransformersTextEncoder,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from star_model.config import PRESETS
-from star_model.kv_cache import KVCache
+from star_model.engine.kv_cache import KVCache
 from star_model.model import StarModel
-from star_model.transformer import CrossAttention, StarBlock, StarTransformer, layer_norm, modulate
+from star_model.networks.transformer import CrossAttention, StarBlock, StarTransformer, layer_norm, modulate
 from tests.star_model.tiny import MAX_TOKENS, TEXT_DIM, build_tiny_model, class_conditional, tiny_config
 
 CPU = torch.device("cpu")

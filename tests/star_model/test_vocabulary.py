@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from star_model import load_model, save_model
-from star_model.checkpoint import verify_checksums
+from star_model.checkpoints.native import verify_checksums
 from star_model.errors import CheckpointError
 from star_model.vocabulary import VOCABULARY, PromptReader, Vocabulary, read_vocabulary, words_of
 from tests.star_model.tiny import build_tiny_model

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from star_model.config import PRESETS, TokenizerConfig
+from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
-from star_model.vqvae import VQVAE
 from tests.star_model.formula import fill
 from tests.star_model.tiny import build_tiny_model
 

@@ -10,12 +10,17 @@ from typing import Any, Literal
 
 import torch
 
-from star_model.checkpoint import save_model
+from star_model.checkpoints.native import save_model
 from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from star_model.model import StarModel
-from star_model.text_encoder import ClassEncoder, TextConditioning, TextEncoder, TransformersTextEncoder
-from star_model.transformer import StarTransformer
-from star_model.vqvae import VQVAE
+from star_model.networks.text_encoder import (
+    ClassEncoder,
+    TextConditioning,
+    TextEncoder,
+    TransformersTextEncoder,
+)
+from star_model.networks.transformer import StarTransformer
+from star_model.networks.vqvae import VQVAE
 from tests.star_model.formula import fill, normal
 
 TEXT_DIM = 32

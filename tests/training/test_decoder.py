@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from star_model.config import TokenizerConfig
+from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
-from star_model.vqvae import VQVAE
 from training.run import Run
 from training.train_decoder import DecoderRecipe, DecoderTrainer, fidelity_loss, sharpness
 

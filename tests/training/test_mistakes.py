@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from star_model.config import TokenizerConfig
-from star_model.quantizer import MultiScaleQuantizer
+from star_model.networks.quantizer import MultiScaleQuantizer
 from star_model.scales import ScaleSchedule
 from training.mistakes import Lesson, make_lesson
 

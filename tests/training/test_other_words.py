@@ -11,7 +11,7 @@ from random import Random
 import pytest
 import torch
 
-from star_model.text_encoder import TextConditioning
+from star_model.networks.text_encoder import TextConditioning
 from tests.training.fake_data import write_fake_data
 from training.concepts import held_out_keywords, load_concepts, with_article, without_article
 from training.evaluate import make_splits

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from star_model.rope import rope_table
+from star_model.networks.rope import rope_table
+from star_model.networks.transformer import StarTransformer
+from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
-from star_model.transformer import StarTransformer
-from star_model.vqvae import VQVAE
 from tests.training.test_training import CONFIG, CPU, batch
 from training.concepts import read_vocabulary
 from training.resolution_step import Scorer, counted_positions, learn, place, table

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from star_model.networks.text_encoder import TextConditioning
+from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
-from star_model.text_encoder import TextConditioning
-from star_model.vqvae import VQVAE
 from tests.training.fake_data import write_fake_data
 from training import tokenize as tokenizing
 from training.recipe import PATCH_NUMS, TOKENIZER

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
-from star_model.kv_cache import KVCache
+from star_model.engine.kv_cache import KVCache
+from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
-from star_model.vqvae import VQVAE
 from training import teacher_forcing, train_transformer
 from training.mistakes import Lesson
 from training.muon import Muon, orthogonalize

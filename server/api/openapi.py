@@ -1,0 +1,56 @@
+"""The OpenAPI document: FastAPI's, less what it gets wrong, and with what only the app knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from server.api.responses import STREAM_EVENTS, error_responses, reference
+from server.api.schemas import ErrorResponse
+from server.http.auth import needs_key
+
+_SCHEME = "ApiKey"
+
+
+class Api(FastAPI):
+    """FastAPI, whose own documentation claims that validation answers 422; here it answers 400."""
+
+    with_keys = False
+    """Whether callers must send an API key."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            for path, operations in schema["paths"].items():
+                for method, operation in operations.items():
+                    operation["responses"].pop("422", None)
+                    if self.with_keys and needs_key(method.upper(), path):
+                        _require_key(operation)
+            schemas = schema["components"]["schemas"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            schemas |= _event_schemas()
+            if self.with_keys:
+                schema["components"]["securitySchemes"] = {_SCHEME: {"type": "http", "scheme": "bearer"}}
+        return super().openapi()
+
+
+def _event_schemas() -> dict[str, Any]:
+    """Of the events of a stream, which FastAPI does not see."""
+    inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [
+        (model, "serialization") for model in STREAM_EVENTS
+    ]
+    _, schema = models_json_schema(inputs, ref_template="#/components/schemas/{model}")
+    definitions: dict[str, Any] = schema["$defs"]
+    return definitions
+
+
+def _require_key(operation: dict[str, Any]) -> None:
+    operation["security"] = [{_SCHEME: []}]
+    response = error_responses(401)[401]
+    del response["model"]
+    response["content"]["application/json"]["schema"] = {"$ref": reference(ErrorResponse)}
+    operation["responses"]["401"] = response

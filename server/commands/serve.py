@@ -1,0 +1,170 @@
+"""``star-server serve``: the app under uvicorn, from the first bound socket to a drained exit."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from server.app import create_app, make_client
+from server.dispatch.engine_client import EngineClient
+from server.logs import configure_logging
+from server.settings import Settings
+
+_BACKLOG = 2048
+_UNSENT_BYTES = 128 << 10
+_LAST_BYTES_SECONDS = 5
+
+
+class CannotListen(Exception):
+    """The address or port cannot be bound; the text is a sentence for the user."""
+
+
+class ServingFailed(Exception):
+    """The server had to stop because its model cannot be loaded; the text is a sentence for the user."""
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that, asked to stop, goes on answering until what runs is done.
+
+    While it drains it still listens, so that probes and new requests get a proper 503. A second signal ends
+    it at once.
+
+    Args:
+        config: of uvicorn.
+        client: whose requests are waited for.
+        drain_timeout_s: at most so long, in seconds.
+    """
+
+    def __init__(self, config: uvicorn.Config, client: EngineClient, drain_timeout_s: float) -> None:
+        super().__init__(config)
+        self._client = client
+        self._drain_timeout_s = drain_timeout_s
+        self._signals = 0
+        self._drain_until: float | None = None
+        self._log = structlog.get_logger("star.server")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note the signal; unlike uvicorn's own, it is not raised again at the end, so the exit code is 0."""
+        self._signals += 1
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; true ends the main loop."""
+        if await super().on_tick(counter) or self._client.workers.fatal is not None:
+            return True
+        if not self._signals:
+            return False
+        now = self._client.clock()
+        if self._drain_until is None:
+            self._log.info("draining", outstanding=self._client.outstanding, timeout_s=self._drain_timeout_s)
+            self._client.begin_drain()
+            self._drain_until = now + self._drain_timeout_s
+        if self._signals > 1 or now >= self._drain_until:
+            self._client.abandon()
+            return True
+        return self._client.idle
+
+
+def listen(host: str, port: int, write_timeout_s: float = 60.0) -> list[socket.socket]:
+    """Bind the addresses that a host name has: ``localhost`` may be one of IPv4 and one of IPv6.
+
+    Args:
+        host: name or address.
+        port: 0 takes a free one.
+        write_timeout_s: seconds after which a client is cut off that takes none of what it was sent.
+
+    Raises:
+        CannotListen: none of the addresses is this machine's, or the port is taken; with what to do about it.
+    """
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((entry[0], entry[4]) for entry in found):
+            try:
+                bound = _bind(family, (address[0], port, *address[2:]), write_timeout_s)
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                failure = error  # a family that this machine does not have
+                continue
+            sockets.append(bound)
+            port = port or bound.getsockname()[1]
+        if failure is not None and not sockets:
+            raise failure
+    except OSError as error:
+        for bound in sockets:
+            bound.close()
+        reason = (error.strerror or str(error)).lower()
+        raise CannotListen(
+            f"Cannot listen on {host} port {port}: {reason}. Choose another with --host or --port."
+        ) from error
+    return sockets
+
+
+def _bind(
+    family: socket.AddressFamily, address: tuple[str | int, ...], write_timeout_s: float
+) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _bound_what_is_unread(bound, write_timeout_s)
+        bound.bind(address)
+        bound.listen(_BACKLOG)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _bound_what_is_unread(listener: socket.socket, write_timeout_s: float) -> None:
+    """Limit what a reader that is slow, or has stopped, can make the server keep; connections inherit it.
+
+    The system holds little that has not been sent, so that a slow reader's previews are dropped here rather
+    than delivered late, and gives up on a client that takes nothing at all. Both options are Linux's own.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * write_timeout_s))
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: of the server.
+
+    Raises:
+        CannotListen: the address is taken or does not exist.
+        ServingFailed: the model cannot be loaded.
+    """
+    sockets = listen(settings.host, settings.port, settings.write_timeout_s)
+    configure_logging(settings.log_level, settings.log_format)
+    client = make_client(settings)
+    config = uvicorn.Config(
+        create_app(settings, client),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        server_header=False,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
+    )
+    server = DrainingServer(config, client, settings.drain_timeout_s)
+    log = structlog.get_logger("star.server")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.info("listening", url=f"http://{host}:{sockets[0].getsockname()[1]}", model=settings.model)
+    try:
+        server.run(sockets=sockets)
+    finally:
+        for bound in sockets:
+            bound.close()
+    if client.workers.fatal is not None:
+        raise ServingFailed(client.workers.fatal)
+    log.info("stopped")

@@ -1,0 +1,158 @@
+"""A server's load, simulated: requests that arrive at random, workers that step, and how long each image takes.
+
+Discrete events, no clock and no model: the scheduler that decides is the real one, and how long a step takes is a
+function that is passed in, measured or counted. So hours of eight GPUs take seconds, and a policy can be chosen
+before there is a machine to try it on. Requests ask for one image each and nobody gives up.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from server.worker.scheduler import Key, Policy, Scheduler
+
+Strategy = Literal["one", "whole", "continuous", "packed"]
+"""How a worker takes up work: ``one`` image at a time; a batch that is filled when the ``whole`` batch before it
+has ended; ``continuous`` batching at every scale; or all images it has in every step, ``packed`` whatever their
+scale."""
+
+
+class StepTimes(Protocol):
+    """Seconds that a worker needs."""
+
+    def step(self, scales: Sequence[int]) -> float:
+        """For one step of images at these scales; they differ in packed batches alone."""
+
+    def decode(self, batch: int) -> float:
+        """To decode a batch of finished images."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a simulation.
+
+    Attributes:
+        latencies: seconds from arrival to picture of each request, ascending.
+        seconds: from the first arrival to the last picture.
+        busy: share of that time in which a worker worked, mean over workers.
+        batch: mean number of images in a step.
+    """
+
+    latencies: tuple[float, ...]
+    seconds: float
+    busy: float
+    batch: float
+
+    @property
+    def throughput(self) -> float:
+        """Images a second."""
+        return len(self.latencies) / self.seconds
+
+    def percentile(self, percent: float) -> float:
+        """Seconds within which ``percent`` of the requests were answered."""
+        return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))]
+
+
+@dataclass
+class _Worker:
+    scheduler: Scheduler
+    scales: dict[Key, int] = field(default_factory=dict)  # of the images that hold a slot
+    busy: float = 0.0
+    steps: int = 0
+    stepped: int = 0
+    working: bool = False
+
+
+class Simulation:
+    """Workers behind one queue.
+
+    Args:
+        times: how long work takes.
+        policy: of every worker's scheduler.
+        strategy: how workers take up work.
+        workers: at least 1.
+        slots: of each worker.
+    """
+
+    def __init__(
+        self, times: StepTimes, policy: Policy, *, strategy: Strategy, workers: int = 1, slots: int = 8
+    ) -> None:
+        self._times = times
+        self._num_scales = len(policy.scale_costs)
+        self._strategy = strategy
+        self._slots = 1 if strategy == "one" else slots
+        self._workers = [_Worker(Scheduler(policy)) for _ in range(workers)]
+        self._queue: deque[Key] = deque()
+        self._events: list[tuple[float, int, _Worker | Key, tuple[Key, ...]]] = []
+        self._order = itertools.count()
+        self._latencies: list[float] = []
+        self._arrived: dict[Key, float] = {}
+
+    def run(self, rate: float, requests: int, seed: int = 0) -> Outcome:
+        """Let ``requests`` arrive, independently of each other, ``rate`` a second on average; until all are done."""
+        chance = random.Random(seed)
+        now = 0.0
+        for i in range(requests):
+            self._push(now, Key(str(i), 0))
+            now += chance.expovariate(rate)
+        end = 0.0
+        while self._events:
+            end, _, what, painted = heapq.heappop(self._events)
+            if isinstance(what, Key):
+                self._arrived[what] = end
+                self._queue.append(what)
+            else:
+                what.working = False
+                self._latencies += [end - self._arrived.pop(key) for key in painted]
+            self._admit()
+            for worker in self._workers:
+                if not worker.working:
+                    self._step(worker, end)
+        steps, stepped = (sum(getattr(w, name) for w in self._workers) for name in ("steps", "stepped"))
+        busy = sum(w.busy for w in self._workers) / (end * len(self._workers))
+        return Outcome(tuple(sorted(self._latencies)), end, busy, stepped / steps)
+
+    def _push(self, time: float, what: _Worker | Key, painted: tuple[Key, ...] = ()) -> None:
+        heapq.heappush(self._events, (time, next(self._order), what, painted))
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait, each from the worker that has the most."""
+        while self._queue:
+            taking = [w for w in self._workers if len(w.scales) < self._slots and not self._closed(w)]
+            if not taking:
+                return
+            worker = min(taking, key=lambda w: len(w.scales))
+            key = self._queue.popleft()
+            worker.scales[key] = 0
+            worker.scheduler.add(key, math.inf)
+
+    def _closed(self, worker: _Worker) -> bool:
+        """Whether a batch is under way that nobody may join."""
+        return self._strategy == "whole" and any(worker.scales.values())
+
+    def _step(self, worker: _Worker, now: float) -> None:
+        """Begin the worker's next step, and note when it ends."""
+        batch = tuple(worker.scales) if self._strategy == "packed" else worker.scheduler.next_batch()
+        if not batch:
+            return
+        seconds = self._times.step([worker.scales[key] for key in batch])
+        worker.scheduler.advance(batch)
+        for key in batch:
+            worker.scales[key] += 1
+        painted = tuple(key for key in batch if worker.scales[key] == self._num_scales)
+        for key in painted:
+            del worker.scales[key]
+        if painted:
+            seconds += self._times.decode(len(painted))
+        worker.working = True
+        worker.busy += seconds
+        worker.steps += 1
+        worker.stepped += len(batch)
+        self._push(now + seconds, worker, painted)

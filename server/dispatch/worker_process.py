@@ -1,0 +1,123 @@
+"""A worker process as its parent sees it: start, send, receive, kill; nothing here blocks the event loop."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import multiprocessing
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from pickle import UnpicklingError
+from typing import Protocol
+
+from server.messages import Exited, FromWorker, Shutdown, ToWorker, WorkerOptions
+from server.worker.main import worker_main
+
+
+class Worker(Protocol):
+    """What the client needs of a worker, wherever that runs."""
+
+    def send(self, message: ToWorker) -> None:
+        """Queue a message; never blocks, and is ignored by a worker that is gone."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once. ``Exited`` follows."""
+        ...
+
+    def join(self, timeout: float) -> bool:
+        """Wait until it is gone, in seconds; blocks. Returns whether it is."""
+        ...
+
+
+Launch = Callable[[int, Callable[[FromWorker], None]], Worker]
+"""Starts the worker of an index. It is given what to call, in any thread, with each message; the last is
+``Exited``."""
+
+
+class WorkerProcess:
+    """A worker in a process of its own.
+
+    Args:
+        options: what it loads.
+        deliver: called in a thread with each message; the last is ``Exited``.
+    """
+
+    def __init__(self, options: WorkerOptions, deliver: Callable[[FromWorker], None]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe(duplex=True)
+        self._process = context.Process(
+            target=worker_main, args=(theirs, options), name=f"star-worker-{options.index}", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        # multiprocessing joins its children at exit, and the worker ignores SIGTERM: end it before that.
+        atexit.register(self.kill)
+        self._deliver = deliver
+        self._outbox: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
+        self._gone = threading.Event()
+        threading.Thread(target=self._send, name="worker-outbox", daemon=True).start()
+        threading.Thread(target=self._receive, name="worker-inbox", daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process."""
+        return self._process.pid
+
+    def send(self, message: ToWorker) -> None:
+        self._outbox.put(message)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ValueError):  # already closed
+            self._process.kill()
+
+    def join(self, timeout: float) -> bool:
+        return self._gone.wait(timeout)
+
+    def _send(self) -> None:
+        with contextlib.suppress(OSError):
+            while (message := self._outbox.get()) is not None:
+                self._connection.send(message)
+
+    def _receive(self) -> None:
+        with contextlib.suppress(EOFError, OSError, UnpicklingError):
+            while True:
+                message = self._connection.recv()
+                self._deliver(message)
+        # The pipe has ended, so nothing more can come of it: give it a moment to exit by itself.
+        self._process.join(2.0)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        reason = _exit_reason(self._process.exitcode or 0)
+        self._outbox.put(None)
+        atexit.unregister(self.kill)
+        self._process.close()
+        self._connection.close()
+        self._gone.set()
+        self._deliver(Exited(reason))
+
+
+def stop(worker: Worker, timeout: float) -> None:
+    """Ask a worker to end, and end it if it does not; blocks.
+
+    Args:
+        worker: any.
+        timeout: seconds it may take by itself.
+    """
+    worker.send(Shutdown())
+    if not worker.join(timeout):
+        worker.kill()
+        worker.join(timeout)
+
+
+def _exit_reason(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name

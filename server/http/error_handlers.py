@@ -1,0 +1,132 @@
+"""How exceptions become answers: whatever is raised in the app leaves it as the one envelope."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from server.errors import (
+    ClientClosed,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    RequestTooLarge,
+    ServerError,
+    UnsupportedMediaType,
+    error_response,
+)
+from server.http.request_log import record_of
+from server.validation import complaints, nearest
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every exception of an app with the envelope."""
+    app.add_exception_handler(ServerError, _answer_server_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+
+
+async def _answer_server_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServerError)
+    return _answer(request, error)
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return _answer(request, _explain(request, list(error.errors())))
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    answer = _answer(request, _translate(request, error))
+    answer.headers.update(error.headers or {})
+    if error.status_code == MethodNotAllowed.status:
+        answer.headers["allow"] = _allowed(request)
+    return answer
+
+
+def _answer(request: Request, error: ServerError) -> Response:
+    record_of(request).fail(error)
+    return error_response(error)
+
+
+def _translate(request: Request, error: HTTPException) -> ServerError:
+    """What Starlette and FastAPI raise by themselves, as one of ours."""
+    place = f"{request.method} {request.url.path}"
+    match error.status_code:
+        case 404:
+            near = nearest(request.url.path, _paths(request))
+            hint = f"; did you mean {near}? GET" if near else "; GET"
+            return NotFound(f"There is nothing at {place}{hint} /docs lists what there is.")
+        case 405:
+            return MethodNotAllowed(f"{place} does not exist; use {_allowed(request)} for this path.")
+        case 413:
+            return RequestTooLarge(str(error.detail))
+        case 400 if isinstance(error.__cause__, ClientDisconnect):
+            return ClientClosed("The client left before its request was whole.")
+        case 400:
+            if request.headers.get("content-type", "").startswith("multipart/"):
+                return InvalidRequest(f"The request body cannot be read as a form: {error.detail}")
+            return InvalidRequest("The request body cannot be read; send a JSON object in UTF-8.")
+        case _:
+            return InternalError(str(error.detail))
+
+
+def _paths(request: Request) -> list[str]:
+    """What there is, names that a caller puts into a path left out."""
+    return [path for path in request.app.openapi()["paths"] if "{" not in path and path != "/"]
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path, as the ``Allow`` header lists them; Starlette names those of one route alone."""
+
+    def serves(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(method for method in _METHODS if serves(method))
+
+
+def _explain(request: Request, errors: list[dict[str, Any]]) -> ServerError:
+    """Sentences for what validation found; ``param`` names the first field."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        position = first["loc"][-1]
+        return InvalidRequest(
+            f"The request body is not valid JSON: {first['ctx']['error']} at character {position}."
+        )
+    if first["loc"] == ("body",):
+        return _explain_body(request, first)
+    place = first["loc"][0]
+    found = complaints(errors, _body_model(request) if place == "body" else BaseModel, skip=1)
+    return InvalidRequest(" ".join(c.message for c in found), param=found[0].field)
+
+
+def _explain_body(request: Request, error: dict[str, Any]) -> ServerError:
+    """The body as a whole is wrong: absent, no JSON by its content type, or no object."""
+    if error["type"] == "missing":
+        example = json.dumps(_body_model(request).model_json_schema().get("examples", [{}])[0])
+        return InvalidRequest(f"The request needs a body: a JSON object such as {example}.")
+    if isinstance(error.get("input"), bytes):
+        given = request.headers.get("content-type")
+        sent = f"not {given}" if given else "and the request names none"
+        return UnsupportedMediaType(f"The body must be sent with content-type: application/json, {sent}.")
+    return InvalidRequest("The request body must be a JSON object.")
+
+
+def _body_model(request: Request) -> type[BaseModel]:
+    """The model that the route validates its body with."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    model = getattr(getattr(field, "field_info", None), "annotation", None)
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else BaseModel

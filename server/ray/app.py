@@ -1,0 +1,127 @@
+"""The service on Ray Serve: the same app in every replica, and a replica for each GPU.
+
+``serve run server.ray.app:build model=star-512``, or a Serve config such as ``deploy/ray/star.yaml``. The
+arguments are the server's settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import ValidationError
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.app import create_app, make_client
+from server.logs import configure_logging
+from server.metrics import CONTENT_TYPE
+from server.ray.metrics import merge_metrics
+from server.settings import Settings
+from server.validation import complaints
+
+_LOOK_SECONDS = 0.1
+_SCRAPE_SECONDS = 5.0
+_END_SECONDS = 15.0
+"""After the last request: for the end of the worker."""
+
+
+@serve.deployment(name="star", health_check_period_s=10, health_check_timeout_s=30)
+@serve.ingress()
+class Replica:
+    """One app with one worker process.
+
+    Ray sends it requests once the model is warm, and replaces it when it, or its supervisor, has died. A worker
+    that dies is its own affair, as without Ray.
+
+    Args:
+        settings: of the server.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        configure_logging(settings.log_level, settings.log_format)
+        context = serve.get_replica_context()
+        self._id = context.replica_id.unique_id
+        self._all = serve.get_deployment_handle(context.deployment, context.app_name)
+        self._settings = settings
+        self._client = make_client(settings)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """What Ray serves: the app, whose ``/metrics`` is that of all replicas, and which starts by loading."""
+        app = create_app(self._settings, self._client)
+        # Ray would send a scrape to any one of the replicas, which speaks for all of them; first, so it is found.
+        app.router.routes.insert(0, Route("/metrics", self._show_metrics))
+        run = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            async with run(app):
+                await self._load()
+                yield
+
+        app.router.lifespan_context = lifespan
+        return app
+
+    async def check_health(self) -> None:
+        """Called by Ray; an exception means that this replica is to be replaced."""
+        if not self._client.workers.alive:
+            raise RuntimeError("The engine's supervisor has died.")
+
+    def own_metrics(self) -> tuple[str, str]:
+        """This replica's id and its metrics in Prometheus' text format."""
+        return self._id, self._client.metrics.render().decode("utf-8")
+
+    async def _show_metrics(self, request: Request) -> Response:
+        answers = await self._all.broadcast("own_metrics").results_async(
+            timeout_s=_SCRAPE_SECONDS, return_exceptions=True
+        )
+        texts = dict(answer for answer in answers if not isinstance(answer, BaseException))
+        return Response(merge_metrics(texts), media_type=CONTENT_TYPE)
+
+    async def _load(self) -> None:
+        workers = self._client.workers
+        while workers.model is None:
+            if workers.fatal is not None:
+                raise RuntimeError(workers.fatal)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def build(given: dict[str, Any]) -> serve.Application:
+    """The application for ``serve run`` and ``serve deploy``.
+
+    Args:
+        given: settings by name; variables ``STAR_...`` of the process that builds count below them. ``host`` and
+            ``port`` have no effect: Ray's proxy listens.
+
+    Raises:
+        ValueError: a setting is unknown or wrong; says which.
+    """
+    settings = _settings(given)
+    deployment: Any = Replica  # its decorators have made a deployment of it, which no type says
+    return deployment.options(
+        ray_actor_options={"num_gpus": 0 if settings.device == "cpu" else 1},
+        # Twice what a replica admits: the rest is refused by the replica at once, with the time to wait.
+        max_ongoing_requests=2 * (settings.slots + settings.queue_capacity),
+        autoscaling_config={
+            "min_replicas": 1,
+            "max_replicas": 8,
+            "target_ongoing_requests": settings.slots,
+            "upscale_delay_s": 10,
+            "downscale_delay_s": 300,
+        },
+        graceful_shutdown_timeout_s=settings.drain_timeout_s + _END_SECONDS,
+    ).bind(settings)
+
+
+def _settings(given: Mapping[str, Any]) -> Settings:
+    # An image behind a URL is kept by the replica that painted it, and the next request may go to another.
+    ours = {"workers": 1, "stored_images": 0, "log_format": "json"}
+    try:
+        return Settings(**{**ours, **given})
+    except ValidationError as error:
+        raise ValueError(" ".join(c.message for c in complaints(error.errors(), Settings, skip=0))) from error

@@ -1,0 +1,401 @@
+"""The native format: a directory with a configuration and one safetensors file a network.
+
+    config.json                 ModelConfig, and the version of this format
+    transformer.safetensors     StarTransformer, in any of float32, float16, bfloat16
+    vqvae.safetensors           VQVAE, likewise
+    text_encoder/               what ``save_pretrained`` of encoder and tokenizer write; not in a
+                                class-conditional model
+    vocabulary.json             optional: all that the model knows; see :mod:`star_model.vocabulary`
+    SHA256SUMS                  of the files above, as ``sha256sum --check`` reads it
+    about.json                  optional: what the model knows, in words; see :mod:`star_model.about`
+
+Loading is strict, and checks names and shapes in the headers before it reads any data. Networks are built on
+the meta device, so that a model is in memory once. A directory is written beside its place and moved there
+when complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from star_model.about import read_about
+from star_model.config import ModelConfig
+from star_model.errors import CheckpointError, ConfigError
+from star_model.model import StarModel
+from star_model.networks.attention import choose_backend
+from star_model.networks.precision import choose_precision
+from star_model.networks.rope import rope_table
+from star_model.networks.text_encoder import (
+    ClassEncoder,
+    TextEncoder,
+    TransformersTextEncoder,
+    load_text_encoder,
+)
+from star_model.networks.transformer import StarTransformer
+from star_model.networks.vqvae import VQVAE
+from star_model.vocabulary import VOCABULARY, PromptReader, Vocabulary, read_vocabulary
+
+FORMAT = 1
+"""Version of the native format; a larger number in ``config.json`` is refused."""
+
+CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, SUMS = (
+    "config.json", "transformer.safetensors", "vqvae.safetensors", "text_encoder", "SHA256SUMS"
+)  # fmt: skip
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_STORED_DTYPES = {"F32", "F16", "BF16"}
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """``float32``, ``float16`` or ``bfloat16``, by name or as such.
+
+    Raises:
+        ConfigError: for any other.
+    """
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPES.values():
+        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return found
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` (CUDA where there is one, else the CPU), or a device of PyTorch by name.
+
+    Raises:
+        ConfigError: when there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(
+            f"device {device} is not there: PyTorch finds {found} CUDA devices; use auto or cpu"
+        )
+    return chosen
+
+
+def tensor_shapes(config: ModelConfig) -> tuple[Shapes, Shapes]:
+    """Names and shapes of the native tensors of a transformer and of a VQVAE, without building either."""
+    transformer, vqvae = _on_meta(config)
+    return _shapes(transformer), _shapes(vqvae)
+
+
+def _on_meta(
+    config: ModelConfig, attention: str | None = None, device: str = "cpu"
+) -> tuple[StarTransformer, VQVAE]:
+    attend = choose_backend(torch.device(device), attention)
+    with torch.device("meta"):
+        return StarTransformer(config, attend), VQVAE(config.tokenizer, config.schedule)
+
+
+def _shapes(module: nn.Module) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+# Reading
+
+
+def read_config(path: Path | str) -> ModelConfig:
+    """The configuration of the model in directory ``path``.
+
+    Raises:
+        CheckpointError: naming what is missing, is not JSON, is not understood, or needs a newer version.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise CheckpointError(f"model directory {directory} does not exist")
+    file = _existing(directory / CONFIG)
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(data, dict) or type(data.get("format")) is not int:
+        raise CheckpointError(f'{file} is not the configuration of a model: it has no whole number "format"')
+    if (version := data.pop("format")) > FORMAT:
+        raise CheckpointError(
+            f"{file} has format {version}, this version of star_model reads up to {FORMAT}; please upgrade"
+        )
+    try:
+        return ModelConfig.from_dict(data)
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def load_model(
+    path: Path | str,
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    attention: str | None = None,
+    verify: bool = False,
+) -> StarModel:
+    """Load the model in the native directory ``path``.
+
+    Args:
+        path: see the top of this module.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: of the transformer, whatever the file holds; by default float32 on a CPU and bfloat16 elsewhere.
+            The other networks follow, see :func:`star_model.networks.precision.choose_precision`;
+            ``auto`` lets it decide.
+        attention: backend of the transformer's attention, by default the device's.
+        verify: compare all files with ``SHA256SUMS`` first.
+
+    Raises:
+        CheckpointError: naming the file, and the tensor or key in it, that is missing, damaged or not of this
+            model.
+        ConfigError: for an unknown device, dtype or attention backend.
+    """
+    directory = Path(path)
+    config = read_config(directory)
+    place = choose_device(device)
+    if dtype is None:
+        dtype = torch.float32 if place.type == "cpu" else "auto"
+    precision = choose_precision(place, None if dtype == "auto" else parse_dtype(dtype))
+    if verify:
+        verify_checksums(directory)
+    transformer, vqvae = _on_meta(config, attention, place.type)
+    _fill(transformer, directory / TRANSFORMER, place, precision.transformer)
+    t = config.transformer
+    if t.positions == "rope":
+        # The angles of the largest scale need more digits than bfloat16 has, so the table stays as it is
+        # computed.
+        transformer.rope = rope_table(config.schedule, theta=t.rope_theta, norm=t.rope_norm).to(place)
+    _fill(vqvae, directory / TOKENIZER, place, torch.float32)
+    vqvae.lay_out_decoder(precision.decoder)
+    text_encoder = _load_encoder(directory / TEXT_ENCODER, config, place, precision.text_encoder)
+    reader = None
+    vocabulary = read_vocabulary(directory)
+    if vocabulary is not None and isinstance(text_encoder, TransformersTextEncoder):
+        reader = PromptReader(vocabulary, text_encoder.pooled)
+    about = read_about(directory)
+    return StarModel(config, transformer, vqvae, text_encoder, place, precision.transformer, about, reader)
+
+
+def _load_encoder(
+    directory: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> TextEncoder:
+    if config.transformer.num_classes:
+        return ClassEncoder(config.transformer.num_classes)
+    encoder = load_text_encoder(directory, config.text_encoder, device=device, dtype=dtype)
+    check_text_encoder(directory, encoder, config)
+    return encoder
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing")
+    return file
+
+
+def _fill(module: nn.Module, file: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Give ``module``, which is on the meta device, the tensors in ``file``, and make it ready to run."""
+    module.load_state_dict(_read_tensors(file, _shapes(module), device, dtype), strict=True, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def _read_tensors(file: Path, shapes: Shapes, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    try:
+        with safe_open(_existing(file), framework="pt") as stored:
+            found = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118, not a mapping
+            check_names(file, expected=shapes.keys(), found=found.keys())
+            for name, shape in shapes.items():
+                if tuple(found[name].get_shape()) != shape:
+                    raise CheckpointError(wrong_shape(file, name, shape, found[name].get_shape()))
+                if found[name].get_dtype() not in _STORED_DTYPES:
+                    raise CheckpointError(
+                        f"{file}: tensor {name} has type {found[name].get_dtype()}, not a float"
+                    )
+            # A copy of each, so that no page of the file is in use once the model is loaded.
+            return {name: stored.get_tensor(name).to(device, dtype, copy=True) for name in shapes}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{file} is damaged or incomplete, fetch or convert it again: {error}"
+        ) from error
+
+
+def check_names(file: Path, *, expected: Set[str], found: Set[str]) -> None:
+    """Compare two sets of tensor names.
+
+    Raises:
+        CheckpointError: naming ``file``, and the first tensor that is missing or that should not be there.
+    """
+    for names, what in ((expected - found, "is missing"), (found - expected, "is unexpected")):
+        if names:
+            others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise CheckpointError(f"{file}: tensor {min(names)}{others} {what}")
+
+
+def wrong_shape(file: Path, name: str, expected: Sequence[int], found: Sequence[int]) -> str:
+    """The sentence about a tensor of another shape than the configuration's."""
+    return f"{file}: tensor {name} has shape {tuple(found)}, expected {tuple(expected)}"
+
+
+def check_text_encoder(directory: Path, encoder: TransformersTextEncoder, config: ModelConfig) -> None:
+    """Compare the sizes of ``encoder``, loaded from ``directory``, with what ``config`` expects of it.
+
+    Raises:
+        CheckpointError: when hidden states have another width, or there are fewer positions than a prompt may
+            have.
+    """
+    found = encoder.model.config
+    if found.hidden_size != config.transformer.text_dim:
+        raise CheckpointError(
+            f"{directory}: the text encoder's hidden states have width {found.hidden_size}, "
+            f"expected {config.transformer.text_dim}"
+        )
+    if found.max_position_embeddings < config.text_encoder.max_tokens:
+        raise CheckpointError(
+            f"{directory}: the text encoder has {found.max_position_embeddings} positions, "
+            f"expected at least {config.text_encoder.max_tokens}"
+        )
+
+
+def verify_checksums(directory: Path) -> None:
+    """Compare every file that ``SHA256SUMS`` lists.
+
+    Raises:
+        CheckpointError: naming the file that is missing or differs.
+    """
+    lines = _existing(directory / SUMS).read_text(encoding="utf-8").splitlines()
+    for line in filter(None, lines):
+        digest, _, name = line.partition("  ")
+        if _sha256(_existing(directory / name)) != digest:
+            raise CheckpointError(
+                f"{directory / name} differs from its SHA-256 sum in {SUMS}; fetch it again"
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# Writing
+
+
+def save_model(
+    model: StarModel,
+    path: Path | str,
+    *,
+    dtype: str | torch.dtype | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write ``model`` as a native directory, all of it or nothing.
+
+    Args:
+        model: its text encoder must be a :class:`TransformersTextEncoder`, or a :class:`ClassEncoder`, which
+            needs no file.
+        path: the directory, which must not exist or be empty unless ``overwrite``.
+        dtype: of all three networks in the files; by default what each is in.
+        overwrite: replace a model that is there; other files beside it (a model card, licences) are kept.
+
+    Raises:
+        CheckpointError: when ``path`` is in use, or the text encoder cannot be saved.
+    """
+    encoder = model.text_encoder
+    if not isinstance(encoder, TransformersTextEncoder | ClassEncoder):
+        raise CheckpointError(
+            f"a {type(encoder).__name__} cannot be saved; only encoders of transformers can"
+        )
+    cast = None if dtype is None else parse_dtype(dtype)
+    write_model(
+        Path(path),
+        model.config,
+        transformer={name: _for_file(t, cast) for name, t in model.transformer.state_dict().items()},
+        vqvae={name: _for_file(t, cast) for name, t in model.vqvae.state_dict().items()},
+        write_text_encoder=(
+            None if isinstance(encoder, ClassEncoder) else lambda directory: encoder.save(directory, cast)
+        ),
+        vocabulary=None if model.reader is None else model.reader.vocabulary,
+        overwrite=overwrite,
+    )
+
+
+def _for_file(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+
+
+def write_model(
+    path: Path,
+    config: ModelConfig,
+    *,
+    transformer: Mapping[str, Tensor],
+    vqvae: Mapping[str, Tensor],
+    write_text_encoder: Callable[[Path], None] | None,
+    vocabulary: Vocabulary | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a native directory from its parts; see :func:`save_model`."""
+    with _new_directory(path, overwrite) as directory:
+        save_file(dict(transformer), directory / TRANSFORMER)
+        save_file(dict(vqvae), directory / TOKENIZER)
+        if write_text_encoder is not None:
+            (directory / TEXT_ENCODER).mkdir()
+            write_text_encoder(directory / TEXT_ENCODER)
+        if vocabulary is not None:
+            vocabulary.save(directory)
+        text = json.dumps({"format": FORMAT, **config.to_dict()}, indent=2)
+        (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
+        files = sorted(f for f in directory.rglob("*") if f.is_file())
+        sums = "".join(f"{_sha256(f)}  {f.relative_to(directory).as_posix()}\n" for f in files)
+        (directory / SUMS).write_text(sums, encoding="utf-8")
+
+
+@contextmanager
+def _new_directory(path: Path, overwrite: bool) -> Iterator[Path]:
+    """A hidden sibling of ``path`` that takes its place when the block succeeds, or else vanishes."""
+    check_free(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        _open_to_readers(partial)
+        if path.is_dir():
+            for entry in path.iterdir():
+                if entry.name not in {CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, VOCABULARY, SUMS}:
+                    (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, partial / entry.name)
+            old = partial.with_suffix(".old")
+            path.rename(old)
+            partial.rename(path)
+            shutil.rmtree(old)
+        else:
+            partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _open_to_readers(directory: Path) -> None:
+    """Let whoever may read the directory read its files: safetensors writes its own for their owner alone."""
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(file.stat().st_mode | (directory.stat().st_mode & 0o444))
+
+
+def check_free(path: Path, overwrite: bool = False) -> None:
+    """Check that a model may be written to ``path``.
+
+    Raises:
+        CheckpointError: when it is a file, or a directory that is not empty and not to be overwritten.
+    """
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is not a directory; choose another output path")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise CheckpointError(f"{path} is not empty; choose another output path, or remove it first")

@@ -1,0 +1,335 @@
+"""The engine: images as sequences that advance one scale at a time, alone or together.
+
+    sequence = engine.prepare(conditioning, params)     a slot, what there is of a text or a class, a random stream
+    while not sequence.done:
+        engine.step([sequence, ...])                    all at the same scale; each advances by one
+        engine.preview([sequence])                      what is painted so far, if somebody wants to see it
+    pixels = engine.finish([sequence, ...])             decode, free the slots
+
+This is what scale-level batching rests on. A sequence has all that it needs in its own state and its own slot, so
+it may start whenever others are anywhere. A step takes a cohort, sequences that are at one scale, and makes one
+batch of them, in three parts:
+
+    predict    what each has painted so far -> logits of its next token map    (the transformer)
+    sample     logits -> tokens, by each sequence's own random numbers, and their codebook vectors
+    advance    vectors -> the latent they add to, and what the next scale will see of it    (the quantizer)
+
+Which cohort steps next is the caller's affair. A step waits for nothing that it gives a GPU to do: its caller may
+prepare the next one meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from star_model.config import KEPT_TEXTS
+from star_model.engine.editing import Edit
+from star_model.engine.forward import EagerForward, Forward
+from star_model.engine.graphs import Capture, GraphedForward, Progress, buckets
+from star_model.engine.kv_cache import KVCache
+from star_model.engine.sampling import SamplingParams, candidates, random_numbers
+from star_model.engine.sequence import ImageSequence
+from star_model.errors import CaptureError
+from star_model.model import StarModel
+from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextConditioning
+from star_model.transfer import to_device
+
+Mode = Literal["deterministic", "fast"]
+
+
+class Engine:
+    """Advances sequences over preallocated slots.
+
+    Args:
+        model: a loaded model.
+        slots: how many images may be in flight at once.
+        mode: ``deterministic`` computes every step at one fixed batch shape, so that an image's tokens are
+            the same whatever else is in the batch; ``fast`` batches as it comes, which changes the low bits
+            of sums and, now and then, a token.
+        step_batch: sequences in the fixed shape of the deterministic mode; a step pads up to it.
+        unguided_scales: last scales painted without guidance, from the prompt's row alone. It saves half of
+            their work and changes the image, so it is off by default.
+        capture: how the network's work is recorded to be replayed, on a device that can; None runs it as it is.
+        largest_batches: for each scale, the most images that a step will have, which is what graphs are made for;
+            as many as slots if not given. A larger step is made without a graph.
+    """
+
+    def __init__(
+        self,
+        model: StarModel,
+        *,
+        slots: int,
+        mode: Mode = "deterministic",
+        step_batch: int = 1,
+        unguided_scales: int = 0,
+        capture: Capture | None = None,
+        largest_batches: Sequence[int] | None = None,
+    ) -> None:
+        if slots < 1 or step_batch < 1:
+            raise ValueError(f"slots and step_batch must be at least 1, got {slots} and {step_batch}")
+        if not 0 <= unguided_scales <= len(model.config.schedule):
+            raise ValueError(
+                f"unguided_scales must be 0 to {len(model.config.schedule)}, got {unguided_scales}"
+            )
+        self.model = model
+        self.mode = mode
+        self.step_batch = step_batch
+        self.schedule = model.config.schedule
+        with torch.inference_mode():
+            model.transformer.freeze()
+        self._guided_scales = self.num_scales - unguided_scales
+        # All images of a request have one text, and most have the empty one to be led away from.
+        self._text_keys_values = lru_cache(maxsize=KEPT_TEXTS)(self._compute_text_keys_values)
+        pads = capture is not None or (step_batch > 1 and mode == "deterministic")
+        self.cache = KVCache(model.config, slots=slots + pads, device=model.device, dtype=model.dtype)
+        (self._empty,) = model.text_encoder.encode([""])
+        # Padding of a fixed shape computes on a slot of its own, which no sequence ever owns.
+        self._padding_slot = self.cache.allocate() if pads else None
+        if self._padding_slot is not None:  # some text, since attention to nothing at all is not a number
+            with torch.inference_mode():
+                self._condition(self._padding_slot, [self._empty, self._empty])
+        self._eager = EagerForward(model.transformer, self.cache)
+        self._forward: Forward = self._eager
+        if capture is not None and self._padding_slot is not None:
+            largest = [min(slots, n) for n in largest_batches or [slots] * self.num_scales]
+            # What the model does by default is what most images do: what others do is run without a graph.
+            guided = self._guided_scales if model.sampling_defaults.guidance_scale > 0 else 0
+            self._forward = GraphedForward(
+                self._eager,
+                capture,
+                model.config,
+                sizes=[buckets(n) if mode == "fast" else (step_batch,) for n in largest],
+                padding_slot=self._padding_slot,
+                unguided_scales=self.num_scales - guided,
+            )
+
+    @torch.inference_mode()
+    def warm_up(self, progress: Progress = lambda done, of: None) -> None:
+        """Do before the first image what happens once: capture graphs, if there are to be any.
+
+        Raises:
+            CaptureError: that cannot be done; the engine goes on without graphs.
+        """
+        if isinstance(self._forward, GraphedForward):
+            try:
+                self._forward.capture_all(progress)
+            except CaptureError:
+                self._forward = self._eager
+                raise
+
+    @property
+    def num_scales(self) -> int:
+        return len(self.schedule)
+
+    @property
+    def total_slots(self) -> int:
+        return self.cache.total_slots - (self._padding_slot is not None)
+
+    @property
+    def free_slots(self) -> int:
+        return self.cache.free_slots
+
+    @torch.inference_mode()
+    def prepare(
+        self,
+        conditioning: Conditioning,
+        params: SamplingParams,
+        *,
+        negative: Conditioning | None = None,
+        edit: Edit | None = None,
+    ) -> ImageSequence:
+        """Start an image: take a slot and fill in its text or its class.
+
+        Args:
+            conditioning: of the prompt, from the model's encoder.
+            params: guidance, cuts and seed.
+            negative: what guidance leads away from; the empty prompt, or no class, when absent.
+            edit: what of an image to keep, from :func:`star_model.engine.editing.make_edit`.
+
+        Raises:
+            OutOfSlotsError: when no slot is free.
+            TypeError: when the conditioning is of the other kind of model.
+        """
+        model, config = self.model, self.model.config
+        slot = self.cache.allocate()
+        try:
+            start = self._condition(slot, [conditioning, negative or self._empty])
+            side = self.schedule.last_side
+            f_hat = torch.zeros(config.tokenizer.latent_channels, side, side, device=model.device)
+            uniform = to_device(random_numbers(params.seed, self.schedule.num_tokens), model.device)
+            controls = to_device(torch.tensor([params.guidance_scale, params.top_p]), model.device)
+            return ImageSequence(slot, params, uniform, controls, start, f_hat, self.num_scales, edit)
+        except BaseException:  # whoever asked never hears of the slot, so nobody else could free it
+            self.cache.free(slot)
+            raise
+
+    def _condition(self, slot: int, pair: Sequence[Conditioning]) -> Tensor:
+        """Store in ``slot`` what the layers need of a guidance pair; returns its start token maps (2, 1, C)."""
+        model, num_classes = self.model, self.model.config.transformer.num_classes
+        classes = [c.class_id for c in pair if isinstance(c, ClassConditioning)]
+        texts = [t for t in pair if isinstance(t, TextConditioning)]
+        if len(classes if num_classes else texts) < len(pair):
+            kind = "class" if num_classes else "text"
+            raise TypeError(
+                f"{model.config.name} is {kind}-conditional: prepare() needs the conditioning of a {kind}"
+            )
+        if classes:
+            condition = to_device(torch.tensor(classes), model.device)
+            if self.cache.modulation.shape[2]:
+                self.cache.write_modulation(slot, model.transformer.modulation(condition))
+        else:
+            condition = to_device(torch.stack([t.pooled for t in texts]), model.device, model.dtype)
+            rows = texts[: model.config.transformer.text_rows]
+            mask = to_device(torch.stack([t.mask for t in rows]), model.device)
+            self.cache.write_text(slot, torch.cat([self._text_keys_values(t) for t in rows], dim=2), mask)
+        return model.transformer.embed_start(condition)
+
+    def _compute_text_keys_values(self, text: TextConditioning) -> Tensor:
+        """What all layers attend to of a text: (layers, 2, 1, T, H, 64)."""
+        hidden = to_device(text.hidden.unsqueeze(0), self.model.device, self.model.dtype)
+        return self.model.transformer.text_keys_values(hidden)
+
+    @torch.inference_mode()
+    def step(self, sequences: Sequence[ImageSequence]) -> None:
+        """Predict the next token map of each of ``sequences``.
+
+        Raises:
+            ValueError: when they are not all at the same scale, one is done, or one was released.
+        """
+        if not sequences:
+            return
+        scales = {s.scale for s in sequences}
+        if len(scales) != 1 or any(s.done or s.slot is None for s in sequences):
+            raise ValueError(
+                "a step needs unfinished sequences at one scale, "
+                f"got scales {sorted(scales)} of {self.num_scales}"
+            )
+        ordered = sorted(sequences, key=lambda s: s.slot or 0)  # adjacent slots are read without a copy
+        for batch in self._batches(ordered):
+            self._step_batch(batch)
+
+    def _batches(self, sequences: Sequence[ImageSequence]) -> Iterator[Sequence[ImageSequence]]:
+        """``sequences`` in parts that are computed in one go: with guidance, at twice the work, or all without."""
+        guided = [s for s in sequences if self._is_guided(s)]
+        others = [s for s in sequences if not self._is_guided(s)]  # all decided before the first moves on
+        largest = self.step_batch if self.mode == "deterministic" else len(sequences)
+        for alike in (guided, others):
+            for start in range(0, len(alike), largest):
+                yield alike[start : start + largest]
+
+    def _is_guided(self, sequence: ImageSequence) -> bool:
+        """Whether the next scale of ``sequence`` needs the row that guidance leads away from."""
+        return sequence.params.guidance_scale > 0 and sequence.scale < self._guided_scales
+
+    def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
+        """Advance ``sequences`` by one scale, in one batch."""
+        logits = self._predict(sequences)  # (B, p * p, V)
+        tokens, vectors = self._sample(logits, sequences)
+        self._advance(sequences, tokens, vectors)
+
+    def _predict(self, sequences: Sequence[ImageSequence]) -> Tensor:
+        """Guided logits (B, p * p, V) of the next token maps."""
+        scale = sequences[0].scale
+        rows, slots = self._fill_up(sequences), [s.slot for s in sequences if s.slot is not None]
+        if self._padding_slot is not None:
+            slots += [self._padding_slot] * (len(rows) - len(slots))
+        guided = self._is_guided(sequences[0])
+        x = torch.cat(
+            [s.next_tokens.expand(2, -1, -1)[: 1 + guided] for s in rows if s.next_tokens is not None]
+        )  # (2 B, p * p, C)
+        ramp = self.schedule.progress(scale)
+        strength = torch.stack([s.guidance_scale for s in rows]) * ramp if guided else None
+        return self._forward(scale, x, slots, strength)[: len(sequences)]
+
+    def _advance(self, sequences: Sequence[ImageSequence], tokens: Tensor, vectors: Tensor) -> None:
+        """Note ``tokens`` (B, p * p), add ``vectors`` (B, p * p, z) to the latents, embed what the next scale sees."""
+        transformer, quantizer = self.model.transformer, self.model.vqvae.quantizer
+        scale, rows = sequences[0].scale, self._fill_up(sequences)
+        filled = torch.cat([vectors, vectors[:1].expand(len(rows) - len(vectors), -1, -1)])
+        f_hat = torch.stack([s.f_hat for s in rows]) + quantizer.contribution_of(filled, scale)
+        for i, sequence in enumerate(sequences):
+            if sequence.edit is not None:
+                f_hat[i] = sequence.edit.keep_latent(f_hat[i], scale)
+        next_tokens: Sequence[Tensor | None] = [None] * len(rows)
+        if scale + 1 < self.num_scales:
+            next_input = quantizer.next_input(f_hat, scale + 1).to(self.model.dtype)
+            next_tokens = transformer.embed_scale(next_input, scale + 1).unsqueeze(1).unbind()
+        for sequence, *state in zip(sequences, tokens, f_hat, next_tokens, strict=False):
+            sequence.advance(*state)
+
+    def _fill_up(self, sequences: Sequence[ImageSequence]) -> list[ImageSequence]:
+        """The rows of a batch: in deterministic mode up to the fixed shape, with copies whose results nobody reads."""
+        missing = self.step_batch - len(sequences) if self.mode == "deterministic" else 0
+        return [*sequences, *[sequences[0]] * missing]
+
+    def _sample(self, logits: Tensor, sequences: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, p * p) from ``logits`` (B, p * p, V), and what they are in the latent (B, p * p, z)."""
+        scale, codebook = sequences[0].scale, self.model.vqvae.quantizer.codebook
+        start, end = self.schedule.offsets[scale], self.schedule.offsets[scale + 1]
+        maps: dict[int, tuple[Tensor, Tensor]] = {}
+        for members in self._sampled_together(sequences):
+            images = [sequences[i] for i in members]
+            rows = logits if len(members) == len(sequences) else torch.stack([logits[i] for i in members])
+            top_p = torch.stack([s.top_p for s in images]) if images[0].params.top_p < 1 else None
+            left = candidates(rows, top_k=images[0].params.top_k, top_p=top_p)
+            tokens = left.draw(torch.stack([s.uniform[start:end] for s in images]))
+            vectors = left.mean(codebook.weight) if images[0].smooth else codebook(tokens)
+            maps.update(zip(members, zip(tokens, vectors, strict=True), strict=True))
+        for i, sequence in enumerate(sequences):
+            if sequence.edit is not None:
+                maps[i] = sequence.edit.keep(*maps[i], scale)
+        all_tokens, all_vectors = zip(*(maps[i] for i in range(len(sequences))), strict=True)
+        return torch.stack(all_tokens), torch.stack(all_vectors)
+
+    def _sampled_together(self, sequences: Sequence[ImageSequence]) -> Iterable[list[int]]:
+        """Indices of ``sequences`` in groups that are sampled in one go: same top_k, kind of cut, smoothness."""
+        if self.mode == "deterministic":
+            return ([i] for i in range(len(sequences)))
+        groups: dict[tuple[int, bool, bool], list[int]] = {}
+        for i, sequence in enumerate(sequences):
+            kind = (sequence.params.top_k, sequence.params.top_p < 1, sequence.smooth)
+            groups.setdefault(kind, []).append(i)
+        return groups.values()
+
+    @torch.inference_mode()
+    def preview(self, sequences: Sequence[ImageSequence]) -> Tensor:
+        """What is painted so far: uint8 images (B, H, W, 3)."""
+        return self._decode(sequences)
+
+    @torch.inference_mode()
+    def finish(self, sequences: Sequence[ImageSequence]) -> Tensor:
+        """Decode finished sequences to uint8 images (B, H, W, 3) and free their slots.
+
+        Raises:
+            ValueError: when a sequence has scales left.
+        """
+        if not all(s.done for s in sequences):
+            raise ValueError("finish needs sequences whose scales are all predicted")
+        for sequence in sequences:
+            self.release(sequence)
+        return self._decode(sequences)
+
+    def release(self, sequence: ImageSequence) -> None:
+        """Give the slot of ``sequence`` back, finished or not; again is harmless."""
+        if sequence.slot is not None:
+            self.cache.free(sequence.slot)
+            sequence.slot = None
+
+    def _decode(self, sequences: Sequence[ImageSequence]) -> Tensor:
+        f_hats = [s.f_hat for s in sequences]
+        batches = [torch.stack(f_hats)] if self.mode == "fast" else [f.unsqueeze(0) for f in f_hats]
+        pixels = torch.cat([_to_pixels(self.model.decode(batch)) for batch in batches])
+        for i, sequence in enumerate(sequences):
+            if sequence.edit is not None:
+                pixels[i] = sequence.edit.composite(pixels[i])
+        return pixels
+
+
+def _to_pixels(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1], which are overwritten -> uint8 (B, H, W, 3)."""
+    return images.add_(1).mul_(127.5).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,62 @@
+"""One image on its way: all that an engine knows of it besides what is in its slot."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from star_model.engine.editing import Edit
+from star_model.engine.sampling import SamplingParams
+
+
+class ImageSequence:
+    """One image on its way.
+
+    Attributes:
+        slot: where its keys and values are; None once released.
+        scale: the next scale to be predicted.
+        tokens: the token map (p * p,) of each scale that is.
+        f_hat: the latent (z, P, P) that they add up to; at smooth scales, the means of what might have been drawn do.
+        uniform: the image's own random numbers, one for each token of all scales (L,).
+        edit: what it keeps of an image, if it is not painted from nothing.
+        guidance_scale, top_p: those of ``params``, on the device.
+        next_tokens: the embedded input of the next scale, (2, p * p, C), or (1, p * p, C) for both guidance
+            rows.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        params: SamplingParams,
+        uniform: Tensor,
+        controls: Tensor,
+        start: Tensor,
+        f_hat: Tensor,
+        num_scales: int,
+        edit: Edit | None = None,
+    ) -> None:
+        self.slot: int | None = slot
+        self.params = params
+        self.uniform = uniform
+        self.guidance_scale, self.top_p = controls
+        self.scale = 0
+        self.num_scales = num_scales
+        self.tokens: list[Tensor] = []
+        self.f_hat = f_hat
+        self.edit = edit
+        self.next_tokens: Tensor | None = start
+
+    @property
+    def done(self) -> bool:
+        """Whether all scales are predicted."""
+        return self.scale == self.num_scales
+
+    @property
+    def smooth(self) -> bool:
+        """Whether the next scale is painted with the candidates' means."""
+        return self.scale >= self.num_scales - self.params.smooth_scales
+
+    def advance(self, tokens: Tensor, f_hat: Tensor, next_tokens: Tensor | None) -> None:
+        """Take the result of a step; ``next_tokens`` is None after the last scale."""
+        self.tokens.append(tokens)
+        self.f_hat, self.next_tokens = f_hat, next_tokens
+        self.scale += 1

@@ -1,0 +1,1 @@
+"""The networks: transformer, VQVAE, text encoders, and the parts they share."""
