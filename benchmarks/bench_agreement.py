@@ -54,7 +54,9 @@ def main() -> None:
     modes: tuple[Mode, ...] = ("fast", "deterministic")
     for mode in modes:
         together = tokens(model, mode, arguments.images, arguments.batch)
-        different = [(a != b).float() for a, b in zip(alone, together, strict=True) if not torch.equal(a, b)]
+        different = [
+            (a != b).float() for a, b in zip(alone, together, strict=True) if not torch.equal(a, b)
+        ]
         same = arguments.images - len(different)
         results[mode] = {
             "same": same,

@@ -53,7 +53,9 @@ def compare(
             watch.time(f"{way} decode", partial(engine.finish, sequences))
             tokens[way] = torch.stack([torch.cat(s.tokens) for s in sequences])
         same += (tokens["plain"] == tokens["compiled"]).float().mean().item() / (repeats + 1)
-    ratios = {part: watch.ratio(f"plain {part}", f"compiled {part}") for part in ("scales", "decode")}
+    ratios = {
+        part: watch.ratio(f"plain {part}", f"compiled {part}") for part in ("scales", "decode")
+    }
     return {
         **watch.medians(),
         **{f"ratio {part}": ratio for part, ratio in ratios.items()},
@@ -64,14 +66,18 @@ def compare(
 
 def main() -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(description="Compare the engine with one whose networks are compiled.")
+    parser = argparse.ArgumentParser(
+        description="Compare the engine with one whose networks are compiled."
+    )
     add_model_arguments(parser)
     parser.add_argument("--batch", type=int, default=1, help="images together")
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     plain, compiled = open_model(arguments), open_model(arguments)
     compile_networks(compiled)
-    found = compare(plain, compiled, batch=arguments.batch, repeats=arguments.repeats, tick=clock(arguments))
+    found = compare(
+        plain, compiled, batch=arguments.batch, repeats=arguments.repeats, tick=clock(arguments)
+    )
     print(f"{heading(plain)}, batch {arguments.batch}; medians of {arguments.repeats}")
     for part in ("scales", "decode"):
         a, b, ratio = (found[f"{what} {part}"] for what in ("plain", "compiled", "ratio"))
@@ -79,7 +85,9 @@ def main() -> None:
     print(
         f"first images {found['first_seconds']:.0f} s, {100 * found['same_tokens']:.2f} % of tokens the same"
     )
-    print_json("compile", **conditions(plain), batch=arguments.batch, cpu_time=arguments.cpu_time, **found)
+    print_json(
+        "compile", **conditions(plain), batch=arguments.batch, cpu_time=arguments.cpu_time, **found
+    )
 
 
 if __name__ == "__main__":

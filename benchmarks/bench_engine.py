@@ -64,11 +64,15 @@ def main() -> None:
     if arguments.guidance_scale is not None:
         model = guided(model, arguments.guidance_scale)
     results = {
-        b: run(model, batch=b, mode=arguments.mode, repeats=arguments.repeats, tick=clock(arguments))
+        b: run(
+            model, batch=b, mode=arguments.mode, repeats=arguments.repeats, tick=clock(arguments)
+        )
         for b in arguments.batch
     }
 
-    print(f"{heading(model)}, {arguments.mode}, guidance {model.sampling_defaults.guidance_scale:g}")
+    print(
+        f"{heading(model)}, {arguments.mode}, guidance {model.sampling_defaults.guidance_scale:g}"
+    )
     print("milliseconds".ljust(14) + "".join(f"batch {b}".rjust(12) for b in results))
     for stage in next(iter(results.values())):
         print(stage.ljust(14) + "".join(f"{r[stage]:12.1f}" for r in results.values()))

@@ -70,9 +70,20 @@ def commands(arguments: argparse.Namespace) -> Iterable[tuple[str, list[str] | s
         elif reason := reason_to_skip(VARIANTS[name]):
             yield name, reason
         else:
-            command = [sys.executable, "-m", "benchmarks.gpu_variant", name, "--preset", arguments.preset]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.gpu_variant",
+                name,
+                "--preset",
+                arguments.preset,
+            ]
             command += ["--batch", *map(str, arguments.batch), "--repeats", str(arguments.repeats)]
-            command += ["--device", arguments.device, *(["--gpu", arguments.gpu] if arguments.gpu else [])]
+            command += [
+                "--device",
+                arguments.device,
+                *(["--gpu", arguments.gpu] if arguments.gpu else []),
+            ]
             yield name, command
 
 
@@ -82,7 +93,9 @@ def tables(parts: Sequence[Found]) -> str:
     texts = []
     if measured:
         first = measured[0]
-        texts.append(f"{first['model']} on {first['gpu']}, floor of {first['floor_of'] or 'no known GPU'}")
+        texts.append(
+            f"{first['model']} on {first['gpu']}, floor of {first['floor_of'] or 'no known GPU'}"
+        )
         texts += [_table(measured, batch) for batch in first["batches"]]
     texts.append("\n".join(_rest(part) for part in parts))
     return "\n\n".join(texts)
@@ -92,7 +105,9 @@ def _table(parts: Sequence[Found], batch: str) -> str:
     """Milliseconds of a batch by stage; behind the best of each row, its share of the floor."""
     floor = parts[0]["batches"][batch]["floor"]
     columns = {
-        part["part"]: part["batches"][batch]["milliseconds"] for part in parts if batch in part["batches"]
+        part["part"]: part["batches"][batch]["milliseconds"]
+        for part in parts
+        if batch in part["batches"]
     }
     width = max(map(len, columns)) + 2
     head = f"{f'batch {batch}, ms':14}{'floor':>9}{'share':>8}"
@@ -122,7 +137,9 @@ def _rest(part: Found) -> str:
         error = 100 * (gib["predicted"] / gib["used"] - 1)
         said.append(f"{gib['used']:.2f} used ({error:+.1f} %)")
     if "waits" in part:
-        said.append(f"{len(part['waits'])} waits" + "".join(f"\n    {where}" for where in part["waits"][:5]))
+        said.append(
+            f"{len(part['waits'])} waits" + "".join(f"\n    {where}" for where in part["waits"][:5])
+        )
     if "same_tokens" in part:
         shares = ", ".join(f"{100 * s:.2f} % at {b}" for b, s in part["same_tokens"].items())
         said.append(f"tokens as without: {shares}")
@@ -139,9 +156,15 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", choices=known, default=known, metavar="PART", help=", ".join(known)
     )
-    parser.add_argument("--output", type=Path, default=Path("build/gpu"), help="folder of the results")
-    parser.add_argument("--timeout", type=float, default=400.0, help="seconds that each part may take")
-    parser.add_argument("--tables", action="store_true", help="run nothing; print what is in the folder")
+    parser.add_argument(
+        "--output", type=Path, default=Path("build/gpu"), help="folder of the results"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=400.0, help="seconds that each part may take"
+    )
+    parser.add_argument(
+        "--tables", action="store_true", help="run nothing; print what is in the folder"
+    )
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = arguments.output / RESULTS

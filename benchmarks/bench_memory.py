@@ -40,12 +40,16 @@ class Allocations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         given = {
-            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
+            leaf.untyped_storage()._cdata
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, Tensor)
         }
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in given:
                 self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]
-        self._alive = {key: (ref, size) for key, (ref, size) in self._alive.items() if not ref.expired()}  # type: ignore[no-untyped-call]
+        self._alive = {
+            key: (ref, size) for key, (ref, size) in self._alive.items() if not ref.expired()
+        }  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
         return result
 
@@ -53,7 +57,9 @@ class Allocations(TorchDispatchMode):
 def measure(model: StarModel, slots: int, batch: int) -> dict[str, tuple[int, int]]:
     """Bytes predicted and found: of a slot, and of the process's tensors at most, the text encoder left out."""
     networks = sum(
-        p.numel() * p.element_size() for m in (model.transformer, model.vqvae) for p in m.parameters()
+        p.numel() * p.element_size()
+        for m in (model.transformer, model.vqvae)
+        for p in m.parameters()
     )
     engine = Engine(model, slots=slots, mode="fast")
     cache = engine.cache

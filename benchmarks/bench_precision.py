@@ -73,17 +73,22 @@ def compare(
         watch.seconds[f"{way} scales"] = [sum(image) for image in zip(*scales, strict=True)]
         watch.seconds[f"{way} last scale"] = scales[-1]
     faster = {
-        part: watch.ratio(f"exact {part}", f"inexact {part}") for part in ("scales", "last scale", "decoder")
+        part: watch.ratio(f"exact {part}", f"inexact {part}")
+        for part in ("scales", "last scale", "decoder")
     }
     return same, 20 * math.log10(255) - 10 * math.log10(squares) if squares else math.inf, faster
 
 
 def main() -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(description="Count the tokens that a faster but inexact way changes.")
+    parser = argparse.ArgumentParser(
+        description="Count the tokens that a faster but inexact way changes."
+    )
     add_model_arguments(parser)
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--unguided-scales", type=int, default=0, help="last scales without guidance")
+    parser.add_argument(
+        "--unguided-scales", type=int, default=0, help="last scales without guidance"
+    )
     arguments = parser.parse_args()
     inexact = open_model(arguments)
     arguments.dtype = "float32"
@@ -97,7 +102,9 @@ def main() -> None:
     lengths = exact.config.schedule.lengths
     total = sum(s * n for s, n in zip(same, lengths, strict=True)) / sum(lengths)
 
-    print(f"{heading(inexact)}, {arguments.unguided_scales} scales without guidance, against float32 with it")
+    print(
+        f"{heading(inexact)}, {arguments.unguided_scales} scales without guidance, against float32 with it"
+    )
     for side, fraction in zip(exact.config.patch_nums, same, strict=True):
         print(f"{f'scale {side}x{side}':14}{100 * fraction:8.2f} % of tokens the same")
     print(f"{'all':14}{100 * total:8.2f} % of tokens the same")

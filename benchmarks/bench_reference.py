@@ -33,7 +33,13 @@ from star_model.engine.engine import Mode
 
 
 def compare(
-    exact: StarModel, model: StarModel, *, batch: int, mode: Mode, repeats: int, tick: Callable[[], float]
+    exact: StarModel,
+    model: StarModel,
+    *,
+    batch: int,
+    mode: Mode,
+    repeats: int,
+    tick: Callable[[], float],
 ) -> dict[str, float]:
     """Milliseconds of a batch, the ratio, and how many of the images have the same tokens."""
     plain, engine = PlainLoop(exact), Engine(model, slots=batch, mode=mode)
@@ -60,12 +66,19 @@ def compare(
         found = watch.time("engine", partial(by_engine, prompts, seeds))
         same += int((expected == found).all(1).sum())
         images += batch
-    return {**watch.medians(), "ratio": watch.ratio("plain", "engine"), "same": same, "images": images}
+    return {
+        **watch.medians(),
+        "ratio": watch.ratio("plain", "engine"),
+        "same": same,
+        "images": images,
+    }
 
 
 def main() -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(description="Time the engine against a plain loop of the same weights.")
+    parser = argparse.ArgumentParser(
+        description="Time the engine against a plain loop of the same weights."
+    )
     add_model_arguments(parser)
     add_batch_arguments(parser, mode="deterministic", repeats=7)
     arguments = parser.parse_args()
@@ -74,18 +87,31 @@ def main() -> None:
     exact = open_model(arguments)
     results = {
         b: compare(
-            exact, model, batch=b, mode=arguments.mode, repeats=arguments.repeats, tick=clock(arguments)
+            exact,
+            model,
+            batch=b,
+            mode=arguments.mode,
+            repeats=arguments.repeats,
+            tick=clock(arguments),
         )
         for b in arguments.batch
     }
 
-    print(f"{heading(model)}, {arguments.mode}; milliseconds for the batch, medians of {arguments.repeats}")
-    print("".join(name.rjust(10) for name in ("batch", "plain", "engine", "ratio")) + "  same tokens")
+    print(
+        f"{heading(model)}, {arguments.mode}; milliseconds for the batch, medians of {arguments.repeats}"
+    )
+    print(
+        "".join(name.rjust(10) for name in ("batch", "plain", "engine", "ratio")) + "  same tokens"
+    )
     for b, r in results.items():
         same = f"{r['same']} of {r['images']}"
         print(f"{b:10}{r['plain']:10.1f}{r['engine']:10.1f}{r['ratio']:10.2f}  {same}")
     print_json(
-        "reference", **conditions(model), mode=arguments.mode, cpu_time=arguments.cpu_time, batches=results
+        "reference",
+        **conditions(model),
+        mode=arguments.mode,
+        cpu_time=arguments.cpu_time,
+        batches=results,
     )
 
 

@@ -48,14 +48,18 @@ class EngineTimes:
     def __init__(self, engine: Engine, tick: Callable[[], float]) -> None:
         self._engine, self._tick = engine, tick
         self._begun = 0
-        self._at: defaultdict[int, list[ImageSequence]] = defaultdict(list)  # images by their next scale
+        self._at: defaultdict[int, list[ImageSequence]] = defaultdict(
+            list
+        )  # images by their next scale
 
     def step(self, scales: Sequence[int]) -> float:
         (scale,) = set(scales)
         return self._seconds(lambda: self._step(scale, len(scales)))
 
     def decode(self, batch: int) -> float:
-        return self._seconds(lambda: self._engine.finish(self._take(self._engine.num_scales, batch)))
+        return self._seconds(
+            lambda: self._engine.finish(self._take(self._engine.num_scales, batch))
+        )
 
     def _step(self, scale: int, count: int) -> None:
         if scale == 0:
@@ -100,7 +104,9 @@ def main() -> None:
     arguments = parser.parse_args()
     model, tick, mode, plan = open_model(arguments), clock(arguments), arguments.mode, Plan()
     if arguments.engine:
-        rows = with_the_engine(model, plan, mode=mode, requests=arguments.requests or 100, tick=tick)
+        rows = with_the_engine(
+            model, plan, mode=mode, requests=arguments.requests or 100, tick=tick
+        )
         source = "each step made by the engine when its turn came"
     else:
         measured = {

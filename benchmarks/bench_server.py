@@ -237,14 +237,18 @@ async def stream_one(http: httpx.AsyncClient, body: dict[str, object], seen: See
     """One request for a stream with two previews."""
     started = time.perf_counter()
     first_preview: float | None = None
-    async with http.stream("POST", "/generate", json=body | {"stream": True, "partial_images": 2}) as answer:
+    async with http.stream(
+        "POST", "/generate", json=body | {"stream": True, "partial_images": 2}
+    ) as answer:
         if answer.status_code == 429:
             seen.refused += 1
             return
         answer.raise_for_status()
         is_preview = False
         async for line in answer.aiter_lines():
-            if is_preview and first_preview is None:  # the line of its data, megabytes long, is here
+            if (
+                is_preview and first_preview is None
+            ):  # the line of its data, megabytes long, is here
                 first_preview = time.perf_counter() - started
             is_preview = line == "event: image_generation.partial_image"
     seen.total.append(time.perf_counter() - started)
@@ -266,7 +270,11 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=200)
     parser.add_argument("--requests", type=int, default=40, help="at each rate of arrivals")
     parser.add_argument(
-        "--shares", type=float, nargs="+", default=[0.5, 0.8, 1.5], help="rates, as shares of capacity"
+        "--shares",
+        type=float,
+        nargs="+",
+        default=[0.5, 0.8, 1.5],
+        help="rates, as shares of capacity",
     )
     arguments = parser.parse_args()
     arguments.preset = arguments.dtype = None
@@ -289,19 +297,28 @@ def report(
 ) -> None:
     """Tables for people, one line for programs."""
     print(heading(model))
-    print(f"\none request at a time{'ms':>11}{'/ its own engine time':>25}{'/ the engine alone':>21}")
+    print(
+        f"\none request at a time{'ms':>11}{'/ its own engine time':>25}{'/ the engine alone':>21}"
+    )
     print(f"{'the engine alone':<22}{overhead['engine']:10.1f}")
     for name in MEDIA_TYPES:
         ratios = f"{overhead[f'{name}_to_own']:25.3f}{overhead[f'{name}_to_alone']:21.3f}"
         print(f"{name:<22}{overhead[name]:10.1f}{ratios}")
     print(f"\n/livez, ms{'p50':>12}{'p99':>10}{'max':>10}{'< 50 ms':>10}")
     for name, p in probes.items():
-        print(f"{name:<10}{p['p50']:12.1f}{p['p99']:10.1f}{p['max']:10.1f}{100 * p['under_50_ms']:9.1f}%")
+        print(
+            f"{name:<10}{p['p50']:12.1f}{p['p99']:10.1f}{p['max']:10.1f}{100 * p['under_50_ms']:9.1f}%"
+        )
     columns = [f"{name}_p{p}" for name in ("queue", "first_preview", "total") for p in (50, 99)]
-    print("\narrivals, s    images/s   refused" + "".join(c.replace("first_", "").rjust(13) for c in columns))
+    print(
+        "\narrivals, s    images/s   refused"
+        + "".join(c.replace("first_", "").rjust(13) for c in columns)
+    )
     for row in arrivals:
         cells = "".join(f"{row[c]:13.2f}" for c in columns)
-        print(f"{100 * row['share']:4.0f} % of one {row['images_per_s']:12.2f}{row['refused']:10.0f}{cells}")
+        print(
+            f"{100 * row['share']:4.0f} % of one {row['images_per_s']:12.2f}{row['refused']:10.0f}{cells}"
+        )
     print_json(
         "server",
         **conditions(model),

@@ -56,7 +56,9 @@ class Variant:
     def name(self) -> str:
         """``compiled+graphs-bfloat16``, say; ``eager-`` where nothing is done."""
         ways = [self.attention] if self.attention != "sdpa" else []
-        ways += [way for way, is_on in (("compiled", self.compiled), ("graphs", self.graphs)) if is_on]
+        ways += [
+            way for way, is_on in (("compiled", self.compiled), ("graphs", self.graphs)) if is_on
+        ]
         return f"{'+'.join(ways) or 'eager'}-{self.dtype}"
 
 
@@ -128,7 +130,9 @@ def memory(model: StarModel, slots: int, graphs: bool) -> dict[str, float | None
     size = model.dtype.itemsize
     predicted = peak_bytes(model.config, slots, bytes_per_value=size)
     if graphs:
-        predicted += graphs_bytes(model.config, [slots] * len(model.config.schedule), bytes_per_value=size)
+        predicted += graphs_bytes(
+            model.config, [slots] * len(model.config.schedule), bytes_per_value=size
+        )
     on_gpu = model.device.type == "cuda"
     used = torch.cuda.max_memory_allocated(model.device) / 2**30 if on_gpu else None
     return {"predicted": predicted / 2**30, "used": used}
@@ -173,7 +177,9 @@ def measure(
         fast = {batch: tokens(engine, batch) for batch in batches}
         restore_networks(model)
         eager = Engine(model, slots=slots, mode="fast")
-        found["same_tokens"] = {batch: share(fast[batch], tokens(eager, batch)) for batch in batches}
+        found["same_tokens"] = {
+            batch: share(fast[batch], tokens(eager, batch)) for batch in batches
+        }
     return found
 
 
@@ -217,7 +223,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     """Parse the command line, measure, print a line."""
-    parser = argparse.ArgumentParser(description="Measure one way to run a model, with random weights.")
+    parser = argparse.ArgumentParser(
+        description="Measure one way to run a model, with random weights."
+    )
     parser.add_argument("variant", choices=list(VARIANTS))
     add_arguments(parser)
     arguments = parser.parse_args()

@@ -18,7 +18,12 @@ from torch import Tensor
 
 from star_model import SamplingParams, StarModel, TextConditioning
 from star_model.config import HEAD_DIM
-from star_model.networks.transformer import MAX_LOG_TEMPERATURE, CrossAttention, SelfAttention, StarBlock
+from star_model.networks.transformer import (
+    MAX_LOG_TEMPERATURE,
+    CrossAttention,
+    SelfAttention,
+    StarBlock,
+)
 
 Cache = tuple[Tensor, Tensor]
 
@@ -41,9 +46,14 @@ class PlainLoop:
         self, prompts: Sequence[str], params: Sequence[SamplingParams]
     ) -> tuple[list[Tensor], Tensor]:
         """The token maps (B, p * p) of each scale, and images (B, H, W, 3) in uint8."""
-        model, transformer, quantizer = self.model, self.model.transformer, self.model.vqvae.quantizer
+        model, transformer, quantizer = (
+            self.model,
+            self.model.transformer,
+            self.model.vqvae.quantizer,
+        )
         texts = cast(
-            "Sequence[TextConditioning]", model.text_encoder.encode([*prompts, *[""] * len(prompts)])
+            "Sequence[TextConditioning]",
+            model.text_encoder.encode([*prompts, *[""] * len(prompts)]),
         )  # the prompts', then as many of the empty prompt: rows 2 B
         hidden = torch.stack([t.hidden for t in texts]).to(model.device, model.dtype)
         mask = torch.stack([t.mask for t in texts]).to(model.device)[:, None, None, :]
@@ -61,17 +71,23 @@ class PlainLoop:
                 x, caches[layer] = self._block(
                     cast("StarBlock", block), x, scale, hidden, mask, caches[layer]
                 )
-            logits = transformer.head(F.layer_norm(x, x.shape[-1:], eps=1e-6)).float()  # (2 B, p * p, V)
+            logits = transformer.head(
+                F.layer_norm(x, x.shape[-1:], eps=1e-6)
+            ).float()  # (2 B, p * p, V)
             conditional, unconditional = logits.chunk(2)
             ramp = scale / (len(self.schedule) - 1)
-            t = torch.tensor([p.guidance_scale * ramp for p in params], device=x.device).view(-1, 1, 1)
+            t = torch.tensor([p.guidance_scale * ramp for p in params], device=x.device).view(
+                -1, 1, 1
+            )
             likely, order = cut((1 + t) * conditional - t * unconditional, params)
             tokens.append(draw(likely, order, streams))
             smooth = [scale >= len(self.schedule) - p.smooth_scales for p in params]
             vectors = quantizer.codebook(tokens[-1])
             if any(smooth):
                 means = (likely.unsqueeze(-1) * quantizer.codebook(order)).sum(2)
-                vectors = torch.where(torch.tensor(smooth, device=x.device).view(-1, 1, 1), means, vectors)
+                vectors = torch.where(
+                    torch.tensor(smooth, device=x.device).view(-1, 1, 1), means, vectors
+                )
             f_hat = f_hat + quantizer.contribution_of(vectors, scale)
             if scale + 1 < len(self.schedule):
                 given = quantizer.next_input(f_hat, scale + 1).to(model.dtype)
@@ -80,11 +96,19 @@ class PlainLoop:
         return tokens, images.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def _block(
-        self, block: StarBlock, x: Tensor, scale: int, hidden: Tensor, mask: Tensor, cache: Cache | None
+        self,
+        block: StarBlock,
+        x: Tensor,
+        scale: int,
+        hidden: Tensor,
+        mask: Tensor,
+        cache: Cache | None,
     ) -> tuple[Tensor, Cache]:
         attended, cache = self._self_attention(block.self_attention, norm(x), scale, cache)
         x = x + attended
-        x = x + self._cross_attention(cast("CrossAttention", block.cross_attention), norm(x), hidden, mask)
+        x = x + self._cross_attention(
+            cast("CrossAttention", block.cross_attention), norm(x), hidden, mask
+        )
         h = block.feed_forward.fc1(norm(x))
         return x + block.feed_forward.fc2(F.gelu(h, approximate="tanh")), cache
 
@@ -103,11 +127,17 @@ class PlainLoop:
         out = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
         return attention.proj(out), (k, v)
 
-    def _cross_attention(self, attention: CrossAttention, x: Tensor, hidden: Tensor, mask: Tensor) -> Tensor:
+    def _cross_attention(
+        self, attention: CrossAttention, x: Tensor, hidden: Tensor, mask: Tensor
+    ) -> Tensor:
         (q,) = heads(attention.q(x), 1)
         k, v = heads(attention.kv(hidden), 2)
         q, k = F.normalize(q, dim=-1) * temperature(attention), F.normalize(k, dim=-1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2).flatten(2)
+        out = (
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+            .transpose(1, 2)
+            .flatten(2)
+        )
         result: Tensor = attention.proj(out)
         if self.model.config.transformer.cross_attention_rows == "conditional":
             return result.chunk(2)[0].repeat(2, 1, 1)  # both rows get the prompt's
@@ -142,9 +172,9 @@ def cut(logits: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tenso
     """
     vocab = logits.shape[2]
     ranked, order = logits.sort(dim=-1, descending=True, stable=True)
-    whole = torch.tensor([p.top_k in (0, vocab) and p.top_p == 1 for p in params], device=logits.device).view(
-        -1, 1, 1
-    )
+    whole = torch.tensor(
+        [p.top_k in (0, vocab) and p.top_p == 1 for p in params], device=logits.device
+    ).view(-1, 1, 1)
     ranked = torch.where(whole, logits, ranked)
     order = torch.where(whole, torch.arange(vocab, device=logits.device), order)
     top_k = torch.tensor([p.top_k or vocab for p in params], device=logits.device).view(-1, 1, 1)

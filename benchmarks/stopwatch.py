@@ -20,7 +20,9 @@ class Stopwatch:
         clock: seconds; ``time.process_time`` counts this process's alone, on a CPU that others use too.
     """
 
-    def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, device: torch.device, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.device = device
         self.clock = clock
         self.seconds: dict[str, list[float]] = {}

@@ -53,10 +53,14 @@ class RandomText:
         """Features (T, D) of nothing in particular."""
         tokens, width = self.config.text_encoder.max_tokens, self.config.transformer.text_dim
         mask = torch.ones(tokens, dtype=torch.bool)
-        return [TextConditioning(torch.randn(tokens, width), mask, torch.randn(width)) for _ in prompts]
+        return [
+            TextConditioning(torch.randn(tokens, width), mask, torch.randn(width)) for _ in prompts
+        ]
 
 
-def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> StarModel:
+def random_model(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype | None = None
+) -> StarModel:
     """A model of ``config`` with untrained weights: speed does not depend on their values."""
     precision = choose_precision(device, dtype)
     with torch.device(device):
@@ -74,9 +78,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that say what is measured, and where."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", default="star-mini", help="a model's name or directory")
-    source.add_argument("--preset", choices=sorted(PRESETS), help="random weights of this shape instead")
+    source.add_argument(
+        "--preset", choices=sorted(PRESETS), help="random weights of this shape instead"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", default="auto", help="of the transformer; auto is the best for the device")
+    parser.add_argument(
+        "--dtype", default="auto", help="of the transformer; auto is the best for the device"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     parser.add_argument(
         "--cpu-time",
@@ -103,7 +111,9 @@ def open_model(arguments: argparse.Namespace) -> StarModel:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if not arguments.preset:
-        return load_model(resolve_model(arguments.model), device=arguments.device, dtype=arguments.dtype)
+        return load_model(
+            resolve_model(arguments.model), device=arguments.device, dtype=arguments.dtype
+        )
     device = choose_device(arguments.device)
     dtype = None if arguments.dtype == "auto" else parse_dtype(arguments.dtype)
     return random_model(PRESETS[arguments.preset], device, dtype)
@@ -121,7 +131,9 @@ def encode(model: StarModel, first: int = 0, count: int = 1) -> Sequence[Conditi
     return model.text_encoder.encode([str(i) if by_class else PROMPTS[i] for i in numbers])
 
 
-def prepare(engine: Engine, texts: Sequence[Conditioning], seeds: Sequence[int]) -> list[ImageSequence]:
+def prepare(
+    engine: Engine, texts: Sequence[Conditioning], seeds: Sequence[int]
+) -> list[ImageSequence]:
     """One image for each seed; they take ``texts`` in turn."""
     return [
         engine.prepare(texts[i % len(texts)], sampling_params(engine.model, seed))

@@ -60,7 +60,9 @@ def make_client(settings: Settings) -> EngineClient:
             restart_backoff_s=settings.restart_backoff_s,
         ),
     )
-    return EngineClient(lambda index, deliver: WorkerProcess(replace(options, index=index), deliver), limits)
+    return EngineClient(
+        lambda index, deliver: WorkerProcess(replace(options, index=index), deliver), limits
+    )
 
 
 def create_app(settings: Settings, client: EngineClient) -> FastAPI:

@@ -65,7 +65,9 @@ class ServerError(Exception):
     retryable: ClassVar[bool] = False
     """Whether the same request may succeed later."""
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -73,7 +75,14 @@ class ServerError(Exception):
 
     def envelope(self) -> Envelope:
         """The body that is sent, as plain data."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
 
     def headers(self) -> dict[str, str]:
         """The headers that go with it."""

@@ -9,7 +9,15 @@ from typing import Any
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
-_QUIET = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx", "transformers", "huggingface_hub")
+_QUIET = (
+    "uvicorn",
+    "uvicorn.error",
+    "uvicorn.access",
+    "asyncio",
+    "httpx",
+    "transformers",
+    "huggingface_hub",
+)
 """Loggers of libraries that say more at ``info`` than an operator wants to read."""
 
 

@@ -64,7 +64,9 @@ class Metrics:
             "requests_running": gauge(
                 "requests_running", "Requests of which at least one image has left the queue."
             ),
-            "requests_waiting": gauge("requests_waiting", "Requests that wait for their first slot."),
+            "requests_waiting": gauge(
+                "requests_waiting", "Requests that wait for their first slot."
+            ),
             "queue_capacity": gauge("queue_capacity", "Images that may wait for a slot."),
             **{
                 name: gauge(name, text, "worker")
@@ -110,9 +112,13 @@ class Metrics:
         self.first_preview = histogram(
             "time_to_first_preview_seconds", "From admission to the first preview.", (0.05, *_LONG)
         )
-        self.scale_step = histogram("scale_step_duration_seconds", "One step of the engine.", _SHORT, "scale")
+        self.scale_step = histogram(
+            "scale_step_duration_seconds", "One step of the engine.", _SHORT, "scale"
+        )
         self.text_encode = histogram("text_encode_duration_seconds", "Encoding one prompt.", _SHORT)
-        self.vae_decode = histogram("vae_decode_duration_seconds", "Decoding one batch of images.", _SHORT)
+        self.vae_decode = histogram(
+            "vae_decode_duration_seconds", "Decoding one batch of images.", _SHORT
+        )
         self.image_encode = histogram(
             "image_encode_duration_seconds", "Writing one PNG, WebP or JPEG file.", _SHORT
         )
@@ -149,9 +155,9 @@ class Metrics:
         for scale in range(len(model.patch_nums)):
             self.scale_step.labels(str(scale))
         self._model_info.clear()
-        self._model_info.labels(model.name, model.device, model.dtype, model.mode, str(model.image_size)).set(
-            1
-        )
+        self._model_info.labels(
+            model.name, model.device, model.dtype, model.mode, str(model.image_size)
+        ).set(1)
 
     def observe(self, timing: Timing) -> None:
         """Count a duration that the worker measured."""

@@ -49,7 +49,9 @@ def _is_address(value: str) -> str:
 def _are_origins(value: list[str]) -> list[str]:
     for origin in value:
         if origin != "*" and (_is_address(origin) != origin or urlsplit(origin).path):
-            raise ValueError(f"must name origins such as https://app.example.org, or *; got {origin}.")
+            raise ValueError(
+                f"must name origins such as https://app.example.org, or *; got {origin}."
+            )
     return value
 
 
@@ -81,12 +83,14 @@ class ModelSettings(BaseSettings):
         0, ge=0, le=1024, description="CPU threads of the model; 0 is its share of the processors"
     )
     attention: Literal["auto", "sdpa", "xformers"] = Field(
-        "auto", description="kernels of attention; xformers is an extra and needs a GPU, auto is sdpa"
+        "auto",
+        description="kernels of attention; xformers is an extra and needs a GPU, auto is sdpa",
     )
     cache_dir: Path | None = Field(None, description="where fetched and converted models are kept")
     offline: bool = Field(False, description="never fetch a model; an absent one is an error")
     allow_unsafe_pickle: bool = Field(
-        False, description="convert published files that need more than tensors, and can run any code"
+        False,
+        description="convert published files that need more than tensors, and can run any code",
     )
 
     def worker_options(self, **others: Any) -> WorkerOptions:
@@ -120,7 +124,9 @@ class ModelSettings(BaseSettings):
 class Settings(ModelSettings):
     """Everything that can be set about the server."""
 
-    config: Path | None = Field(None, description="a YAML file of settings; flags and variables override it")
+    config: Path | None = Field(
+        None, description="a YAML file of settings; flags and variables override it"
+    )
 
     host: str = Field(
         "127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every interface"
@@ -128,12 +134,20 @@ class Settings(ModelSettings):
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
 
     workers: int = Field(
-        0, ge=0, le=64, description="processes that paint; 0 is one for each visible GPU, one on a CPU"
+        0,
+        ge=0,
+        le=64,
+        description="processes that paint; 0 is one for each visible GPU, one on a CPU",
     )
     slots: int = Field(
-        8, ge=1, le=1024, description="images painted at a time by a worker; each takes a slot of memory"
+        8,
+        ge=1,
+        le=1024,
+        description="images painted at a time by a worker; each takes a slot of memory",
     )
-    max_batch: int = Field(0, ge=0, le=1024, description="most images in one step; 0 is as many as slots")
+    max_batch: int = Field(
+        0, ge=0, le=1024, description="most images in one step; 0 is as many as slots"
+    )
     queue_capacity: int = Field(64, ge=1, le=100_000, description="images that may wait for a slot")
     catch_up: float = Field(
         0.0, ge=0, le=1, description="share of an image's work a newcomer may need to be waited for"
@@ -148,21 +162,35 @@ class Settings(ModelSettings):
         description="most work in one step, in images; 0 is 0.2 in deterministic mode, 1 in fast mode",
     )
     cuda_graphs: bool = Field(
-        False, description="on a GPU, record the network's work at the start and replay it; takes memory"
+        False,
+        description="on a GPU, record the network's work at the start and replay it; takes memory",
     )
     compile: bool = Field(
-        False, description="fuse kernels with torch.compile at the start, which takes minutes on a CPU"
+        False,
+        description="fuse kernels with torch.compile at the start, which takes minutes on a CPU",
     )
     text_cache: int = Field(256, ge=0, le=1_000_000, description="encoded prompts that are kept")
 
-    default_timeout_s: Seconds = Field(300.0, description="deadline of a request that names none, in seconds")
-    max_timeout_s: Seconds = Field(3600.0, description="longest deadline a request may ask for, in seconds")
-    max_body_bytes: int = Field(1 << 20, ge=1024, le=1 << 30, description="longest request body, in bytes")
+    default_timeout_s: Seconds = Field(
+        300.0, description="deadline of a request that names none, in seconds"
+    )
+    max_timeout_s: Seconds = Field(
+        3600.0, description="longest deadline a request may ask for, in seconds"
+    )
+    max_body_bytes: int = Field(
+        1 << 20, ge=1024, le=1 << 30, description="longest request body, in bytes"
+    )
     max_upload_bytes: int = Field(
-        16 << 20, ge=1024, le=1 << 30, description="longest request body where it may hold images, in bytes"
+        16 << 20,
+        ge=1024,
+        le=1 << 30,
+        description="longest request body where it may hold images, in bytes",
     )
     max_image_pixels: int = Field(
-        1 << 24, ge=1, le=1 << 27, description="most pixels of an image that is sent; more is not decoded"
+        1 << 24,
+        ge=1,
+        le=1 << 27,
+        description="most pixels of an image that is sent; more is not decoded",
     )
     api_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)] = Field(
         [], description="keys that callers must send, separated by commas; none lets everybody in"
@@ -171,35 +199,50 @@ class Settings(ModelSettings):
         None, description="a file of further keys, one a line, which no process list shows"
     )
     requests_per_minute: int = Field(
-        0, ge=0, le=1_000_000, description="for each key, or each address without keys; 0 is no limit"
+        0,
+        ge=0,
+        le=1_000_000,
+        description="for each key, or each address without keys; 0 is no limit",
     )
     images_per_minute: int = Field(
-        0, ge=0, le=1_000_000, description="for each key, or each address without keys; 0 is no limit"
+        0,
+        ge=0,
+        le=1_000_000,
+        description="for each key, or each address without keys; 0 is no limit",
     )
     trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
-        ["127.0.0.1", "::1"], description="whose X-Forwarded-For and -Proto are believed, by commas; * is all"
+        ["127.0.0.1", "::1"],
+        description="whose X-Forwarded-For and -Proto are believed, by commas; * is all",
     )
-    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_are_origins)] = (
-        Field([], description="sites whose pages may call the API, separated by commas; * is all")
-    )
+    cors_origins: Annotated[
+        list[str], NoDecode, BeforeValidator(_split), AfterValidator(_are_origins)
+    ] = Field([], description="sites whose pages may call the API, separated by commas; * is all")
     public_url: Annotated[str, AfterValidator(_is_address)] | None = Field(
-        None, description="address that callers reach the server under; that of the request when left out"
+        None,
+        description="address that callers reach the server under; that of the request when left out",
     )
     stored_images: int = Field(
         1000, ge=0, le=1_000_000, description='images kept for response_format "url"; 0 refuses it'
     )
     # At least what one request can make: ten images of 1024 x 1024 pixels, not compressed at all.
-    stored_bytes: int = Field(256 << 20, ge=32 << 20, le=1 << 40, description="most bytes of all kept images")
+    stored_bytes: int = Field(
+        256 << 20, ge=32 << 20, le=1 << 40, description="most bytes of all kept images"
+    )
     stored_s: Seconds = Field(3600.0, description="how long an image is kept, in seconds")
     previews: bool = Field(True, description="allow streams with partial images")
     preview_buffer: int = Field(
         2, ge=1, le=100, description="previews kept for a slow reader; older ones are dropped"
     )
     write_timeout_s: Seconds = Field(
-        60.0, description="how long a client may take none of its answer before it is cut off, in seconds"
+        60.0,
+        description="how long a client may take none of its answer before it is cut off, in seconds",
     )
-    keepalive_s: Seconds = Field(15.0, description="silence in a stream before a comment is sent, in seconds")
-    encode_threads: int = Field(2, ge=1, le=64, description="threads that read and write PNG, WebP and JPEG")
+    keepalive_s: Seconds = Field(
+        15.0, description="silence in a stream before a comment is sent, in seconds"
+    )
+    encode_threads: int = Field(
+        2, ge=1, le=64, description="threads that read and write PNG, WebP and JPEG"
+    )
 
     drain_timeout_s: Seconds = Field(
         30.0, description="how long a stopping server finishes what runs, in seconds"
@@ -308,11 +351,15 @@ def read_settings_file(path: Path, names: list[str]) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingsFileError(f"The settings file {path} cannot be read: {reason}.") from error
     except yaml.YAMLError as error:
-        raise SettingsFileError(f"The settings file {path} is not valid YAML{_reason(error)}.") from error
+        raise SettingsFileError(
+            f"The settings file {path} is not valid YAML{_reason(error)}."
+        ) from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise SettingsFileError(f"The settings file {path} must hold keys and values, one setting a line.")
+        raise SettingsFileError(
+            f"The settings file {path} must hold keys and values, one setting a line."
+        )
     allowed = [name for name in names if name != "config"]
     for key in values:
         if key not in allowed:

@@ -85,13 +85,19 @@ def _complaint(
                 name, f"{name} is required: {_allowed(field)}." if field else f"{name} is required."
             )
         case "string_unicode":
-            return Complaint(name, f"{name} must be valid Unicode text; it holds half of a surrogate pair.")
+            return Complaint(
+                name, f"{name} must be valid Unicode text; it holds half of a surrogate pair."
+            )
         case "value_error" | "assertion_error":
             return Complaint(name, f"{name}: {str(error['msg']).removeprefix('Value error, ')}")
     if field is None:
         return Complaint(name, f"{name}: {error['msg']}.")
-    if any(get_origin(a) is list and SecretStr in get_args(a) for a in _alternatives(field.annotation)):
-        return Complaint(name, f"{name} must be a list of strings.")  # and nothing of what was given
+    if any(
+        get_origin(a) is list and SecretStr in get_args(a) for a in _alternatives(field.annotation)
+    ):
+        return Complaint(
+            name, f"{name} must be a list of strings."
+        )  # and nothing of what was given
     return Complaint(name, f"{name} must be {_allowed(field)}; got {_got(error)}.")
 
 

@@ -49,6 +49,8 @@ def read_about(directory: Path) -> About:
     description, examples = data.get("description", ""), data.get("examples", [])
     if not isinstance(description, str):
         raise CheckpointError(f"{file}: description must be a string")
-    if not isinstance(examples, list) or not all(isinstance(e, str) and e.strip() for e in examples):
+    if not isinstance(examples, list) or not all(
+        isinstance(e, str) and e.strip() for e in examples
+    ):
         raise CheckpointError(f"{file}: examples must be a list of prompts")
     return About(description, tuple(examples))

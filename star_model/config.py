@@ -64,15 +64,20 @@ class TokenizerConfig:
             "num_phi",
         ):  # fmt: skip
             _require(
-                getattr(self, name) >= 1, f"tokenizer.{name} must be at least 1, got {getattr(self, name)}"
+                getattr(self, name) >= 1,
+                f"tokenizer.{name} must be at least 1, got {getattr(self, name)}",
             )
-        _require(len(self.channel_multipliers) >= 1, "tokenizer.channel_multipliers must not be empty")
+        _require(
+            len(self.channel_multipliers) >= 1, "tokenizer.channel_multipliers must not be empty"
+        )
         for width in self.level_channels:
             _require(
                 width % self.num_groups == 0,
                 f"tokenizer.num_groups ({self.num_groups}) must divide every level's width, got {width}",
             )
-        _require(0 <= self.phi_ratio <= 1, f"tokenizer.phi_ratio must be in [0, 1], got {self.phi_ratio}")
+        _require(
+            0 <= self.phi_ratio <= 1, f"tokenizer.phi_ratio must be in [0, 1], got {self.phi_ratio}"
+        )
         _require(
             self.padding_mode in ("zeros", "replicate"),
             f"tokenizer.padding_mode must be zeros or replicate, got {self.padding_mode!r}",
@@ -133,7 +138,8 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         for name in ("depth", "num_heads"):
             _require(
-                getattr(self, name) >= 1, f"transformer.{name} must be at least 1, got {getattr(self, name)}"
+                getattr(self, name) >= 1,
+                f"transformer.{name} must be at least 1, got {getattr(self, name)}",
             )
         for name in ("text_dim", "num_classes"):
             _require(
@@ -147,7 +153,8 @@ class TransformerConfig:
         )
         for name in ("mlp_ratio", "rope_theta", "rope_norm"):
             _require(
-                getattr(self, name) > 0, f"transformer.{name} must be positive, got {getattr(self, name)}"
+                getattr(self, name) > 0,
+                f"transformer.{name} must be positive, got {getattr(self, name)}",
             )
         _require(
             self.cross_attention_rows in ("conditional", "own"),
@@ -222,10 +229,17 @@ class SamplingDefaults:
     smooth_scales: int = 0
 
     def __post_init__(self) -> None:
-        ranges = {"guidance_scale": 100.0, "top_k": math.inf, "top_p": 1.0, "smooth_scales": math.inf}
+        ranges = {
+            "guidance_scale": 100.0,
+            "top_k": math.inf,
+            "top_p": 1.0,
+            "smooth_scales": math.inf,
+        }
         for name, largest in ranges.items():
             value = getattr(self, name)
-            _require(0 <= value <= largest, f"sampling.{name} must be 0 to {largest:g}, got {value}")
+            _require(
+                0 <= value <= largest, f"sampling.{name} must be 0 to {largest:g}, got {value}"
+            )
 
 
 @dataclass(frozen=True)
@@ -302,7 +316,9 @@ def _from_dict(cls: type[Any], data: Any, path: str) -> Any:
     values = {}
     for name, f in fields.items():
         if name not in data:
-            optional = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+            optional = (
+                f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+            )
             _require(optional, f"missing key {path}{name}")
             continue
         hint, value = hints[name], data[name]
@@ -348,7 +364,9 @@ def _var(
         patch_nums=patch_nums,
         transformer=transformer,
         text_encoder=TextEncoderConfig(family="imagenet", max_tokens=0),
-        sampling=SamplingDefaults(guidance_scale=4.0, top_k=900, top_p=0.95),  # those of the published demo
+        sampling=SamplingDefaults(
+            guidance_scale=4.0, top_k=900, top_p=0.95
+        ),  # those of the published demo
     )
 
 

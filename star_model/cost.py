@@ -51,7 +51,12 @@ class Work:
 
 
 def step_work(
-    config: ModelConfig, scale: int, batch: int = 1, *, bytes_per_value: int = 2, guided: bool = True
+    config: ModelConfig,
+    scale: int,
+    batch: int = 1,
+    *,
+    bytes_per_value: int = 2,
+    guided: bool = True,
 ) -> Work:
     """The transformer's work in one step of ``batch`` images at ``scale``."""
     t, width = config.transformer, config.transformer.width
@@ -86,7 +91,9 @@ def decode_work(config: ModelConfig, batch: int = 1, *, bytes_per_value: int = 2
     last = len(widths) - 1
     for i in reversed(range(len(widths))):
         above = widths[min(i + 1, last)]
-        halves += pixels * (block(above, widths[i]) + k.num_res_blocks * block(widths[i], widths[i]))
+        halves += pixels * (
+            block(above, widths[i]) + k.num_res_blocks * block(widths[i], widths[i])
+        )
         halves += (k.num_res_blocks + 1) * attention(pixels) if i == last else 0
         if i:
             pixels *= 4
@@ -97,11 +104,15 @@ def decode_work(config: ModelConfig, batch: int = 1, *, bytes_per_value: int = 2
 
 def image_floor(config: ModelConfig, device: Device, batch: int = 1) -> float:
     """Seconds below which ``batch`` images together cannot be painted: all scales, and the decoder."""
-    steps = sum(step_work(config, scale, batch).floor(device) for scale in range(len(config.schedule)))
+    steps = sum(
+        step_work(config, scale, batch).floor(device) for scale in range(len(config.schedule))
+    )
     return steps + decode_work(config, batch).floor(device)
 
 
-def peak_bytes(config: ModelConfig, slots: int, batch: int | None = None, *, bytes_per_value: int = 2) -> int:
+def peak_bytes(
+    config: ModelConfig, slots: int, batch: int | None = None, *, bytes_per_value: int = 2
+) -> int:
     """Bytes of tensors that an engine holds at most; the text encoder is not counted.
 
     Args:
@@ -117,14 +128,20 @@ def peak_bytes(config: ModelConfig, slots: int, batch: int | None = None, *, byt
     )
 
 
-def graphs_bytes(config: ModelConfig, largest_batches: Sequence[int], *, bytes_per_value: int = 2) -> int:
+def graphs_bytes(
+    config: ModelConfig, largest_batches: Sequence[int], *, bytes_per_value: int = 2
+) -> int:
     """Bytes that captured graphs keep: what one of them works in, its input and its result, and a slot for padding.
 
     Args:
         largest_batches: most images in a step of each scale.
     """
-    work = max(step_bytes(config, scale, n, bytes_per_value) for scale, n in enumerate(largest_batches))
-    tokens = max(length * n for length, n in zip(config.schedule.lengths, largest_batches, strict=True))
+    work = max(
+        step_bytes(config, scale, n, bytes_per_value) for scale, n in enumerate(largest_batches)
+    )
+    tokens = max(
+        length * n for length, n in zip(config.schedule.lengths, largest_batches, strict=True)
+    )
     ends = tokens * (2 * config.transformer.width + config.tokenizer.vocab_size) * bytes_per_value
     return work + ends + config.memory_per_slot_bytes(bytes_per_value)
 
@@ -157,7 +174,9 @@ def network_bytes(config: ModelConfig, bytes_per_value: int) -> int:
 def workspace_bytes(config: ModelConfig, batch: int, bytes_per_value: int) -> int:
     """Bytes that a step or a decode of ``batch`` images takes for a moment, at most; a rough count of few terms."""
     k, vocab = config.tokenizer, config.tokenizer.vocab_size
-    step = max(step_bytes(config, scale, 1, bytes_per_value) for scale in range(len(config.schedule)))
+    step = max(
+        step_bytes(config, scale, 1, bytes_per_value) for scale in range(len(config.schedule))
+    )
     candidates = config.sampling.top_k or vocab
     # Logits, candidates, and their weights among the whole vocabulary, for a smooth scale.
     sampling = config.schedule.lengths[-1] * (vocab * (bytes_per_value + 4) + candidates * 5 * 4)

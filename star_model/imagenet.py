@@ -66,7 +66,9 @@ def find_class(text: str, num_classes: int = 1000) -> ImageNetClass:
     if re.fullmatch(r"[+-]?\d+", given):
         if given.isdecimal() and int(given) < num_classes:
             return classes[int(given)]
-        raise UnknownClassError(f"there is no class {given}: the classes are 0 to {num_classes - 1}")
+        raise UnknownClassError(
+            f"there is no class {given}: the classes are 0 to {num_classes - 1}"
+        )
     wanted, shown = _normalized(given), given if len(given) <= _SHOWN else given[:_SHOWN] + "..."
     usual = [c for c in classes if wanted in (c.wordnet_id, _normalized(c.names[0]))]
     found = usual or [c for c in classes if wanted in map(_normalized, c.names)]

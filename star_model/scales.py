@@ -30,7 +30,9 @@ class ScaleSchedule:
         if len(self.patch_nums) < 2:
             raise ValueError(f"patch_nums needs at least two scales, got {self.patch_nums}")
         if self.patch_nums[0] != 1:
-            raise ValueError(f"patch_nums must start with 1 (the start token map), got {self.patch_nums}")
+            raise ValueError(
+                f"patch_nums must start with 1 (the start token map), got {self.patch_nums}"
+            )
         if any(a >= b for a, b in zip(self.patch_nums, self.patch_nums[1:], strict=False)):
             raise ValueError(f"patch_nums must increase strictly, got {self.patch_nums}")
 

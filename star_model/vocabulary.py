@@ -81,7 +81,9 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
 
 
 def _words_in(file: Path, key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
+    if not isinstance(value, list) or not all(
+        isinstance(text, str) and text.strip() for text in value
+    ):
         raise CheckpointError(f"{file}: {key} must hold lists of words")
     return tuple(value)
 
@@ -94,7 +96,9 @@ class NearestName:
         pooled: texts -> the text encoder's pooled features (N, D).
     """
 
-    def __init__(self, names: Mapping[str, Sequence[str]], pooled: Callable[[Sequence[str]], Tensor]) -> None:
+    def __init__(
+        self, names: Mapping[str, Sequence[str]], pooled: Callable[[Sequence[str]], Tensor]
+    ) -> None:
         self._pooled = pooled
         self._things = [thing for thing, called in names.items() for _ in called]
         self._features = F.normalize(
@@ -122,7 +126,9 @@ class PromptReader:
         names = {phrase: (phrase, *others) for phrase, others in vocabulary.names.items()}
         self._nearest_name = NearestName(names, pooled)
         self._phrase_of_name = {
-            _ARTICLE.sub("", name).lower(): phrase for phrase, called in names.items() for name in called
+            _ARTICLE.sub("", name).lower(): phrase
+            for phrase, called in names.items()
+            for name in called
         }
         self._names = re.compile(rf"\b({_any_of(self._phrase_of_name)})(?:e?s)?\b", re.IGNORECASE)
         colour = f"({_any_of(vocabulary.colours)})"
@@ -136,7 +142,9 @@ class PromptReader:
                 rf"\b(?:on|against) (?:an? )?{colour}(?=$| ?[,.;])",
             )
         ]
-        self._style = re.compile(rf"\b(?:in )?({_any_of(vocabulary.styles)})(?: style)?\b", re.IGNORECASE)
+        self._style = re.compile(
+            rf"\b(?:in )?({_any_of(vocabulary.styles)})(?: style)?\b", re.IGNORECASE
+        )
 
     def read(self, prompt: str) -> str:
         """``prompt`` as it is if all its words are known; else the nearest prompt of which that is so."""

@@ -38,7 +38,9 @@ def read_sheet(folder: Path) -> Sprites:
     """The drawings of the sheet, stored in ``folder`` as those of a data folder are."""
     sheet = np.asarray(Image.open(SHEET))
     for row, style in enumerate(STYLES):
-        writer = SpriteWriter(folder / "sprites", style, source="tests/data/drawings.png", size=SIDE)
+        writer = SpriteWriter(
+            folder / "sprites", style, source="tests/data/drawings.png", size=SIDE
+        )
         for column, label in enumerate(LABELS):
             tile = sheet[row * SIDE :, column * SIDE :][:SIDE, :SIDE]
             writer.add(label, np.ascontiguousarray(tile))
@@ -49,7 +51,9 @@ def read_sheet(folder: Path) -> Sprites:
 def main() -> None:
     """Write the sheet."""
     parser = argparse.ArgumentParser(description="Write the reference drawings of the tests.")
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+    )
     write_sheet(parser.parse_args().data)
 
 

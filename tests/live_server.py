@@ -100,7 +100,9 @@ def wait_until_ready(server: LiveServer, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
-            raise RuntimeError(f"the server left with {server.process.returncode}:\n{server.written}")
+            raise RuntimeError(
+                f"the server left with {server.process.returncode}:\n{server.written}"
+            )
         try:
             with urllib.request.urlopen(f"{server.url}/readyz", timeout=5):
                 return

@@ -60,7 +60,9 @@ def star_server(words: Words) -> bool:
 def python(words: Words) -> bool:
     assert words[:1] == ["-m"], f"a module of this repository, not {words}"
     module = ROOT.joinpath(*words[1].split("."))
-    assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), f"no module {words[1]}"
+    assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), (
+        f"no module {words[1]}"
+    )
     check_flags(words[:2], words[2:])
     return False
 
@@ -73,7 +75,9 @@ def make(words: Words) -> bool:
                 f"the Makefile has no variable {assigned[1]}"
             )
         else:
-            assert re.search(rf"^{re.escape(word)}:", text, re.M), f"the Makefile has no target {word}"
+            assert re.search(rf"^{re.escape(word)}:", text, re.M), (
+                f"the Makefile has no target {word}"
+            )
     arguments = next((word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")), "")
     if "serve" in words:
         check_flags(["-m", "server", "serve"], shlex.split(arguments))
@@ -94,7 +98,9 @@ def cd(words: Words) -> bool:
 
 def pip(words: Words) -> bool:
     assert words[:1] == ["install"], f"pip {' '.join(words)} is not tested"
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
     for word in words:
         if named := re.match(r"^\.\[([\w,-]+)\]$", word):
             unknown = set(named[1].split(",")) - set(extras)
@@ -109,12 +115,16 @@ def docker(words: Words) -> bool:
     for before, word in pairwise(words):
         if before == "--build-arg":
             name = word.split("=")[0]
-            assert re.search(rf"^ARG {name}\b", dockerfile, re.M), f"the Dockerfile has no argument {name}"
+            assert re.search(rf"^ARG {name}\b", dockerfile, re.M), (
+                f"the Dockerfile has no argument {name}"
+            )
         if before in ("-e", "--env"):
             check_variable(word.split("=")[0])
         if before in ("-p", "--publish"):
             port = word.split(":")[-1]
-            assert re.search(rf"^EXPOSE {port}$", dockerfile, re.M), f"the Dockerfile does not expose {port}"
+            assert re.search(rf"^EXPOSE {port}$", dockerfile, re.M), (
+                f"the Dockerfile does not expose {port}"
+            )
     assert words[:1] in (["build"], ["run"]), f"docker {' '.join(words)} is not tested"
     return False
 

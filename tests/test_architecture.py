@@ -84,7 +84,9 @@ def imported(tree: ast.AST, package: str, *, at_load: bool = False) -> Iterator[
                 base = ".".join([*above, *filter(None, [base])])
             yield base, node.lineno
             yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("import_module", "__import__")
+        ):
             name = node.args[0] if node.args else None
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
                 yield name.value, node.lineno
@@ -96,7 +98,9 @@ def environment_reads(tree: ast.AST) -> Iterator[int]:
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
             if ast.unparse(node.value).endswith("environ"):
                 yield node.lineno
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("environ.get", "getenv")):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("environ.get", "getenv")
+        ):
             yield node.lineno
 
 
@@ -165,7 +169,10 @@ def violations(root: Path) -> list[str]:
         if routes and (way := tree.loads_torch(path)):
             found.append(f"{name} loads torch: {way}")
         if part in ("star_model", "server") and path.name != "settings.py":
-            found += [f"{name}:{line} reads the environment" for line in environment_reads(tree.parse(path))]
+            found += [
+                f"{name}:{line} reads the environment"
+                for line in environment_reads(tree.parse(path))
+            ]
         if path.stem in NAMELESS or path.stem.endswith("_manager"):
             found.append(f"{name} has a name that does not say what it holds")
     return sorted(set(found))
@@ -215,20 +222,52 @@ def test_a_good_tree_passes(tmp_path: Path) -> None:
     ("name", "source", "expected"),
     [
         ("star_model/engine.py", "import server.messages", "star_model/engine.py:1 imports server"),
-        ("star_model/engine.py", "from training import data", "star_model/engine.py:1 imports training"),
-        ("server/queue.py", "from star_model import config", "server/queue.py:1 imports star_model"),
-        ("server/queue.py", "def f():\n    import star_model", "server/queue.py:2 imports star_model"),
+        (
+            "star_model/engine.py",
+            "from training import data",
+            "star_model/engine.py:1 imports training",
+        ),
+        (
+            "server/queue.py",
+            "from star_model import config",
+            "server/queue.py:1 imports star_model",
+        ),
+        (
+            "server/queue.py",
+            "def f():\n    import star_model",
+            "server/queue.py:2 imports star_model",
+        ),
         ("server/queue.py", "import training.data", "server/queue.py:1 imports training"),
         ("server/queue.py", "__import__('benchmarks')", "server/queue.py:1 imports benchmarks"),
         ("training/eval.py", "from server.app import app", "training/eval.py:1 imports server"),
         ("benchmarks/load.py", "import server", "benchmarks/load.py:1 imports server"),
-        ("benchmarks/load.py", "import_module('server.app')", "benchmarks/load.py:1 imports server"),
-        ("server/api/edits.py", "import torch", "server/api/edits.py loads torch: server/api/edits.py:1"),
+        (
+            "benchmarks/load.py",
+            "import_module('server.app')",
+            "benchmarks/load.py:1 imports server",
+        ),
+        (
+            "server/api/edits.py",
+            "import torch",
+            "server/api/edits.py loads torch: server/api/edits.py:1",
+        ),
         ("server/app.py", "import safetensors.torch", "server/app.py:1 -> safetensors.torch"),
         ("server/client.py", "import torch.nn", "server/app.py:1 -> server/client.py:1 -> torch"),
-        ("server/client.py", "class C:\n    from . import worker", "star_model/__init__.py:1 -> torch"),
-        ("server/client.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import torch", "server/client.py:4"),
-        ("server/__init__.py", "try:\n    import torch\nfinally:\n    pass", "server/__init__.py:2 -> torch"),
+        (
+            "server/client.py",
+            "class C:\n    from . import worker",
+            "star_model/__init__.py:1 -> torch",
+        ),
+        (
+            "server/client.py",
+            "if TYPE_CHECKING:\n    pass\nelse:\n    import torch",
+            "server/client.py:4",
+        ),
+        (
+            "server/__init__.py",
+            "try:\n    import torch\nfinally:\n    pass",
+            "server/__init__.py:2 -> torch",
+        ),
         ("server/queue.py", "x = os.environ.get('X')", "server/queue.py:1 reads the environment"),
         ("server/queue.py", "x = getenv('X')", "server/queue.py:1 reads the environment"),
         ("server/queue.py", "x = os.environ['X']", "server/queue.py:1 reads the environment"),
@@ -243,5 +282,7 @@ def test_a_violation_is_found(tmp_path: Path, name: str, source: str, expected: 
 
 
 def test_writing_the_environment_of_a_child_is_allowed(tmp_path: Path) -> None:
-    write(tmp_path, {**GOOD, "server/worker.py": "import os\nos.environ['OMP_NUM_THREADS'] = '1'\n"})
+    write(
+        tmp_path, {**GOOD, "server/worker.py": "import os\nos.environ['OMP_NUM_THREADS'] = '1'\n"}
+    )
     assert violations(tmp_path) == []

@@ -40,7 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 def picture(server: LiveServer, **fields: object) -> Image.Image:
-    answer = httpx.post(f"{server.url}/generate", json=fields, headers={"accept": "image/png"}, timeout=120)
+    answer = httpx.post(
+        f"{server.url}/generate", json=fields, headers={"accept": "image/png"}, timeout=120
+    )
     answer.raise_for_status()
     assert answer.headers["content-type"] == "image/png"
     return Image.open(io.BytesIO(answer.content))
@@ -55,11 +57,17 @@ def border(image: Image.Image) -> tuple[float, float, float]:
 
 def test_what_it_does_not_know_is_drawn_as_the_nearest_thing(server: LiveServer) -> None:
     prompt = {"prompt": "a portrait of a woman in the rain", "seed": 4}
-    answer = httpx.post(f"{server.url}/generate", json=prompt, timeout=120).raise_for_status().json()
+    answer = (
+        httpx.post(f"{server.url}/generate", json=prompt, timeout=120).raise_for_status().json()
+    )
     assert "'an umbrella'" in answer["warnings"][0]
-    known = httpx.post(f"{server.url}/generate", json=prompt | {"prompt": "an umbrella"}, timeout=120).json()
+    known = httpx.post(
+        f"{server.url}/generate", json=prompt | {"prompt": "an umbrella"}, timeout=120
+    ).json()
     assert known["warnings"] == []
-    one, other = (Image.open(io.BytesIO(base64.b64decode(a["data"][0]["b64_json"]))) for a in (answer, known))
+    one, other = (
+        Image.open(io.BytesIO(base64.b64decode(a["data"][0]["b64_json"]))) for a in (answer, known)
+    )
     assert np.array_equal(np.asarray(one), np.asarray(other))
 
 
@@ -89,7 +97,9 @@ def test_pictures_show_the_things_that_were_asked_for(server: LiveServer, tmp_pa
         image = picture(server, prompt=f"a {thing}, flat style, on a light blue background", seed=7)
         canvas = to_canvas(np.asarray(image.convert("RGB")))
         background = background_of(canvas)
-        return references.nearest(find_object(canvas, background), background.mean(dim=(1, 2))).label
+        return references.nearest(
+            find_object(canvas, background), background.mean(dim=(1, 2))
+        ).label
 
     answers = {thing: seen(thing) for thing in LABELS}
     right = [thing for thing, answer in answers.items() if answer == thing]
@@ -129,6 +139,10 @@ def test_the_directory_is_small() -> None:
 
 
 def test_the_server_fetches_nothing(tmp_path: Path) -> None:
-    env = {"HF_HUB_OFFLINE": "1", "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    env = {
+        "HF_HUB_OFFLINE": "1",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+    }
     with running_server(log=tmp_path / "log", env=env) as live:
         assert picture(live, prompt="a cactus", seed=5).size == (512, 512)

@@ -16,7 +16,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[Requirement]] = {
-    name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()
+    name: [Requirement(line) for line in lines]
+    for name, lines in PROJECT["optional-dependencies"].items()
 }
 DEPENDENCIES = [Requirement(line) for line in PROJECT["dependencies"]]
 PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M))
@@ -35,7 +36,9 @@ USED_UNNAMED = {"uvloop", "httptools", "numpy", "python-multipart"}
 
 def names(requirements: list[Requirement]) -> set[str]:
     """Their names, spelled one way; the project itself left out."""
-    return {str(canonicalize_name(requirement.name)) for requirement in requirements} - {"star-server"}
+    return {str(canonicalize_name(requirement.name)) for requirement in requirements} - {
+        "star-server"
+    }
 
 
 def imports(part: str) -> set[str]:
@@ -49,7 +52,10 @@ def imports(part: str) -> set[str]:
                 modules.add(node.module.split(".")[0])
     owners = packages_distributions()
     ours = {"star_model", "server", "training", "benchmarks"}
-    found = {str(canonicalize_name(owners.get(m, [m])[0])) for m in modules - sys.stdlib_module_names - ours}
+    found = {
+        str(canonicalize_name(owners.get(m, [m])[0]))
+        for m in modules - sys.stdlib_module_names - ours
+    }
     return {PARTS_OF.get(name, name) for name in found}
 
 
@@ -65,7 +71,9 @@ def test_each_is_pinned_within_its_range(requirement: Requirement) -> None:
 
 
 def test_each_is_explained() -> None:
-    rows = re.findall(r"^\|(?! ---)(.*)$", (ROOT / "docs" / "dependencies.md").read_text("utf-8"), re.M)
+    rows = re.findall(
+        r"^\|(?! ---)(.*)$", (ROOT / "docs" / "dependencies.md").read_text("utf-8"), re.M
+    )
     told = {name.split("[")[0] for row in rows for name in re.findall(r"`([\w.\[\]-]+)`", row)}
     declared = names([*DEPENDENCIES, *(r for extra in EXTRAS.values() for r in extra)])
     missing = declared - {canonicalize_name(name) for name in told}

@@ -92,19 +92,32 @@ def problems(dockerfile: str, dockerignore: str, root: Path) -> list[str]:
                 found.append(f"{path} is copied and does not exist")
             elif ignored(path, rules):
                 found.append(f"{path} is copied and kept out by .dockerignore")
-        installs = (i for run in stage.all("RUN") for i in re.findall(r"pip install ([^&|;]*)", run))
-        found += [f"pip install {i.strip()} does not use constraints.txt" for i in installs if not locked(i)]
+        installs = (
+            i for run in stage.all("RUN") for i in re.findall(r"pip install ([^&|;]*)", run)
+        )
+        found += [
+            f"pip install {i.strip()} does not use constraints.txt"
+            for i in installs
+            if not locked(i)
+        ]
     final = stages[next(reversed(stages))]
     chain = [final]
     while chain[-1].base in stages:
         chain.append(stages[chain[-1].base])
     for stage in chain:
-        found += [f"the image has {tool[0]}" for run in stage.all("RUN") if (tool := BUILD_ONLY.search(run))]
+        found += [
+            f"the image has {tool[0]}"
+            for run in stage.all("RUN")
+            if (tool := BUILD_ONLY.search(run))
+        ]
     if not re.fullmatch(r"[1-9]\d*:0", final.last("USER")):
         found.append(f"USER {final.last('USER')} is not an unprivileged user of group 0")
     if final.environment.get("HF_HUB_OFFLINE") != "1":
         found.append("it is not offline by default")
-    command = [*json.loads(final.last("ENTRYPOINT") or "[]"), *json.loads(final.last("CMD") or "[]")]
+    command = [
+        *json.loads(final.last("ENTRYPOINT") or "[]"),
+        *json.loads(final.last("CMD") or "[]"),
+    ]
     if command[:3] != ["tini", "--", "star-server"]:
         found.append(f"{command} does not start star-server under tini")
     if "/readyz" not in final.last("HEALTHCHECK"):
@@ -123,7 +136,11 @@ def test_it_agrees_with_the_repository() -> None:
 
 def test_the_wheel_has_all_that_it_is_built_from() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]
-    needed = {*build["targets"]["wheel"]["only-include"], PROJECT["readme"], *PROJECT["license-files"]}
+    needed = {
+        *build["targets"]["wheel"]["only-include"],
+        PROJECT["readme"],
+        *PROJECT["license-files"],
+    }
     assert needed <= {path.strip("/") for path in copied(STAGES["wheel"])}
 
 
@@ -140,7 +157,9 @@ def test_the_command_and_its_settings_exist() -> None:
 
 def test_caches_are_on_the_volume() -> None:
     (volume,) = json.loads(FINAL.last("VOLUME"))
-    folders = {value for name, value in FINAL.environment.items() if re.search(r"HOME$|CACHE_DIR$", name)}
+    folders = {
+        value for name, value in FINAL.environment.items() if re.search(r"HOME$|CACHE_DIR$", name)
+    }
     assert len(folders) >= 4
     assert all(folder == volume or folder.startswith(volume + "/") for folder in folders), folders
 
@@ -174,8 +193,16 @@ def test_requirements_are_those_of_the_project(tmp_path: Path, extras: str) -> N
     ("old", "new", "expected"),
     [
         ("COPY server/ server/", "COPY servers/ servers/", "servers is copied and does not exist"),
-        ("COPY server/ server/", "COPY tests/ tests/", "tests is copied and kept out by .dockerignore"),
-        ("-c constraints.txt hatchling", "hatchling", "pip install --no-cache-dir hatchling does not use"),
+        (
+            "COPY server/ server/",
+            "COPY tests/ tests/",
+            "tests is copied and kept out by .dockerignore",
+        ),
+        (
+            "-c constraints.txt hatchling",
+            "hatchling",
+            "pip install --no-cache-dir hatchling does not use",
+        ),
         ("--no-index --no-deps", "--no-index", "does not use constraints.txt"),
         ("python3 tini", "python3 gcc tini", "the image has gcc"),
         ("USER 10001:0", "USER 0:0", "USER 0:0 is not"),

@@ -33,7 +33,9 @@ class Reader:
         self.folder = folder
         self.port = port
         # An answer of 4xx or 5xx is a failure; a document whose commands fail is wrong.
-        (folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\nmax-time = 120\n", "utf-8")
+        (folder / ".curlrc").write_text(
+            "fail-with-body\nsilent\nshow-error\nmax-time = 120\n", "utf-8"
+        )
 
     def follow(self, block: Block) -> None:
         """Do what a block says.
@@ -47,7 +49,9 @@ class Reader:
             "python": self.python,
             "json": self.json,
         }
-        assert block.language in languages, f"line {block.line}: no way to test a block of {block.language!r}"
+        assert block.language in languages, (
+            f"line {block.line}: no way to test a block of {block.language!r}"
+        )
         languages[block.language](block.text)
 
     def shell(self, text: str) -> None:
@@ -98,12 +102,16 @@ class Reader:
 
     def pictures(self) -> dict[Path, int]:
         """The picture files of the folder, with the time of their last change."""
-        return {p: p.stat().st_mtime_ns for p in self.folder.iterdir() if p.suffix.lower() in PICTURES}
+        return {
+            p: p.stat().st_mtime_ns for p in self.folder.iterdir() if p.suffix.lower() in PICTURES
+        }
 
 
 # ---- the README --------------------------------------------------------------------------------------------
 def test_the_readme_shows_how_to_start_and_how_to_ask() -> None:
-    commands = [c for block in README if block.language == "bash" for c in read_commands(block.text)]
+    commands = [
+        c for block in README if block.language == "bash" for c in read_commands(block.text)
+    ]
     assert any(command.startswith("make serve") for command in commands)
     assert any(command.startswith("make test") for command in commands)
     assert any(command.startswith("curl") and "/generate" in command for command in commands)
@@ -164,10 +172,16 @@ ASK = "import urllib.request as u\nu.urlopen('http://localhost:8000{path}', data
     [
         ("json", '{"prompt": "a red apple"}'),
         ("python", ASK.format(path="/generate")),
-        ("bash", "git clone https://example.org/someone/star-server.git\ncd star-server\nmake serve"),
+        (
+            "bash",
+            "git clone https://example.org/someone/star-server.git\ncd star-server\nmake serve",
+        ),
         ("bash", "make test ARGS='-k scheduler'  # a few"),
         ("bash", "pip install -c constraints.txt -e '.[xformers,ray]'"),
-        ("bash", "docker build --build-arg VARIANT=cpu -t star-server .\ndocker run -p 80:8000 star-server"),
+        (
+            "bash",
+            "docker build --build-arg VARIANT=cpu -t star-server .\ndocker run -p 80:8000 star-server",
+        ),
         ("bash", "# nothing but a comment\n"),
     ],
 )

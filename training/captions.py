@@ -37,7 +37,13 @@ COLOUR_WORDS: dict[str, tuple[str, ...]] = {
 #: Style -> phrases before the subject, phrases after it, and an adjective if one is natural.
 _STYLES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
     "flat": (
-        ("flat drawing of", "a flat drawing of", "a flat illustration of", "flat icon of", "flat design of"),
+        (
+            "flat drawing of",
+            "a flat drawing of",
+            "a flat illustration of",
+            "flat icon of",
+            "flat design of",
+        ),
         ("flat style", "in flat style", "flat design", "flat"),
         None,
     ),
@@ -98,7 +104,9 @@ def _plain_background(background: Background, words: list[str]) -> str:
     return f"on {with_article(words[0])} background"
 
 
-def caption_of(scene: Scene, rng: Random, *, avoid: Mapping[str, str], phrase: str | None = None) -> str:
+def caption_of(
+    scene: Scene, rng: Random, *, avoid: Mapping[str, str], phrase: str | None = None
+) -> str:
     """A caption in varied words.
 
     Args:
@@ -145,7 +153,9 @@ def _sentence(
         return subject if suffix is None else f"{subject}, {suffix}"
     if form in ("none", "suffix") and rng.random() < 0.15:
         scenery = _background_noun(scene.background, colours, rng)
-        return f"{scenery} with {subject}" if suffix is None else f"{scenery} with {subject}, {suffix}"
+        return (
+            f"{scenery} with {subject}" if suffix is None else f"{scenery} with {subject}, {suffix}"
+        )
     phrase = _background_phrase(scene.background, colours, rng)
     if suffix is None:
         return f"{subject}{rng.choice((' ', ' ', ', '))}{phrase}"
@@ -173,7 +183,9 @@ def _subject(
 ) -> str:
     """The objects and, unless it is left out, how they are arranged; `adjective` goes to the first."""
     alone = len(scene.objects) == 1
-    names = [phrase] if phrase else [_name(placed, rng, avoid, alone=alone) for placed in scene.objects]
+    names = (
+        [phrase] if phrase else [_name(placed, rng, avoid, alone=alone) for placed in scene.objects]
+    )
     if adjective is not None:
         names[0] = _with_adjective(names[0], adjective)
     said = rng.random() >= _NO_ARRANGEMENT

@@ -97,7 +97,9 @@ def without_article(phrase: str) -> str:
 
 @cache
 def _names() -> Mapping[str, Any]:
-    return cast(Mapping[str, Any], json.loads((_VOCABULARY / "names.json").read_text(encoding="utf-8")))
+    return cast(
+        Mapping[str, Any], json.loads((_VOCABULARY / "names.json").read_text(encoding="utf-8"))
+    )
 
 
 def _names_of(label: str) -> list[str]:
@@ -108,9 +110,13 @@ def _names_of(label: str) -> list[str]:
 
 def _keywords_of(entry: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
     """Tags that say something the names do not, without the emoji's slang."""
-    said = {word for name in (*names, entry["label"]) for word in name.lower().replace("-", " ").split()}
+    said = {
+        word for name in (*names, entry["label"]) for word in name.lower().replace("-", " ").split()
+    }
     stop = frozenset(_names()["not_keywords"])
-    return tuple(tag for tag in entry["tags"] if len(tag) > 2 and tag not in said and tag not in stop)
+    return tuple(
+        tag for tag in entry["tags"] if len(tag) > 2 and tag not in said and tag not in stop
+    )
 
 
 def build_concepts(entries: Sequence[Mapping[str, Any]]) -> tuple[Concept, ...]:
@@ -165,7 +171,9 @@ def load_concepts(data: Path, vocabulary: str = "starter") -> tuple[Concept, ...
     labels = tuple(entries) if vocabulary == "full" else read_vocabulary(vocabulary)
     unknown = [label for label in labels if label not in entries]
     if unknown:
-        raise ValueError(f"vocabulary {vocabulary!r} names what the data does not hold: {', '.join(unknown)}")
+        raise ValueError(
+            f"vocabulary {vocabulary!r} names what the data does not hold: {', '.join(unknown)}"
+        )
     return build_concepts([entries[label] for label in labels])
 
 
@@ -175,7 +183,9 @@ def stable_hash(*parts: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def held_out_styles(concepts: Iterable[Concept], styles: Sequence[str]) -> frozenset[tuple[str, str]]:
+def held_out_styles(
+    concepts: Iterable[Concept], styles: Sequence[str]
+) -> frozenset[tuple[str, str]]:
     """(label, style) pairs that training never sees; at most one a concept, which is seen in the others."""
     held = set()
     for concept in concepts:
@@ -185,7 +195,9 @@ def held_out_styles(concepts: Iterable[Concept], styles: Sequence[str]) -> froze
     return frozenset(held)
 
 
-def held_out_colours(concepts: Iterable[Concept], colours: Iterable[str]) -> frozenset[tuple[str, str]]:
+def held_out_colours(
+    concepts: Iterable[Concept], colours: Iterable[str]
+) -> frozenset[tuple[str, str]]:
     """(label, background colour) pairs that training never sees."""
     names = tuple(colours)
     return frozenset(
@@ -206,8 +218,18 @@ def held_out_keywords(concepts: Iterable[Concept]) -> dict[str, str]:
     for concept in concepts:
         if stable_hash("keyword", concept.label) >= HELD_OUT_KEYWORDS:
             continue
-        usual = set(f"{concept.phrase} {concept.label}".lower().split()) | {"a", "an", "the", "of", "with"}
-        other = [name for name in concept.synonyms if not set(name.lower().split()) & usual - {"a", "an"}]
+        usual = set(f"{concept.phrase} {concept.label}".lower().split()) | {
+            "a",
+            "an",
+            "the",
+            "of",
+            "with",
+        }
+        other = [
+            name for name in concept.synonyms if not set(name.lower().split()) & usual - {"a", "an"}
+        ]
         if other:
-            held[concept.label] = min(other, key=lambda name: stable_hash("keyword", concept.label, name))
+            held[concept.label] = min(
+                other, key=lambda name: stable_hash("keyword", concept.label, name)
+            )
     return held

@@ -105,12 +105,16 @@ def grid(tiles: list[Image.Image], columns: int) -> Image.Image:
 
 def once(engine: Engine, prompts: Sequence[str]) -> Image.Image:
     """Every prompt once."""
-    return grid([label(paint(engine, p, i), f"{p} (seed {i})", 192) for i, p in enumerate(prompts)], 6)
+    return grid(
+        [label(paint(engine, p, i), f"{p} (seed {i})", 192) for i, p in enumerate(prompts)], 6
+    )
 
 
 def seeds_sheet(engine: Engine) -> Image.Image:
     """A row of seeds for each of a few prompts."""
-    tiles = [label(paint(engine, p, seed), f"seed {seed}: {p}", 192) for p in VARIED for seed in SEEDS]
+    tiles = [
+        label(paint(engine, p, seed), f"seed {seed}: {p}", 192) for p in VARIED for seed in SEEDS
+    ]
     return grid(tiles, len(SEEDS))
 
 
@@ -128,7 +132,9 @@ def strip(engine: Engine) -> Image.Image:
     """One picture after each of its scales."""
     sides = engine.model.config.patch_nums
     pictures = [paint(engine, STRIP_PROMPT, STRIP_SEED, scales=k) for k in range(1, len(sides) + 1)]
-    return grid([label(p, f"{s} x {s}", 116) for s, p in zip(sides, pictures, strict=True)], len(sides))
+    return grid(
+        [label(p, f"{s} x {s}", 116) for s, p in zip(sides, pictures, strict=True)], len(sides)
+    )
 
 
 SHEETS: dict[str, Callable[[Engine], Image.Image]] = {
@@ -145,7 +151,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the README's and the model card's pictures.")
     parser.add_argument("--model", type=Path, default=Path("weights/star-mini"))
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
-    parser.add_argument("--only", choices=SHEETS, nargs="+", help="some of the sheets; all when absent")
+    parser.add_argument(
+        "--only", choices=SHEETS, nargs="+", help="some of the sheets; all when absent"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     arguments = parser.parse_args()
     if arguments.threads:

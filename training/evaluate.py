@@ -95,7 +95,9 @@ class Judge:
         self, pictures: Sequence[Pixels], scenes: Sequence[Scene], *, style_and_colour: bool = True
     ) -> Score:
         """Score pictures (512, 512, 3), one for each scene; style and colour only if they were asked for."""
-        verdicts = [self._verdict(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)]
+        verdicts = [
+            self._verdict(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)
+        ]
         objects, styles, colours, known = (mean(column) for column in zip(*verdicts, strict=True))
         if not style_and_colour:
             return Score(objects, None, None, known, len(verdicts))
@@ -106,8 +108,12 @@ class Judge:
         background = background_of(canvas)
         colour = background.mean(dim=(1, 2))
         windows = HALVES.get(scene.arrangement, (None,))
-        matches = [self._references.nearest(find_object(canvas, background, w), colour) for w in windows]
-        found = [match.label == o.concept.label for match, o in zip(matches, scene.objects, strict=True)]
+        matches = [
+            self._references.nearest(find_object(canvas, background, w), colour) for w in windows
+        ]
+        found = [
+            match.label == o.concept.label for match, o in zip(matches, scene.objects, strict=True)
+        ]
         right_colour = nearest_colour((colour * 255).tolist()) == scene.background.colours[0]
         known = all(match.label in self._vocabulary for match in matches)
         return all(found), matches[0].style == scene.style, right_colour, known
@@ -123,7 +129,13 @@ class Split:
 
 
 def make_splits(
-    data: Path, *, vocabulary: str, pictures: int, seed: int, two: bool, encode: Encode | None = None
+    data: Path,
+    *,
+    vocabulary: str,
+    pictures: int,
+    seed: int,
+    two: bool,
+    encode: Encode | None = None,
 ) -> dict[str, Split]:
     """The splits named at the top, ``pictures`` scenes each, all with plain backgrounds; the same for a seed.
 
@@ -136,7 +148,9 @@ def make_splits(
         encode: the text encoder, if there are to be captions of what the vocabulary lacks.
     """
 
-    def scenes(keep: Callable[[Scene], bool], *, held_out: bool = False, objects: int = 1) -> list[Scene]:
+    def scenes(
+        keep: Callable[[Scene], bool], *, held_out: bool = False, objects: int = 1
+    ) -> list[Scene]:
         generator = SceneGenerator(
             data, seed=seed, vocabulary=vocabulary, max_objects=objects,
             split="held_out" if held_out else "train", background="plain",
@@ -153,7 +167,9 @@ def make_splits(
     splits = {
         "plain": Split(plain, [plain_caption(s) for s in plain]),
         "pairs": Split(pairs, [plain_caption(s) for s in pairs]),
-        "keywords": Split(named, [plain_caption(s, name=words[s.objects[0].concept.label]) for s in named]),
+        "keywords": Split(
+            named, [plain_caption(s, name=words[s.objects[0].concept.label]) for s in named]
+        ),
     }
     if two:
         couples = scenes(lambda scene: len(scene.objects) == 2, objects=2)
@@ -180,7 +196,9 @@ def _splits_of_others(
     named = scenes_of(names)
     phrases = [make_phrase(rng, held_out) for _ in range(pictures)]
     return {
-        "others": Split(named, [plain_caption(s, name=n) for s, n in zip(named, names, strict=True)]),
+        "others": Split(
+            named, [plain_caption(s, name=n) for s, n in zip(named, names, strict=True)]
+        ),
         "phrases": Split(scenes_of([p.subject for p in phrases]), [p.text for p in phrases], False),
     }
 
@@ -205,7 +223,9 @@ class Painter:
 def through_tokenizer(model: StarModel, picture: Pixels) -> Pixels:
     """A picture, encoded to tokens and decoded again."""
     vqvae = model.vqvae
-    maps = vqvae.quantizer.encode(vqvae.features(to_tensor(picture).unsqueeze(0).to(model.device)).float())
+    maps = vqvae.quantizer.encode(
+        vqvae.features(to_tensor(picture).unsqueeze(0).to(model.device)).float()
+    )
     f_hat = torch.stack([vqvae.quantizer.contribution(m, k) for k, m in enumerate(maps)]).sum(dim=0)
     decoded = model.decode(f_hat)[0].clamp(-1, 1)
     result: Pixels = ((decoded + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
@@ -229,15 +249,21 @@ def diversity(painter: Painter, splits: dict[str, Split], sprites: Sprites, seed
     """Spread of place and size over seeds of captions that leave them open, relative to real scenes'."""
     captions = splits["plain"].captions[:4]
     painted = [spread([painter.paint(c, seed + i) for i in range(SEEDS_APART)]) for c in captions]
-    real = spread([render(scene, sprites, SIZE) for scene in splits["plain"].scenes[: 4 * SEEDS_APART]])
+    real = spread(
+        [render(scene, sprites, SIZE) for scene in splits["plain"].scenes[: 4 * SEEDS_APART]]
+    )
     return mean(painted) / real
 
 
 def main() -> None:
     """Parse the command line, paint, score, print a table and one JSON line."""
-    parser = argparse.ArgumentParser(description="Score a model on captions whose pictures are known.")
+    parser = argparse.ArgumentParser(
+        description="Score a model on captions whose pictures are known."
+    )
     parser.add_argument("--model", type=Path, default=Path("weights/star-mini"))
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+    )
     parser.add_argument("--vocabulary", default="starter", help="which concepts are asked for")
     parser.add_argument("--pictures", type=int, default=100, help="of each split")
     parser.add_argument("--two", action="store_true", help="score captions of two objects as well")
@@ -245,9 +271,13 @@ def main() -> None:
         "--others", action="store_true", help="score captions of what the vocabulary lacks as well"
     )
     parser.add_argument(
-        "--as-written", action="store_true", help="give the model the captions as they are, whatever it knows"
+        "--as-written",
+        action="store_true",
+        help="give the model the captions as they are, whatever it knows",
     )
-    parser.add_argument("--seed", type=int, default=1_000_000, help="of the scenes; training uses small ones")
+    parser.add_argument(
+        "--seed", type=int, default=1_000_000, help="of the scenes; training uses small ones"
+    )
     parser.add_argument("--guidance-scale", type=float, help="in place of the model's default")
     parser.add_argument("--top-k", type=int, help="in place of the model's default")
     parser.add_argument("--top-p", type=float, help="in place of the model's default")
@@ -271,7 +301,9 @@ def main() -> None:
 
     scores = {}
     for name, split in splits.items():
-        pictures = [painter.paint(caption, arguments.seed + i) for i, caption in enumerate(split.captions)]
+        pictures = [
+            painter.paint(caption, arguments.seed + i) for i, caption in enumerate(split.captions)
+        ]
         scores[name] = judge.score(pictures, split.scenes, style_and_colour=split.style_and_colour)
         print(f"{name:>10}  {scores[name]}", flush=True)
         if name == "plain":

@@ -61,10 +61,16 @@ class UnseenScenes:
     def encoded(cls, data: Path, tokenizer: Path, count: int, vocabulary: str) -> UnseenScenes:
         """The first ``count`` scenes of ``vocabulary``, from what training.prepare wrote to ``data``, by a tokenizer's
         run or model directory."""
-        encoder = SceneEncoder(data, tokenizer, SceneGenerator(data, seed=SEED, vocabulary=vocabulary))
+        encoder = SceneEncoder(
+            data, tokenizer, SceneGenerator(data, seed=SEED, vocabulary=vocabulary)
+        )
         arrays = encoder.arrays(range(count))
-        hidden, lengths, pooled = (torch.from_numpy(arrays[name]) for name in ("hidden", "lengths", "pooled"))
-        return cls(torch.from_numpy(arrays["tokens"].astype("int64")), (hidden.float(), lengths, pooled))
+        hidden, lengths, pooled = (
+            torch.from_numpy(arrays[name]) for name in ("hidden", "lengths", "pooled")
+        )
+        return cls(
+            torch.from_numpy(arrays["tokens"].astype("int64")), (hidden.float(), lengths, pooled)
+        )
 
     @torch.no_grad()
     def losses(self, trainer: Trainer, mistakes: float) -> Tensor:
@@ -112,7 +118,9 @@ class UnseenScenes:
         means = []
         for part in (slice(i, i + 16) for i in range(0, len(inputs), 16)):
             text = hidden[part], lengths[part], pooled[part]
-            logits = token_logits(trainer.model, inputs[part], text, trainer.model.rope, trainer.scale_of)
+            logits = token_logits(
+                trainer.model, inputs[part], text, trainer.model.rope, trainer.scale_of
+            )
             means.append(logits.float().softmax(-1) @ trainer.quantizer.codebook.weight)
         return torch.cat(means)
 
@@ -120,10 +128,17 @@ class UnseenScenes:
 def main() -> None:
     """Parse the command line, measure, print two tables."""
     parser = argparse.ArgumentParser(description="Cross-entropy of unseen scenes, scale by scale.")
-    parser.add_argument("models", type=Path, nargs="+", help="model directories, or runs of the transformer")
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
     parser.add_argument(
-        "--tokenizer", type=Path, default=Path("weights/star-mini"), help="its run, or a model directory"
+        "models", type=Path, nargs="+", help="model directories, or runs of the transformer"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        default=Path("weights/star-mini"),
+        help="its run, or a model directory",
     )
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--vocabulary", default="starter", help="which concepts they show")
@@ -134,7 +149,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = TransformerRecipe()
     trainer = Trainer(MODEL, recipe, load_tokenizer(arguments.tokenizer, device), device)
-    scenes = UnseenScenes.encoded(arguments.data, arguments.tokenizer, arguments.scenes, arguments.vocabulary)
+    scenes = UnseenScenes.encoded(
+        arguments.data, arguments.tokenizer, arguments.scenes, arguments.vocabulary
+    )
     offsets = trainer.schedule.offsets
     print("| model | mistakes | all | " + " | ".join(f"{p} x {p}" for p in MODEL.patch_nums) + " |")
     print("| --- " * (3 + len(MODEL.patch_nums)) + "|")
@@ -146,13 +163,18 @@ def main() -> None:
             scales = [losses[a:b].mean().item() for a, b in pairwise(offsets)]
             figures = [losses.mean().item(), *scales]
             print(
-                f"| {model} | {mistakes:.0%} | " + " | ".join(f"{f:.2f}" for f in figures) + " |", flush=True
+                f"| {model} | {mistakes:.0%} | " + " | ".join(f"{f:.2f}" for f in figures) + " |",
+                flush=True,
             )
         said.append(scenes.said(trainer))
     print("\n| | " + " | ".join(f"{p} x {p}" for p in MODEL.patch_nums) + " |")
     print("| --- " * (1 + len(MODEL.patch_nums)) + "|")
-    print("| to be said, mean square | " + " | ".join(f"{part.energy:.4f}" for part in said[0]) + " |")
-    print("| said by the tokens | " + " | ".join(f"{part.by_tokens:.0%}" for part in said[0]) + " |")
+    print(
+        "| to be said, mean square | " + " | ".join(f"{part.energy:.4f}" for part in said[0]) + " |"
+    )
+    print(
+        "| said by the tokens | " + " | ".join(f"{part.by_tokens:.0%}" for part in said[0]) + " |"
+    )
     for model, parts in zip(arguments.models, said, strict=True):
         print(f"| said by {model} | " + " | ".join(f"{part.by_model:.0%}" for part in parts) + " |")
 

@@ -49,7 +49,18 @@ _CIRCUMSTANCES = (
     "in autumn", "in spring", "on fire", "with a hat", "with a smile", "in love", "playing music", "eating lunch",
     "sleeping", "dancing", "running fast", "reading a book", "in the future", "long ago",
 )  # fmt: skip
-_BETWEEN = ("and", "with", "next to", "on", "under", "holding", "eating", "riding", "made of", "in front of")
+_BETWEEN = (
+    "and",
+    "with",
+    "next to",
+    "on",
+    "under",
+    "holding",
+    "eating",
+    "riding",
+    "made of",
+    "in front of",
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,9 @@ class Phrase:
     label: str | None = None
 
 
-def load_words(data: Path, concepts: Iterable[Concept], *, held_out: bool = False) -> tuple[str, ...]:
+def load_words(
+    data: Path, concepts: Iterable[Concept], *, held_out: bool = False
+) -> tuple[str, ...]:
     """Nouns and other words that name nothing in the vocabulary, in alphabetic order.
 
     They are emojibase's labels and keywords (people, faces and feelings too) and the classes of ImageNet. Left out is
@@ -85,8 +98,12 @@ def load_words(data: Path, concepts: Iterable[Concept], *, held_out: bool = Fals
     if not path.exists():
         raise FileNotFoundError(f"no {path}: run `python -m training.prepare --out {data}` again")
     concepts = tuple(concepts)
-    kept_away = {part for name in held_out_keywords(concepts).values() for part in name.split()} - _ARTICLES
-    own = {without_article(name).lower() for c in concepts for name in (c.label, c.phrase, *c.synonyms)}
+    kept_away = {
+        part for name in held_out_keywords(concepts).values() for part in name.split()
+    } - _ARTICLES
+    own = {
+        without_article(name).lower() for c in concepts for name in (c.label, c.phrase, *c.synonyms)
+    }
     classes = {name.lower() for c in imagenet_classes() for name in c.names[:1]}
 
     def usable(word: str) -> bool:
@@ -100,7 +117,9 @@ def load_words(data: Path, concepts: Iterable[Concept], *, held_out: bool = Fals
         )
 
     words = filter(usable, {*json.loads(path.read_text(encoding="utf-8")), *classes})
-    return tuple(sorted(w for w in words if (stable_hash("other word", w) < HELD_OUT_WORDS) == held_out))
+    return tuple(
+        sorted(w for w in words if (stable_hash("other word", w) < HELD_OUT_WORDS) == held_out)
+    )
 
 
 def make_phrase(rng: Random, words: Sequence[str], concepts: Sequence[Concept] = ()) -> Phrase:
@@ -123,7 +142,9 @@ def _said(rng: Random, about: str, label: str | None, *, circumstance: float) ->
 def nearest_name(encode: Encode, concepts: Sequence[Concept]) -> NearestName:
     """Tells the label of the concept that a text is nearest to; names that are kept from training do not count."""
     away = held_out_keywords(concepts)
-    names = {c.label: [n for n in (c.phrase, *c.synonyms) if n != away.get(c.label)] for c in concepts}
+    names = {
+        c.label: [n for n in (c.phrase, *c.synonyms) if n != away.get(c.label)] for c in concepts
+    }
     return NearestName(
         names, lambda texts: torch.stack([text.pooled.float().cpu() for text in encode(texts)])
     )
@@ -146,7 +167,9 @@ def label_phrases(
     for first in range(0, count, 100):
         phrases = [make_phrase(rng, words, concepts) for _ in range(min(100, count - first))]
         labels = [nearest.of(phrase.subject) for phrase in phrases]
-        for phrase, text, label in zip(phrases, encode([p.text for p in phrases]), labels, strict=True):
+        for phrase, text, label in zip(
+            phrases, encode([p.text for p in phrases]), labels, strict=True
+        ):
             if text.num_tokens <= MOST_POSITIONS:
                 found.setdefault(phrase.label or label, []).append(phrase.text)
     return found

@@ -66,7 +66,9 @@ class Progress:
         self._printed = now
         left = (now - self._start) / self._done * (self._total - self._done)
         end = "\n" if self._done == self._total else ""
-        print(f"\r{self._what}: {self._done}/{self._total}, {left:4.0f} s left", end=end, flush=True)
+        print(
+            f"\r{self._what}: {self._done}/{self._total}, {left:4.0f} s left", end=end, flush=True
+        )
 
 
 def hexcode_key(hexcode: str) -> str:
@@ -133,7 +135,9 @@ def render_bitmap(encoded: bytes, size: int = SPRITE_SIZE) -> Pixels:
     return canvas
 
 
-def drawings(source: Source, archive: Path, size: int = SPRITE_SIZE) -> Mapping[str, Callable[[], Pixels]]:
+def drawings(
+    source: Source, archive: Path, size: int = SPRITE_SIZE
+) -> Mapping[str, Callable[[], Pixels]]:
     """What a source draws: hexcode key -> a function that renders it."""
     if source.layout == "webp":
         files = read_npm_folder(archive, "assets")
@@ -185,7 +189,11 @@ def read_words(archive: Path) -> list[str]:
 
 
 def render_style(
-    source: Source, archive: Path, concepts: Iterable[Mapping[str, Any]], wanted: frozenset[str], folder: Path
+    source: Source,
+    archive: Path,
+    concepts: Iterable[Mapping[str, Any]],
+    wanted: frozenset[str],
+    folder: Path,
 ) -> list[str]:
     """Render the concepts of `source` whose labels are wanted and not stored yet. Returns the blank ones."""
     if source.style is None:
@@ -204,10 +212,14 @@ def render_style(
     return sorted(writer.dropped & wanted)
 
 
-def drawn_everywhere(concepts: Iterable[Mapping[str, Any]], archives: Mapping[str, Path]) -> frozenset[str]:
+def drawn_everywhere(
+    concepts: Iterable[Mapping[str, Any]], archives: Mapping[str, Path]
+) -> frozenset[str]:
     """Labels of the concepts that every drawing source has."""
     keys = [
-        frozenset(drawings(source, archives[source.name])) for source in SOURCES if source.style is not None
+        frozenset(drawings(source, archives[source.name]))
+        for source in SOURCES
+        if source.style is not None
     ]
     common = frozenset.intersection(*keys)
     return frozenset(concept["label"] for concept in concepts if concept["hexcode"] in common)
@@ -266,7 +278,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Fetch and render the training data.")
     parser.add_argument("--out", type=Path, default=Path("runs/data"), help="folder to fill")
-    parser.add_argument("--vocabulary", default="full", help="'full', or a file of training/vocabulary/")
+    parser.add_argument(
+        "--vocabulary", default="full", help="'full', or a file of training/vocabulary/"
+    )
     args = parser.parse_args()
     prepare(args.out, args.vocabulary)
 

@@ -34,7 +34,9 @@ TEXT_ENCODER = TextEncoderConfig(family="sentence", max_tokens=64)
 MODEL = ModelConfig(
     name="star-mini",
     patch_nums=PATCH_NUMS,
-    transformer=TransformerConfig(depth=6, num_heads=5, text_dim=384, rope_norm=16.0, place_features=True),
+    transformer=TransformerConfig(
+        depth=6, num_heads=5, text_dim=384, rope_norm=16.0, place_features=True
+    ),
     tokenizer=TOKENIZER,
     text_encoder=TEXT_ENCODER,
     sampling=SamplingDefaults(guidance_scale=1.0, top_k=600, top_p=0.6, smooth_scales=8),
@@ -48,7 +50,10 @@ def add_flags(parser: argparse.ArgumentParser, recipe: type[Recipe]) -> None:
     """Give ``parser`` a flag for each field of ``recipe``."""
     for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
         parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default, help=" "
+            f"--{field.name.replace('_', '-')}",
+            type=type(field.default),
+            default=field.default,
+            help=" ",
         )
 
 

@@ -30,7 +30,9 @@ _REFERENCE_SIDE = 64
 _BORDER = 5  # columns at each side that are taken for background, of CANVAS
 _CONTRAST = 0.1  # least difference from the background, of any channel in [0, 1]
 _COVER = 0.02  # least share of a row or column that an object covers
-_ASPECT_WEIGHT = 0.05  # of the squared log ratio of aspects, against the mean squared difference of colours
+_ASPECT_WEIGHT = (
+    0.05  # of the squared log ratio of aspects, against the mean squared difference of colours
+)
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,12 @@ def cut_out(images: Tensor, boxes: Tensor) -> Tensor:
     at = (torch.arange(PATCH) + 0.5) / PATCH
     x = boxes[:, 0:1] + (boxes[:, 2:3] - boxes[:, 0:1]) * at  # (N, PATCH)
     y = boxes[:, 1:2] + (boxes[:, 3:4] - boxes[:, 1:2]) * at
-    grid = torch.stack([x[:, None, :].expand(-1, PATCH, -1), y[:, :, None].expand(-1, -1, PATCH)], dim=3)
-    return F.grid_sample(images, grid * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False)
+    grid = torch.stack(
+        [x[:, None, :].expand(-1, PATCH, -1), y[:, :, None].expand(-1, -1, PATCH)], dim=3
+    )
+    return F.grid_sample(
+        images, grid * 2 - 1, mode="bilinear", padding_mode="border", align_corners=False
+    )
 
 
 def find_object(canvas: Tensor, background: Tensor, window: Window | None = None) -> Region:
@@ -133,9 +139,15 @@ class References:
         self.names = [(label, style) for style in sprites.styles for label in sprites.labels(style)]
         drawings = []
         for label, style in self.names:
-            drawing = torch.from_numpy(np.array(sprites.drawing(label, style))).permute(2, 0, 1).unsqueeze(0)
+            drawing = (
+                torch.from_numpy(np.array(sprites.drawing(label, style)))
+                .permute(2, 0, 1)
+                .unsqueeze(0)
+            )
             drawings.append(
-                F.interpolate(drawing.float() / 255, (_REFERENCE_SIDE, _REFERENCE_SIDE), mode="area")
+                F.interpolate(
+                    drawing.float() / 255, (_REFERENCE_SIDE, _REFERENCE_SIDE), mode="area"
+                )
             )
         self._drawings = torch.cat(drawings)  # (N, 4, 64, 64), premultiplied
 

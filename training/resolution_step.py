@@ -39,7 +39,9 @@ from training.transformer_trainer import KEPT, Stage, Trainer, TransformerRecipe
 Positions = Literal["normalized", "counted"]
 
 CONFIG = dataclasses.replace(
-    MODEL, name="star-micro", transformer=dataclasses.replace(MODEL.transformer, depth=4, num_heads=3)
+    MODEL,
+    name="star-micro",
+    transformer=dataclasses.replace(MODEL.transformer, depth=4, num_heads=3),
 )
 SMALL = 7
 """Scales of a 256 pixel picture, whose last map has 8 x 8 tokens of 32 pixels."""
@@ -59,7 +61,9 @@ def counted_positions(schedule: ScaleSchedule, theta: float) -> Tensor:
 def place(transformer: StarTransformer, positions: Positions) -> StarTransformer:
     """``transformer``, told its tokens' places in this way."""
     if positions == "counted":
-        transformer.rope.copy_(counted_positions(transformer.schedule, transformer.config.rope_theta))
+        transformer.rope.copy_(
+            counted_positions(transformer.schedule, transformer.config.rope_theta)
+        )
     return transformer
 
 
@@ -89,7 +93,9 @@ class Scorer:
         place(self._teacher.model, positions)
         self._unseen = UnseenScenes.encoded(data, tokenizer, scenes, VOCABULARY)
         self._judge = Judge(Sprites(data), read_vocabulary(VOCABULARY))
-        self._plain = make_splits(data, vocabulary=VOCABULARY, pictures=scenes, seed=SEED, two=False)["plain"]
+        self._plain = make_splits(
+            data, vocabulary=VOCABULARY, pictures=scenes, seed=SEED, two=False
+        )["plain"]
 
     def scores(self, weights: dict[str, Tensor]) -> dict[str, float]:
         """Nats a token of each scale, ``1x1`` and so on; shares in [0, 1] of the things that are found in pictures of
@@ -106,7 +112,8 @@ class Scorer:
     def _found(self, scales: int) -> float:
         engine = Engine(self._model, slots=1)
         pictures = [
-            paint(engine, caption, SEED + i, scales=scales) for i, caption in enumerate(self._plain.captions)
+            paint(engine, caption, SEED + i, scales=scales)
+            for i, caption in enumerate(self._plain.captions)
         ]
         return self._judge.score(pictures, self._plain.scenes).object
 
@@ -147,22 +154,32 @@ def table(log: list[dict[str, float]], small_steps: int) -> str:
     for line in measured:
         minutes = line["minutes"] - measured[0]["minutes"]
         cells = [f"{line[n]:.0%}" if n.startswith("found") else f"{line[n]:.2f}" for n in names]
-        lines.append(f"| {line['step'] - small_steps:.0f} | {minutes:.1f} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| {line['step'] - small_steps:.0f} | {minutes:.1f} | " + " | ".join(cells) + " |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Parse the command line, train, print a table and a JSON line for each measurement."""
-    parser = argparse.ArgumentParser(description="Measure what the step from 256 to 512 pixels costs.")
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
+    parser = argparse.ArgumentParser(
+        description="Measure what the step from 256 to 512 pixels costs."
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+    )
     parser.add_argument(
         "--tokens", type=Path, default=Path("runs/few"),
         help=f"what training.tokenize --vocabulary {VOCABULARY} --max-objects 1 wrote",
     )  # fmt: skip
     parser.add_argument("--tokenizer", type=Path, default=Path("weights/star-mini"))
-    parser.add_argument("--run", type=Path, default=Path("runs/resolution"), help="a folder for both runs")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/resolution"), help="a folder for both runs"
+    )
     parser.add_argument("--positions", choices=get_args(Positions), default="normalized")
-    parser.add_argument("--small-steps", type=int, default=800, help="updates of the first seven scales")
+    parser.add_argument(
+        "--small-steps", type=int, default=800, help="updates of the first seven scales"
+    )
     parser.add_argument("--large-steps", type=int, default=200, help="updates of all ten")
     parser.add_argument("--scenes", type=int, default=48, help="to measure on")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
@@ -184,7 +201,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(CONFIG, recipe, load_tokenizer(arguments.tokenizer, device), device)
     place(trainer.model, arguments.positions)
-    scorer = Scorer(arguments.data, arguments.tokenizer, arguments.positions, arguments.scenes, device)
+    scorer = Scorer(
+        arguments.data, arguments.tokenizer, arguments.positions, arguments.scenes, device
+    )
     learn(run, trainer, scorer, TokenSet(arguments.tokens))
     for line in run.log():
         if "found" in line:

@@ -88,7 +88,9 @@ class Run:
             return None
         state: dict[str, Any] = torch.load(self._state, weights_only=True)
         if state["settings"] != self._settings:
-            changed = sorted(k for k in self._settings if state["settings"].get(k) != self._settings[k])
+            changed = sorted(
+                k for k in self._settings if state["settings"].get(k) != self._settings[k]
+            )
             raise SystemExit(
                 f"{self.directory} holds a run with other settings ({', '.join(changed)}); "
                 "give another --run directory, or the settings it was started with"
@@ -157,7 +159,9 @@ class Run:
         )
         plt.close(figure)
 
-    def write_sheet(self, name: str, images: np.ndarray[Any, np.dtype[np.uint8]], columns: int) -> None:
+    def write_sheet(
+        self, name: str, images: np.ndarray[Any, np.dtype[np.uint8]], columns: int
+    ) -> None:
         """Write ``images`` (N, H, W, 3) as one picture ``name.png`` with ``columns`` columns."""
         n, h, w, _ = images.shape
         rows = math.ceil(n / columns)
@@ -166,7 +170,8 @@ class Run:
             y, x = divmod(i, columns)
             sheet[y * h : (y + 1) * h, x * w : (x + 1) * w] = image
         write_atomically(
-            self.directory / f"{name}.png", lambda path: Image.fromarray(sheet).save(path, format="png")
+            self.directory / f"{name}.png",
+            lambda path: Image.fromarray(sheet).save(path, format="png"),
         )
 
 

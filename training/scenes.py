@@ -24,7 +24,9 @@ from training.sources import STYLES
 from training.sprites import Pixels, Sprites
 
 RGB = tuple[int, int, int]
-Arrangement = Literal["left of", "above", "row", "top left", "top right", "bottom left", "bottom right"]
+Arrangement = Literal[
+    "left of", "above", "row", "top left", "top right", "bottom left", "bottom right"
+]
 Split = Literal["train", "held_out"]
 
 #: Named background colours. Each is farther from all others than the jitter can carry it.
@@ -59,7 +61,12 @@ _GRADIENT_SHARE = 0.15  # of the scenes, where gradients are allowed
 _MIRRORED_SHARE = 0.25  # of the drawings that may be mirrored
 _SMALL_SHARE, _BIG_SHARE, _CORNER_SHARE = 0.1, 0.1, 0.4  # corners: of the small ones
 _SMALL, _USUAL, _BIG = 6, (10, 12, 12), 14  # sides in cells of `GRID`
-_DRIFT = {6: 0, 10: 2, 12: 1, 14: 0}  # by side: cells that an object may be off the middle, in one direction
+_DRIFT = {
+    6: 0,
+    10: 2,
+    12: 1,
+    14: 0,
+}  # by side: cells that an object may be off the middle, in one direction
 _PHRASE_SHARE = 0.5  # of the captions of single objects, where there are phrases for them
 _OBJECT_WEIGHTS = {1: (1.0,), 2: (0.75, 0.25), 3: (0.7, 0.22, 0.08)}  # by max_objects
 
@@ -123,7 +130,9 @@ class Scene:
 
 def nearest_colour(rgb: Sequence[float]) -> str:
     """The name in `COLOURS` whose colour is nearest to `rgb` (0 to 255), by Euclidean distance."""
-    return min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(rgb, COLOURS[name], strict=True)))
+    return min(
+        COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(rgb, COLOURS[name], strict=True))
+    )
 
 
 class SceneGenerator:
@@ -165,7 +174,9 @@ class SceneGenerator:
         if max_objects not in _OBJECT_WEIGHTS:
             raise ValueError(f"max_objects must be 1, 2 or 3, not {max_objects}")
         if not styles or not set(styles) <= set(STYLES):
-            raise ValueError(f"styles must be some of {', '.join(STYLES)}, not {', '.join(styles) or 'none'}")
+            raise ValueError(
+                f"styles must be some of {', '.join(STYLES)}, not {', '.join(styles) or 'none'}"
+            )
         self.concepts = load_concepts(data, vocabulary)
         self.styles = tuple(styles)
         self.split: Split = split
@@ -180,9 +191,13 @@ class SceneGenerator:
             for style in self.styles
         }
         if not all(self._by_style.values()):
-            raise ValueError("so small a vocabulary leaves some style without any concept to train on")
+            raise ValueError(
+                "so small a vocabulary leaves some style without any concept to train on"
+            )
         by_label = {concept.label: concept for concept in self.concepts}
-        self._style_tests = [(by_label[c], s) for c, s in sorted(self._held_styles) if s in self.styles]
+        self._style_tests = [
+            (by_label[c], s) for c, s in sorted(self._held_styles) if s in self.styles
+        ]
         self._colour_tests = [(by_label[c], colour) for c, colour in sorted(self._held_colours)]
         if split == "held_out" and not (self._style_tests or self._colour_tests):
             raise ValueError("no pair is held out of so small a vocabulary")
@@ -194,7 +209,9 @@ class SceneGenerator:
                 raise ValueError(f"{data} holds no drawings in the style {style!r}")
             missing = {concept.label for concept in self.concepts} - set(sprites.labels(style))
             if missing:
-                raise ValueError(f"not drawn in {style}: {', '.join(sorted(missing))}: prepare it first")
+                raise ValueError(
+                    f"not drawn in {style}: {', '.join(sorted(missing))}: prepare it first"
+                )
 
     def scene(self, index: int) -> Scene:
         """Scene number `index` (any integer): a pure function of the arguments, the seed and the index."""
@@ -214,7 +231,9 @@ class SceneGenerator:
     def _caption(self, scene: Scene, rng: Random) -> str:
         if self.split == "held_out":
             return plain_caption(scene)
-        phrases = self._phrases.get(scene.objects[0].concept.label, ()) if len(scene.objects) == 1 else ()
+        phrases = (
+            self._phrases.get(scene.objects[0].concept.label, ()) if len(scene.objects) == 1 else ()
+        )
         phrase = rng.choice(phrases) if phrases and rng.random() < _PHRASE_SHARE else None
         return caption_of(scene, rng, avoid=self._held_keywords, phrase=phrase)
 
@@ -245,10 +264,14 @@ class SceneGenerator:
             return rng.random() < 0.5
         return bool(self._style_tests)
 
-    def _background(self, rng: Random, concepts: Sequence[Concept], fixed: str | None) -> Background:
+    def _background(
+        self, rng: Random, concepts: Sequence[Concept], fixed: str | None
+    ) -> Background:
         """A background no object is held out of; with `fixed`, plain and of that colour."""
         labels = [concept.label for concept in concepts]
-        allowed = [c for c in COLOURS if not any((label, c) in self._held_colours for label in labels)]
+        allowed = [
+            c for c in COLOURS if not any((label, c) in self._held_colours for label in labels)
+        ]
         gradient = fixed is None and self._gradients and rng.random() < _GRADIENT_SHARE
         names = tuple(rng.sample(allowed, 2)) if gradient else (fixed or rng.choice(allowed),)
         rgb = tuple(_jittered(rng, COLOURS[name]) for name in names)
@@ -304,7 +327,11 @@ def _place_single(rng: Random) -> tuple[tuple[int, int, int], Arrangement | None
             corner = rng.choice(_CORNERS)
             vertical, horizontal = corner.split()
             near, far = 1, GRID - 1 - side
-            return (near if horizontal == "left" else far, near if vertical == "top" else far, side), corner
+            return (
+                near if horizontal == "left" else far,
+                near if vertical == "top" else far,
+                side,
+            ), corner
     else:
         side = _BIG if kind < _SMALL_SHARE + _BIG_SHARE else rng.choice(_USUAL)
     middle, drift = (GRID - side) // 2, _DRIFT[side]
@@ -312,7 +339,9 @@ def _place_single(rng: Random) -> tuple[tuple[int, int, int], Arrangement | None
     return (middle + x, middle + y, side), None
 
 
-def _paint_background(background: Background, size: int, window: tuple[int, int, int, int]) -> Pixels:
+def _paint_background(
+    background: Background, size: int, window: tuple[int, int, int, int]
+) -> Pixels:
     """uint8 (h, w, 3) of the window (x0, y0, w, h) of a canvas of `size` pixels."""
     _, y0, width, height = window
     top, bottom = (np.asarray(rgb, np.float64) for rgb in (background.rgb[0], background.rgb[-1]))
@@ -361,11 +390,15 @@ def render(
         ya, yb = max(top, 0), min(top + side, height)
         if xa >= xb or ya >= yb:
             continue
-        drawing = _resized(sprites.drawing(placed.concept.label, placed.style), side, placed.mirrored)
+        drawing = _resized(
+            sprites.drawing(placed.concept.label, placed.style), side, placed.mirrored
+        )
         part = drawing[ya - top : yb - top, xa - left : xb - left]
         below = canvas[ya:yb, xa:xb]
         # below * (255 - alpha) / 255, rounded, in 16-bit integers
         product = below * (255 - part[..., 3:]).astype(np.uint16) + 128
         shaded = (product + (product >> 8)) >> 8
-        canvas[ya:yb, xa:xb] = np.minimum(shaded + part[..., :3], 255)  # bicubic may overshoot alpha
+        canvas[ya:yb, xa:xb] = np.minimum(
+            shaded + part[..., :3], 255
+        )  # bicubic may overshoot alpha
     return canvas

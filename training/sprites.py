@@ -51,7 +51,9 @@ class SpriteWriter:
         """Raises ValueError if the store holds drawings of another size."""
         index = _read_index(folder)
         if index["size"] != size and index["styles"]:
-            raise ValueError(f"{folder} holds drawings of {index['size']} px, not {size}: delete it")
+            raise ValueError(
+                f"{folder} holds drawings of {index['size']} px, not {size}: delete it"
+            )
         entry = index["styles"].get(style)
         same = entry is not None and entry["source"] == source
         self._folder, self._style, self._source, self._size = folder, style, source, size
@@ -76,7 +78,9 @@ class SpriteWriter:
             ValueError: wrong shape or type, or the label is there already.
         """
         if drawing.shape != (self._size, self._size, 4) or drawing.dtype != np.uint8:
-            raise ValueError(f"{label}: expected uint8 ({self._size}, {self._size}, 4), got {drawing.shape}")
+            raise ValueError(
+                f"{label}: expected uint8 ({self._size}, {self._size}, 4), got {drawing.shape}"
+            )
         if label in self:
             raise ValueError(f"{label} is in the store already")
         if not drawing[..., 3].any():
@@ -123,7 +127,9 @@ class Sprites:
         """Raises FileNotFoundError if nothing has been rendered there."""
         folder = data / "sprites"
         if not (folder / "index.json").exists():
-            raise FileNotFoundError(f"no drawings in {folder}: run `python -m training.prepare --out {data}`")
+            raise FileNotFoundError(
+                f"no drawings in {folder}: run `python -m training.prepare --out {data}`"
+            )
         index = _read_index(folder)
         self.size: int = index["size"]
         self._rows: dict[str, dict[str, int]] = {s: e["rows"] for s, e in index["styles"].items()}

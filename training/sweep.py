@@ -45,10 +45,14 @@ def main() -> None:
     """Parse the command line, paint with each setting, score."""
     parser = argparse.ArgumentParser(description="Compare sampling settings by their scores.")
     parser.add_argument("--model", type=Path, default=Path("weights/star-mini"))
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+    )
     parser.add_argument("--vocabulary", default="starter", help="which concepts are asked for")
     parser.add_argument("--pictures", type=int, default=48, help="for each setting")
-    parser.add_argument("--seed", type=int, default=2_000_000, help="of the scenes: not those of evaluate")
+    parser.add_argument(
+        "--seed", type=int, default=2_000_000, help="of the scenes: not those of evaluate"
+    )
     parser.add_argument("--guidance-scale", type=float, nargs="+", default=GUIDANCE)
     parser.add_argument("--top-k", type=int, nargs="+", default=TOP_K)
     parser.add_argument("--top-p", type=float, nargs="+", default=TOP_P)
@@ -74,7 +78,9 @@ def main() -> None:
         painter = Painter(model, setting)
         pictures = [
             painter.paint(
-                caption, arguments.seed + i, make_edit(model, real[i], keep_scales=given) if given else None
+                caption,
+                arguments.seed + i,
+                make_edit(model, real[i], keep_scales=given) if given else None,
             )
             for i, caption in enumerate(plain.captions)
         ]

@@ -15,7 +15,9 @@ def materialized(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) ->
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     scores = q @ k.mT  # (B, H, L, T)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        scores = (
+            scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        )
     out: Tensor = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2)
     return out
 

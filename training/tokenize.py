@@ -59,7 +59,9 @@ class TokenSet:
             for shard in shards_of(directory)
         ]
         if not self._shards:
-            raise FileNotFoundError(f"{directory} holds no tokenized scenes; run training.tokenize first")
+            raise FileNotFoundError(
+                f"{directory} holds no tokenized scenes; run training.tokenize first"
+            )
         self._ends = np.cumsum([len(tokens) for tokens, *_ in self._shards])
         empty = np.load(directory / "empty.npz")
         self.empty: Text = (empty["hidden"], int(empty["length"]), empty["pooled"])
@@ -121,10 +123,12 @@ def trained_weights(directory: Path, file: str, of_state: str) -> dict[str, Tens
     if (directory / file).exists():
         return {name: weight.float() for name, weight in load_file(directory / file).items()}
     if not (directory / "state.pt").exists():
-        raise FileNotFoundError(f"{directory} is neither a run with a state.pt nor a model with a {file}")
-    weights: dict[str, Tensor] = torch.load(directory / "state.pt", weights_only=True, map_location="cpu")[
-        of_state
-    ]
+        raise FileNotFoundError(
+            f"{directory} is neither a run with a state.pt nor a model with a {file}"
+        )
+    weights: dict[str, Tensor] = torch.load(
+        directory / "state.pt", weights_only=True, map_location="cpu"
+    )[of_state]
     return weights
 
 
@@ -153,7 +157,9 @@ class SceneEncoder:
         captions: of each scene.
     """
 
-    def __init__(self, data: Path, tokenizer: Path, generator: SceneGenerator, captions: int = 1) -> None:
+    def __init__(
+        self, data: Path, tokenizer: Path, generator: SceneGenerator, captions: int = 1
+    ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.data, self.generator, self._captions = data, generator, captions
         self._vqvae = load_tokenizer(tokenizer, self.device)
@@ -172,7 +178,12 @@ class SceneEncoder:
             np.stack(column).reshape(len(scenes), self._captions, *np.shape(column[0]))
             for column in zip(*texts, strict=True)
         )
-        return {"tokens": self._tokens(scenes), "hidden": hidden, "lengths": lengths, "pooled": pooled}
+        return {
+            "tokens": self._tokens(scenes),
+            "hidden": hidden,
+            "lengths": lengths,
+            "pooled": pooled,
+        }
 
     def captions(self, scenes: range) -> list[str]:
         """All captions of ``scenes``, those of one scene together."""
@@ -184,7 +195,9 @@ class SceneEncoder:
         tokens = []
         for images in DataLoader(pictures, batch_size=8, num_workers=1, prefetch_factor=4):
             with autocast(self.device):
-                features = self._vqvae.features(images.to(self.device, memory_format=torch.channels_last))
+                features = self._vqvae.features(
+                    images.to(self.device, memory_format=torch.channels_last)
+                )
             maps = self._vqvae.quantizer.encode(features.float())
             tokens.append(torch.cat(maps, dim=1).cpu().numpy().astype(np.uint16))
         return np.concatenate(tokens)
@@ -226,8 +239,12 @@ def make_phrases(out: Path, data: Path, vocabulary: str, count: int, seed: int) 
 
 def main() -> None:
     """Parse the command line and encode."""
-    parser = argparse.ArgumentParser(description="Encode scenes and captions for the transformer's training.")
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
+    parser = argparse.ArgumentParser(
+        description="Encode scenes and captions for the transformer's training."
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+    )
     parser.add_argument(
         "--tokenizer",
         type=Path,

@@ -106,7 +106,9 @@ class DecoderTrainer:
         recipe = self.recipe
         for optimizer, peak in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, peak=peak, warmup=recipe.warmup, total=recipe.steps)
+                group["lr"] = learning_rate(
+                    step, peak=peak, warmup=recipe.warmup, total=recipe.steps
+                )
         images = images.to(self.device, memory_format=torch.channels_last)
         latents = self.latents(images)
         with autocast(self.device):
@@ -164,7 +166,9 @@ def train(data: Path, init: Path, directory: Path, recipe: DecoderRecipe, save_e
     tokens = [trainer.vqvae.encode(image.unsqueeze(0).to(device)) for image in validation]
     if first == 0:
         run.record(0, **evaluate(trainer, validation, tokens)[0])
-    scenes = Crops(data, TokenizerRecipe(seed=recipe.seed, vocabulary=recipe.vocabulary), IMAGE_SIZE)
+    scenes = Crops(
+        data, TokenizerRecipe(seed=recipe.seed, vocabulary=recipe.vocabulary), IMAGE_SIZE
+    )
     for step, images in enumerate(
         batches(scenes, start=first, stop=recipe.steps, batch_size=recipe.batch_size), start=first
     ):
@@ -185,14 +189,25 @@ def train(data: Path, init: Path, directory: Path, recipe: DecoderRecipe, save_e
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description="Train the decoder alone; stop and start it as you like.")
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
-    parser.add_argument(
-        "--init", type=Path, default=Path("runs/tokenizer"), help="the tokenizer: a run, or a model directory"
+    parser = argparse.ArgumentParser(
+        description="Train the decoder alone; stop and start it as you like."
     )
-    parser.add_argument("--run", type=Path, default=Path("runs/decoder"), help="the run's directory")
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        default=Path("runs/tokenizer"),
+        help="the tokenizer: a run, or a model directory",
+    )
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/decoder"), help="the run's directory"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
-    parser.add_argument("--save-every", type=int, default=250, help="updates between two saved states")
+    parser.add_argument(
+        "--save-every", type=int, default=250, help="updates between two saved states"
+    )
     add_flags(parser, DecoderRecipe)
     arguments = parser.parse_args()
     if arguments.threads:

@@ -56,7 +56,9 @@ class Crops(Dataset[Tensor]):
 
     def __init__(self, data: Path, recipe: TokenizerRecipe, size: int) -> None:
         self.sprites = Sprites(data)
-        self.scenes = SceneGenerator(data, seed=recipe.seed, vocabulary=recipe.vocabulary, max_objects=2)
+        self.scenes = SceneGenerator(
+            data, seed=recipe.seed, vocabulary=recipe.vocabulary, max_objects=2
+        )
         self.seed, self.size = recipe.seed, size
 
     def __getitem__(self, index: int) -> Tensor:
@@ -73,7 +75,14 @@ def to_tensor(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
 
 def to_pixels(images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return (
+        ((images.float().clamp(-1, 1) + 1) * 127.5)
+        .round()
+        .byte()
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .numpy()
+    )
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -96,7 +105,9 @@ def residuals(model: VQVAE, features: Tensor) -> Tensor:
 class Trainer:
     """The tokenizer on its way: weights, optimizer and the usage of each codebook vector."""
 
-    def __init__(self, config: TokenizerConfig, recipe: TokenizerRecipe, device: torch.device) -> None:
+    def __init__(
+        self, config: TokenizerConfig, recipe: TokenizerRecipe, device: torch.device
+    ) -> None:
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)
         self.whole = channels_last(VQVAE(config, ScaleSchedule(PATCH_NUMS)).to(device))
@@ -133,7 +144,9 @@ class Trainer:
         model = self.whole if images.shape[-1] == IMAGE_SIZE else self.crops
         for optimizer, peak in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, peak=peak, warmup=recipe.warmup, total=recipe.steps)
+                group["lr"] = learning_rate(
+                    step, peak=peak, warmup=recipe.warmup, total=recipe.steps
+                )
         images = images.to(self.device, memory_format=torch.channels_last)
         with autocast(self.device):
             features = model.features(images)
@@ -145,9 +158,12 @@ class Trainer:
         if step >= recipe.autoencoder_steps:
             for tokens, f_hat in model.quantizer.decompose(features):
                 commitment = commitment + (
-                    F.mse_loss(f_hat, features.detach()) + 0.25 * F.mse_loss(f_hat.detach(), features)
+                    F.mse_loss(f_hat, features.detach())
+                    + 0.25 * F.mse_loss(f_hat.detach(), features)
                 ) / len(model.quantizer.schedule)
-                self.usage.index_add_(0, tokens.flatten(), torch.ones(tokens.numel(), device=self.device))
+                self.usage.index_add_(
+                    0, tokens.flatten(), torch.ones(tokens.numel(), device=self.device)
+                )
             latent = features + (f_hat - features).detach()
         with autocast(self.device):
             output = model.decoder(model.post_quant_conv(latent))
@@ -176,7 +192,9 @@ class Trainer:
         """Fill the codebook with samples of what it has to name, coarse scales refined by coarser samples first."""
         codebook = model.quantizer.codebook.weight
         vectors = residuals_of.detach().permute(0, 2, 3, 1).flatten(0, 2)
-        for _ in range(3):  # each pass sees the residuals that the codebook of the pass before leaves
+        for _ in range(
+            3
+        ):  # each pass sees the residuals that the codebook of the pass before leaves
             chosen = torch.randint(len(vectors), (len(codebook),), device=vectors.device)
             codebook.copy_(vectors[chosen] + 0.01 * vectors.std() * torch.randn_like(codebook))
             vectors = residuals(model, residuals_of.detach())
@@ -229,7 +247,9 @@ def unseen_scenes(data: Path, recipe: TokenizerRecipe) -> Tensor:
 def evaluate(trainer: Trainer, images: Tensor) -> tuple[dict[str, float], Tensor]:
     """PSNR of whole unseen images (B, 3, 512, 512) through all tokens, and their reconstructions."""
     model, device = trainer.whole, trainer.device
-    output = torch.cat([model.decode_tokens(model.encode(i.unsqueeze(0).to(device))).cpu() for i in images])
+    output = torch.cat(
+        [model.decode_tokens(model.encode(i.unsqueeze(0).to(device))).cpu() for i in images]
+    )
     values = [psnr(o, i) for o, i in zip(output, images, strict=True)]
     return {"validation_psnr": sum(values) / len(values)}, output
 
@@ -256,7 +276,9 @@ def train(
     for size, batch_size, begin, end in phases:
         if first >= end:
             continue
-        crops = batches(Crops(data, recipe, size), start=max(first, begin), stop=end, batch_size=batch_size)
+        crops = batches(
+            Crops(data, recipe, size), start=max(first, begin), stop=end, batch_size=batch_size
+        )
         for step, images in enumerate(crops, start=max(first, begin)):
             values = trainer.step(step, images)
             done = step + 1
@@ -275,11 +297,19 @@ def train(
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description="Train the image tokenizer; stop and start it as you like.")
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
-    parser.add_argument("--run", type=Path, default=Path("runs/tokenizer"), help="the run's directory")
+    parser = argparse.ArgumentParser(
+        description="Train the image tokenizer; stop and start it as you like."
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+    )
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/tokenizer"), help="the run's directory"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
-    parser.add_argument("--save-every", type=int, default=250, help="steps between two saved states")
+    parser.add_argument(
+        "--save-every", type=int, default=250, help="steps between two saved states"
+    )
     add_flags(parser, TokenizerRecipe)
     arguments = parser.parse_args()
     if arguments.threads:

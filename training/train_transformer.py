@@ -53,10 +53,15 @@ class Examples(Dataset[Batch]):
         epoch, position = divmod(index, len(self.tokens))
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng((self.recipe.seed, epoch)).permutation(len(self.tokens))
+            self._order = np.random.default_rng((self.recipe.seed, epoch)).permutation(
+                len(self.tokens)
+            )
         i = self._order[position]
         tokens, (hidden, length, pooled) = self.tokens.captioned(i, epoch)
-        if np.random.default_rng((self.recipe.seed, 1, index)).random() < self.recipe.caption_dropout:
+        if (
+            np.random.default_rng((self.recipe.seed, 1, index)).random()
+            < self.recipe.caption_dropout
+        ):
             hidden, length, pooled = self.tokens.empty
         return (
             torch.from_numpy(tokens.astype(np.int64)),
@@ -66,7 +71,9 @@ class Examples(Dataset[Batch]):
         )
 
 
-def updates(tokens: TokenSet, recipe: TransformerRecipe, first: int) -> Iterator[tuple[Stage, int, Batch]]:
+def updates(
+    tokens: TokenSet, recipe: TransformerRecipe, first: int
+) -> Iterator[tuple[Stage, int, Batch]]:
     """The updates of ``recipe`` from number ``first`` on: the stage of each, its number, and its batch."""
     examples, begin = Examples(tokens, recipe), 0
     for stage in recipe.stages:
@@ -145,9 +152,13 @@ def stage_of(words: Sequence[str], fine_every: int = 1) -> Stage:
         scales, steps, batch_size = (int(word) for word in words[:3])
         first, last = (float(word) for word in words[3:])
     except ValueError:
-        raise ValueError(f"needs three whole numbers and two rates, got {' '.join(words)}") from None
+        raise ValueError(
+            f"needs three whole numbers and two rates, got {' '.join(words)}"
+        ) from None
     if not (2 <= scales <= len(MODEL.schedule) and min(steps, batch_size) >= 1):
-        raise ValueError(f"scales must be 2 to {len(MODEL.schedule)}, updates and images at least 1")
+        raise ValueError(
+            f"scales must be 2 to {len(MODEL.schedule)}, updates and images at least 1"
+        )
     if fine_every < 1:
         raise ValueError(f"--fine-every counts updates, so it is at least 1, not {fine_every}")
     if not (0 <= first <= 1 and 0 <= last <= 1):
@@ -161,15 +172,25 @@ def stage_of(words: Sequence[str], fine_every: int = 1) -> Stage:
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description="Train the transformer; stop and start it as you like.")
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote")
+    parser = argparse.ArgumentParser(
+        description="Train the transformer; stop and start it as you like."
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+    )
     parser.add_argument(
         "--tokens", type=Path, default=Path("runs/tokens"), help="what training.tokenize wrote"
     )
-    parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"), help="the tokenizer's run")
-    parser.add_argument("--run", type=Path, default=Path("runs/transformer"), help="the run's directory")
     parser.add_argument(
-        "--init", type=Path, help="a run or a model directory whose averaged weights a new run begins with"
+        "--tokenizer", type=Path, default=Path("runs/tokenizer"), help="the tokenizer's run"
+    )
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/transformer"), help="the run's directory"
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="a run or a model directory whose averaged weights a new run begins with",
     )
     parser.add_argument(
         "--stage",
@@ -191,12 +212,15 @@ def main() -> None:
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        default=shutil.which("g++") is not None and (torch.cuda.is_available() or has_fast_bfloat16()),
+        default=shutil.which("g++") is not None
+        and (torch.cuda.is_available() or has_fast_bfloat16()),
         help="compile the network; by default on a GPU and on processors that are fast at bfloat16, where it was "
         "found to save time, if there is a C++ compiler",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
-    parser.add_argument("--save-minutes", type=float, default=5, help="minutes between two saved states")
+    parser.add_argument(
+        "--save-minutes", type=float, default=5, help="minutes between two saved states"
+    )
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -165,11 +165,17 @@ class Trainer:
         initialize(self.model, recipe.temperature)
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         matrices = [
-            p for n, p in self.model.named_parameters() if n.startswith("blocks.") and n.endswith(".weight")
+            p
+            for n, p in self.model.named_parameters()
+            if n.startswith("blocks.") and n.endswith(".weight")
         ]
-        temperatures = [p for n, p in self.model.named_parameters() if n.endswith("log_temperature")]
+        temperatures = [
+            p for n, p in self.model.named_parameters() if n.endswith("log_temperature")
+        ]
         others = [
-            p for p in self.model.parameters() if all(p is not other for other in matrices + temperatures)
+            p
+            for p in self.model.parameters()
+            if all(p is not other for other in matrices + temperatures)
         ]
         self.optimizers: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay),
@@ -223,7 +229,9 @@ class Trainer:
             generator=torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step),
         )
 
-    def loss(self, lesson: Lesson, text: tuple[Tensor, Tensor, Tensor], positions: Tensor) -> Tensor:
+    def loss(
+        self, lesson: Lesson, text: tuple[Tensor, Tensor, Tensor], positions: Tensor
+    ) -> Tensor:
         """Cross-entropy (B, N) of the targets at ``positions`` (N,), all coarser scales given."""
         hidden, lengths, pooled = text
         return self.token_losses(
@@ -256,10 +264,14 @@ class Trainer:
             optimizer.step()
         decay = min(recipe.ema, (step + 1) / (step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - decay)
+            torch._foreach_lerp_(
+                list(self.average.values()), list(self.model.parameters()), 1 - decay
+            )
         values = {"loss": losses.mean().item(), "grad_norm": norm.item()}
         # Of the pictures without mistakes alone, so that runs with and without them compare.
-        parts = losses.detach()[lesson.clean].tensor_split([self.schedule.offsets[stage.whole]], dim=1)
+        parts = losses.detach()[lesson.clean].tensor_split(
+            [self.schedule.offsets[stage.whole]], dim=1
+        )
         for name, part in zip(("coarse_loss", "fine_loss"), parts, strict=True):
             if part.numel():
                 values[name] = part.mean().item()

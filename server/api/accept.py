@@ -25,7 +25,9 @@ def preferred(accept: str | None, offers: Sequence[str]) -> str | None:
     choice: str | None = None
     for offer in offers:
         matches = [
-            (precision, weight) for name, weight in ranges if (precision := _precision(name, offer)) >= 0
+            (precision, weight)
+            for name, weight in ranges
+            if (precision := _precision(name, offer)) >= 0
         ]
         if not matches:
             continue

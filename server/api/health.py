@@ -55,7 +55,9 @@ class StartupResponse(BaseModel):
     error: str | None = Field(None, description="Why it will never start.")
 
 
-@router.get("/livez", summary="Whether the process is worth keeping", responses=error_responses(503))
+@router.get(
+    "/livez", summary="Whether the process is worth keeping", responses=error_responses(503)
+)
 async def livez(context: AppContext) -> LivenessResponse:
     """200 while the event loop turns and the supervisor lives, however long the queue is."""
     if not context.client.workers.alive:

@@ -21,8 +21,12 @@ router = APIRouter(tags=["Hugging Face"])
 class TextToImageParameters(SamplingFields):
     """Parameters of the task; ``top_k``, ``top_p``, ``smooth_scales`` and ``timeout_s`` are ours."""
 
-    width: int | None = Field(None, ge=1, le=65_536, description="Of the image, in pixels: the model's own.")
-    height: int | None = Field(None, ge=1, le=65_536, description="Of the image, in pixels: the model's own.")
+    width: int | None = Field(
+        None, ge=1, le=65_536, description="Of the image, in pixels: the model's own."
+    )
+    height: int | None = Field(
+        None, ge=1, le=65_536, description="Of the image, in pixels: the model's own."
+    )
     num_inference_steps: int | None = Field(
         None, ge=1, le=10_000, description="The model's number of scales: it always takes them all."
     )
@@ -61,7 +65,9 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
     accept = request.headers.get("accept")
     media_type = preferred(accept, list(FORMATS))
     if media_type is None:
-        raise NotAcceptable(f"Accept must allow {', '.join(FORMATS)}; it is {accept}.", param="accept")
+        raise NotAcceptable(
+            f"Accept must allow {', '.join(FORMATS)}; it is {accept}.", param="accept"
+        )
     native = GenerateRequest(prompt=body.inputs, format=FORMATS[media_type], **parameters.sampling)
     painting = await admit(request, native, context)
     return painting.image_answer(await painting.files())
@@ -78,5 +84,6 @@ def _check(parameters: TextToImageParameters, model: ModelInfo) -> None:
         given = getattr(parameters, name)
         if given not in (None, value):
             raise InvalidRequest(
-                f"{name} must be {value}, what {model.name} has; got {given}.", param=f"parameters.{name}"
+                f"{name} must be {value}, what {model.name} has; got {given}.",
+                param=f"parameters.{name}",
             )

@@ -18,7 +18,9 @@ from server.validation import shorten
 router = APIRouter(prefix="/v1/models", tags=["OpenAI"])
 
 
-@router.get("", summary="The loaded model", responses=error_responses(500, 503), operation_id="listModels")
+@router.get(
+    "", summary="The loaded model", responses=error_responses(500, 503), operation_id="listModels"
+)
 async def models(context: AppContext) -> ModelList:
     """One model, in the shape of OpenAI's list, with what is worth knowing about it."""
     return ModelList(data=[_card(context.client.check_ready(), context)])
@@ -46,7 +48,9 @@ def check_model(name: str | None, loaded: ModelInfo) -> None:
     """
     if name is not None and name != loaded.name:
         shown = json.dumps(shorten(name), ensure_ascii=False)
-        raise ModelNotFound(f"This server has no model {shown}; it has {loaded.name}.", param="model")
+        raise ModelNotFound(
+            f"This server has no model {shown}; it has {loaded.name}.", param="model"
+        )
 
 
 def _card(model: ModelInfo, context: Context) -> ModelCard:

@@ -90,7 +90,9 @@ async def paint(
     painted = await painting.files()
     images = _links(painting, painted) if body.response_format == "url" else _contents(painted)
     answer = _answer(painting, list(images))
-    return painting.timed(Response(answer.model_dump_json(exclude_none=True), media_type="application/json"))
+    return painting.timed(
+        Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+    )
 
 
 def _check(body: OpenAIImageRequest, context: Context) -> None:
@@ -142,14 +144,19 @@ def _links(painting: Painting, files: Sequence[bytes]) -> Iterator[dict[str, str
     base = context.settings.public_url or str(painting.request.base_url).rstrip("/")
     media_type = MEDIA_TYPES[painting.plan.image_format]
     for file in files:
-        yield {"url": f"{base}/v1/images/{quote(context.store.put(StoredImage(media_type, file)))}/content"}
+        yield {
+            "url": f"{base}/v1/images/{quote(context.store.put(StoredImage(media_type, file)))}/content"
+        }
 
 
 def _answer(painting: Painting, images: Sequence[dict[str, str]]) -> OpenAIImagesResponse:
     plan, ticket = painting.plan, painting.ticket
     return OpenAIImagesResponse(
         created=int(time.time()),
-        data=[OpenAIImage(seed=seed, **image) for seed, image in zip(plan.job.seeds, images, strict=True)],
+        data=[
+            OpenAIImage(seed=seed, **image)
+            for seed, image in zip(plan.job.seeds, images, strict=True)
+        ],
         output_format=plan.image_format,
         size=plan.size,
         usage=Usage.of(ticket.text_tokens, plan.image_tokens * len(images), plan.edited_tokens),

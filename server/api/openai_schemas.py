@@ -24,20 +24,33 @@ class OpenAIImageRequest(SamplingFields, PromptField):
 
     model_config = input_config(
         {"prompt": "a red apple on a blue background", "model": "star-mini"},
-        {"prompt": "a cartoon penguin", "n": 2, "output_format": "webp", "output_compression": 85, "seed": 7},
+        {
+            "prompt": "a cartoon penguin",
+            "n": 2,
+            "output_format": "webp",
+            "output_compression": 85,
+            "seed": 7,
+        },
         {"prompt": "a violin", "stream": True, "partial_images": 2},
         {"prompt": "a fox, flat style", "response_format": "url", "guidance_scale": 3.0},
     )
 
-    model: str | None = Field(None, max_length=256, description="The loaded model's name, if any is given.")
+    model: str | None = Field(
+        None, max_length=256, description="The loaded model's name, if any is given."
+    )
     n: int | None = Field(None, ge=1, le=10, description="How many images; 1 when left out.")
     size: str | None = Field(
-        None, max_length=32, description='"auto", or width and height in pixels: what the model paints.'
+        None,
+        max_length=32,
+        description='"auto", or width and height in pixels: what the model paints.',
     )
     response_format: Literal["b64_json", "url"] | None = Field(
-        None, description="The images in the answer, or addresses that they are kept under for a while."
+        None,
+        description="The images in the answer, or addresses that they are kept under for a while.",
     )
-    output_format: ImageFormat | None = Field(None, description="Of the image files; png when left out.")
+    output_format: ImageFormat | None = Field(
+        None, description="Of the image files; png when left out."
+    )
     output_compression: int | None = Field(
         None, ge=0, le=100, description="Quality of webp and jpeg files; 100 when left out."
     )
@@ -45,9 +58,13 @@ class OpenAIImageRequest(SamplingFields, PromptField):
         None, description="The model has one quality, its best: these all mean it."
     )
     background: Literal["auto", "opaque"] | None = Field(None, description="The images are opaque.")
-    moderation: Literal["auto", "low"] | None = Field(None, description="Nothing is filtered, either way.")
+    moderation: Literal["auto", "low"] | None = Field(
+        None, description="Nothing is filtered, either way."
+    )
     style: None = Field(None, description="The model has none; say it in the prompt.")
-    user: str | None = Field(None, max_length=512, description="Accepted, and neither used nor kept.")
+    user: str | None = Field(
+        None, max_length=512, description="Accepted, and neither used nor kept."
+    )
     safety_identifier: str | None = Field(
         None, max_length=512, description="Accepted, and neither used nor kept."
     )
@@ -79,7 +96,9 @@ class OpenAIEditForm(EditFields, OpenAIImageRequest):
     ) | {"strict": False}
 
     image: list[File] = Field([], description="The image to edit, one PNG, JPEG or WebP file.")
-    images: list[File] = Field([], alias="image[]", description="The same, as some clients name it.")
+    images: list[File] = Field(
+        [], alias="image[]", description="The same, as some clients name it."
+    )
     mask: File | None = Field(
         None,
         description="What of the image to paint, as another of the same size: transparent pixels, or in an opaque mask "
@@ -128,7 +147,9 @@ class OpenAIImagesResponse(BaseModel):
     size: str
     usage: Usage
     model: str
-    parameters: dict[str, float | int | str] = Field(description="What the images were sampled with.")
+    parameters: dict[str, float | int | str] = Field(
+        description="What the images were sampled with."
+    )
     warnings: list[str] = Field(
         description="Sentences, such as what of the prompt did not fit; mostly empty."
     )

@@ -34,7 +34,9 @@ class Api(FastAPI):
                 schemas.pop(name, None)
             schemas |= _event_schemas()
             if self.with_keys:
-                schema["components"]["securitySchemes"] = {_SCHEME: {"type": "http", "scheme": "bearer"}}
+                schema["components"]["securitySchemes"] = {
+                    _SCHEME: {"type": "http", "scheme": "bearer"}
+                }
         return super().openapi()
 
 

@@ -74,7 +74,9 @@ class Painting:
         async for event in self.ticket.events():
             if isinstance(event, Painted):
                 text = plan.text(event.image)
-                files[event.image] = await encoder.encode(event.pixels, plan.image_format, plan.quality, text)
+                files[event.image] = await encoder.encode(
+                    event.pixels, plan.image_format, plan.quality, text
+                )
         return [files[image] for image in sorted(files)]
 
 
@@ -129,7 +131,9 @@ def _edit_options(body: GenerateRequest, files: EditFiles | None) -> EditOptions
     )
 
 
-async def _read_edit(files: EditFiles, options: EditOptions, model: ModelInfo, context: Context) -> ImageEdit:
+async def _read_edit(
+    files: EditFiles, options: EditOptions, model: ModelInfo, context: Context
+) -> ImageEdit:
     read = partial(
         read_edit,
         files,

@@ -108,7 +108,8 @@ def make_plan(
     image_format: ImageFormat = request.format or "png"
     if request.quality is not None and image_format == "png":
         raise InvalidRequest(
-            "quality is for webp and jpeg; leave it out for png, which is lossless.", param="quality"
+            "quality is for webp and jpeg; leave it out for png, which is lossless.",
+            param="quality",
         )
     _check_classes(request, model)
     for name in ("keep_scales", "smooth_scales"):
@@ -120,7 +121,9 @@ def make_plan(
             )
     sampling = model.sampling.changed(request.sampling)
     if request.negative_prompt and not sampling.guidance_scale:
-        default = f", which is the default of {model.name}" if request.guidance_scale is None else ""
+        default = (
+            f", which is the default of {model.name}" if request.guidance_scale is None else ""
+        )
         raise InvalidRequest(
             f"negative_prompt needs guidance to lead away from it, and guidance_scale is 0{default}; "
             "give guidance_scale, 2 for example.",
@@ -144,7 +147,8 @@ def _check_classes(request: GenerateRequest, model: ModelInfo) -> None:
     given = request.class_id is not None
     if given and not model.num_classes:
         raise InvalidRequest(
-            f"class_id is for class-conditional models; {model.name} needs a prompt.", param="class_id"
+            f"class_id is for class-conditional models; {model.name} needs a prompt.",
+            param="class_id",
         )
     if given and request.prompt != str(request.class_id):
         raise InvalidRequest(

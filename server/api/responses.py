@@ -33,7 +33,9 @@ def reference(model: type[BaseModel]) -> str:
     return f"#/components/schemas/{model.__name__}"
 
 
-IMAGE_FILES = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in FORMATS}
+IMAGE_FILES = {
+    media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in FORMATS
+}
 """The ``content`` of an answer that is an image file."""
 
 STREAM_EVENTS = (PartialImageEvent, CompletedEvent, ErrorResponse)
@@ -54,7 +56,9 @@ def event_stream(kind: EventKind) -> dict[str, Any]:
                     "data": {
                         "type": "string",
                         "contentMediaType": "application/json",
-                        "contentSchema": {"anyOf": [{"$ref": reference(model)} for model in STREAM_EVENTS]},
+                        "contentSchema": {
+                            "anyOf": [{"$ref": reference(model)} for model in STREAM_EVENTS]
+                        },
                     },
                 },
             },
@@ -73,7 +77,9 @@ def _header(description: str, kind: str = "number") -> dict[str, Any]:
 
 
 TIMES = {
-    "x-request-id": _header("Of this request; taken from its own `x-request-id`, or made.", "string"),
+    "x-request-id": _header(
+        "Of this request; taken from its own `x-request-id`, or made.", "string"
+    ),
     "x-queue-time": _header("Seconds that it waited; absent from a stream."),
     "x-inference-time": _header("Seconds that it was worked on; absent from a stream."),
     "x-total-time": _header("Seconds until the answer began."),
@@ -100,7 +106,9 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
         ModelNotFound('This server has no model "dall-e-3"; it has star-mini.', param="model"),
     ),
     406: (
-        NotAcceptable("Accept must allow image/png, image/webp, image/jpeg; it is text/css.", param="accept"),
+        NotAcceptable(
+            "Accept must allow image/png, image/webp, image/jpeg; it is text/css.", param="accept"
+        ),
     ),
     413: (
         RequestTooLarge(
@@ -108,7 +116,9 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
         ),
     ),
     415: (
-        UnsupportedMediaType("The body must be sent with content-type: application/json, not text/plain."),
+        UnsupportedMediaType(
+            "The body must be sent with content-type: application/json, not text/plain."
+        ),
     ),
     429: (
         QueueFull("The queue is full: 72 images are under way and 72 may be. Try again in 9 s."),
@@ -133,7 +143,9 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "description": _DESCRIPTIONS[status],
             "content": {
                 "application/json": {
-                    "examples": {error.code: {"value": error.envelope()} for error in _EXAMPLES[status]}
+                    "examples": {
+                        error.code: {"value": error.envelope()} for error in _EXAMPLES[status]
+                    }
                 }
             },
             **({"headers": _RETRY_AFTER} if status in (429, 503) else {}),

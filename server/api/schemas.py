@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -24,7 +31,10 @@ WHITE_PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAD0lEQVR4nGP8z8DEQAI
 def input_config(*examples: dict[str, Any]) -> ConfigDict:
     """The configuration of a request body: strict types, no unknown fields, no infinities."""
     return ConfigDict(
-        strict=True, extra="forbid", allow_inf_nan=False, json_schema_extra={"examples": list(examples)}
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_extra={"examples": list(examples)},
     )
 
 
@@ -59,7 +69,10 @@ class SamplingFields(BaseModel):
         None, ge=0, le=1_000_000, description="Only the likeliest tokens are drawn from; 0 is all."
     )
     top_p: float | None = Field(
-        None, ge=0, le=1, description="Only tokens up to this total probability are drawn from; 1 is all."
+        None,
+        ge=0,
+        le=1,
+        description="Only tokens up to this total probability are drawn from; 1 is all.",
     )
     smooth_scales: int | None = Field(
         None,
@@ -68,7 +81,10 @@ class SamplingFields(BaseModel):
         "that might be drawn instead of one of them: calmer surfaces, fewer surprises; 0 is none.",
     )
     timeout_s: float | None = Field(
-        None, gt=0, le=86_400, description="Seconds after which the answer is of no more use, queue included."
+        None,
+        gt=0,
+        le=86_400,
+        description="Seconds after which the answer is of no more use, queue included.",
     )
 
     @property
@@ -100,7 +116,8 @@ class EditFields(BaseModel):
         "prompt is about the whole.",
     )
     feather: bool | None = Field(
-        None, description="Fade into what is painted over a few pixels inside the mask; true when left out."
+        None,
+        description="Fade into what is painted over a few pixels inside the mask; true when left out.",
     )
 
     @property
@@ -114,13 +131,23 @@ class GenerateRequest(EditFields, SamplingFields, PromptField):
 
     model_config = input_config(
         {"prompt": "a red apple on a blue background", "seed": 1},
-        {"prompt": "a frog to the left of a rocket, 3d style", "n": 4, "format": "webp", "quality": 85},
+        {
+            "prompt": "a frog to the left of a rocket, 3d style",
+            "n": 4,
+            "format": "webp",
+            "quality": 85,
+        },
         {"prompt": "a violin", "stream": True, "partial_images": 2},
-        {"prompt": "a fox", "image": f"data:image/png;base64,{WHITE_PNG}", "place": "0.25,0.25,0.75,0.75"},
+        {
+            "prompt": "a fox",
+            "image": f"data:image/png;base64,{WHITE_PNG}",
+            "place": "0.25,0.25,0.75,0.75",
+        },
     )
 
     image: str | None = Field(
-        None, description="An image to edit: a PNG, JPEG or WebP file in base64, or a data: URL of it."
+        None,
+        description="An image to edit: a PNG, JPEG or WebP file in base64, or a data: URL of it.",
     )
     mask: str | None = Field(
         None,
@@ -141,10 +168,17 @@ class GenerateRequest(EditFields, SamplingFields, PromptField):
     format: ImageFormat | None = Field(
         None, description="Of the image files; png when left out, or what the Accept header names."
     )
-    quality: int | None = Field(None, ge=1, le=100, description="Of webp and jpeg; 90 when left out.")
-    stream: bool = Field(False, description="Answer with server-sent events as the images are painted.")
+    quality: int | None = Field(
+        None, ge=1, le=100, description="Of webp and jpeg; 90 when left out."
+    )
+    stream: bool = Field(
+        False, description="Answer with server-sent events as the images are painted."
+    )
     partial_images: int = Field(
-        0, ge=0, le=3, description="Previews of each image in a stream: decoded from its coarser scales."
+        0,
+        ge=0,
+        le=3,
+        description="Previews of each image in a stream: decoded from its coarser scales.",
     )
 
     @model_validator(mode="before")
@@ -161,7 +195,10 @@ class GenerateRequest(EditFields, SamplingFields, PromptField):
     ) -> JsonSchemaValue:
         document = handler(schema)
         handler.resolve_ref_schema(document).pop("required")
-        handler.resolve_ref_schema(document)["anyOf"] = [{"required": ["prompt"]}, {"required": ["class_id"]}]
+        handler.resolve_ref_schema(document)["anyOf"] = [
+            {"required": ["prompt"]},
+            {"required": ["class_id"]},
+        ]
         return document
 
 
@@ -195,7 +232,9 @@ class GenerateResponse(BaseModel):
     model: str
     size: str
     format: ImageFormat
-    parameters: dict[str, float | int | str] = Field(description="What the images were sampled with.")
+    parameters: dict[str, float | int | str] = Field(
+        description="What the images were sampled with."
+    )
     data: list[ImageData]
     warnings: list[str] = Field(
         description="Sentences, such as what of the prompt did not fit; mostly empty."
@@ -239,7 +278,9 @@ class ImageEvent(BaseModel):
     quality: Literal["auto"] = "auto"
     background: Literal["opaque"] = "opaque"
     output_format: ImageFormat
-    image_index: int | None = Field(None, description="Which of several images; absent when there is one.")
+    image_index: int | None = Field(
+        None, description="Which of several images; absent when there is one."
+    )
 
 
 class PartialImageEvent(ImageEvent):

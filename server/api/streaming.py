@@ -98,7 +98,9 @@ class ImageStream(EventSourceResponse):
         """What both kinds of event have."""
         plan = self._plan
         text = plan.text(event.image)
-        data = await self._context.encoder.encode(event.pixels, plan.image_format, plan.quality, text)
+        data = await self._context.encoder.encode(
+            event.pixels, plan.image_format, plan.quality, text
+        )
         return {
             "type": f"{self._kind}.{name}",
             "b64_json": base64.b64encode(data).decode("ascii"),

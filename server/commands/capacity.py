@@ -21,11 +21,11 @@ from server.worker.scheduler import Policy
 from star_model.config import ModelConfig
 from star_model.cost import Device, decode_work, step_work
 
-_LAUNCH_SECONDS = 0.2e-3  # of what a step does besides the network: sampling, quantizing, bookkeeping
-_MOST_GPUS = 1024
-_MOST_LOAD = (
-    0.9  # of capacity; beyond it every burst leaves a queue that lasts, which a short simulation hides
+_LAUNCH_SECONDS = (
+    0.2e-3  # of what a step does besides the network: sampling, quantizing, bookkeeping
 )
+_MOST_GPUS = 1024
+_MOST_LOAD = 0.9  # of capacity; beyond it every burst leaves a queue that lasts, which a short simulation hides
 _LOADS = (0.3, 0.6, 0.9, 1.2)
 
 
@@ -81,7 +81,9 @@ def _fewest(demand: Demand, times: StepTimes, policy: Policy, each: float) -> tu
     """The number of GPUs, and what comes of it; ``each`` of them can do so many images a second."""
     gpus = demand.gpus or max(1, math.ceil(demand.rps / (_MOST_LOAD * each)))
     while gpus <= _MOST_GPUS:
-        simulation = Simulation(times, policy, strategy="continuous", workers=gpus, slots=demand.slots)
+        simulation = Simulation(
+            times, policy, strategy="continuous", workers=gpus, slots=demand.slots
+        )
         outcome = simulation.run(demand.rps, demand.requests)
         if demand.gpus or outcome.percentile(99) <= demand.p99:
             return gpus, outcome
@@ -101,7 +103,9 @@ class CountedTimes:
     efficiency: float
 
     def step(self, scales: Sequence[int]) -> float:
-        parts = [step_work(self.config, scale, scales.count(scale)) for scale in sorted(set(scales))]
+        parts = [
+            step_work(self.config, scale, scales.count(scale)) for scale in sorted(set(scales))
+        ]
         weights = step_work(self.config, 0, 0).bytes
         total = sum(parts[1:], parts[0])
         shared = total.bytes - weights * (len(parts) - 1)
@@ -140,7 +144,9 @@ class MeasuredTimes:
         return y0 + (y1 - y0) * (batch - x0) / (x1 - x0)
 
 
-def measured_times(milliseconds: Mapping[str, Mapping[str, float]], config: ModelConfig) -> MeasuredTimes:
+def measured_times(
+    milliseconds: Mapping[str, Mapping[str, float]], config: ModelConfig
+) -> MeasuredTimes:
     """Step times out of medians by batch size and stage, as ``benchmarks.bench_engine`` finds them.
 
     Raises:
@@ -148,7 +154,8 @@ def measured_times(milliseconds: Mapping[str, Mapping[str, float]], config: Mode
     """
     batches = sorted(milliseconds, key=int)
     steps = tuple(
-        tuple(milliseconds[b][f"scale {side}x{side}"] / 1000 for b in batches) for side in config.patch_nums
+        tuple(milliseconds[b][f"scale {side}x{side}"] / 1000 for b in batches)
+        for side in config.patch_nums
     )
     decodes = tuple(milliseconds[b]["decode"] / 1000 for b in batches)
     return MeasuredTimes(tuple(int(b) for b in batches), steps, decodes)

@@ -62,14 +62,22 @@ class Generate(ModelSettings):
         description="file to write (.png, .webp, .jpg); with --n 4, a.png becomes a-1.png to a-4.png",
     )
     n: int = Field(1, ge=1, le=1000, description="images to paint, each with a seed of its own")
-    seed: int | None = Field(None, ge=0, le=2**32 - 1, description="of the first image; random when left out")
+    seed: int | None = Field(
+        None, ge=0, le=2**32 - 1, description="of the first image; random when left out"
+    )
     negative_prompt: str = Field("", max_length=2000, description="what to lead away from")
     guidance_scale: float | None = Field(
         None, ge=0, le=100, allow_inf_nan=False, description="how closely to follow the prompt"
     )
-    top_k: int | None = Field(None, ge=0, description="draw from the likeliest tokens only; 0 is all")
+    top_k: int | None = Field(
+        None, ge=0, description="draw from the likeliest tokens only; 0 is all"
+    )
     top_p: float | None = Field(
-        None, ge=0, le=1, allow_inf_nan=False, description="draw from tokens up to this probability; 1 is all"
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="draw from tokens up to this probability; 1 is all",
     )
     smooth_scales: int | None = Field(
         None,
@@ -96,7 +104,9 @@ class Generate(ModelSettings):
         bars: list[tqdm[int]] = []
 
         def begin(scales: int, images: int) -> Progress:
-            bar: tqdm[int] = tqdm(total=scales * images, unit="scale", desc=f"painting {images}", leave=False)
+            bar: tqdm[int] = tqdm(
+                total=scales * images, unit="scale", desc=f"painting {images}", leave=False
+            )
             bars.append(bar)
 
             def progress(painted: int, together: int) -> None:
@@ -122,7 +132,9 @@ class Info(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_by_name=True)
 
-    model: CliPositionalArg[str] = Field("star-mini", description="name of a model, or the directory of one")
+    model: CliPositionalArg[str] = Field(
+        "star-mini", description="name of a model, or the directory of one"
+    )
     cache_dir: Path | None = Field(None, description="where fetched and converted models are kept")
     as_json: bool = Field(False, validation_alias=AliasChoices("json"), description="print JSON")
 
@@ -141,7 +153,9 @@ class Convert(BaseModel):
 
     transformer: Path = Field(description="the transformer, a .pth file")
     vqvae: Path = Field(description="the VQVAE, a .pth file")
-    text_encoder: Path | None = Field(None, description="the folder of the CLIP text encoder; a VAR has none")
+    text_encoder: Path | None = Field(
+        None, description="the folder of the CLIP text encoder; a VAR has none"
+    )
     out: Path = Field(description="directory to create")
     preset: str = Field("star-512", description="which published model the files are of")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
@@ -220,7 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # `star-server info | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes when it ends
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what Python flushes when it ends
         return EXIT_BROKEN_PIPE
     except ValidationError as error:
         return _complain(_explain_values(given, error))
@@ -278,7 +294,10 @@ def _is_users(error: Exception) -> bool:
         "star_model.errors": ("StarError",),
     }
     types = [
-        getattr(sys.modules[m], name) for m, names in kinds.items() if m in sys.modules for name in names
+        getattr(sys.modules[m], name)
+        for m, names in kinds.items()
+        if m in sys.modules
+        for name in names
     ]
     return isinstance(error, tuple(types))
 
@@ -291,13 +310,22 @@ def _explain_values(arguments: Sequence[str], error: ValidationError) -> str:
 
 
 def _flag(name: str, field: FieldInfo) -> str:
-    aliases = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else [name]
+    aliases = (
+        field.validation_alias.choices
+        if isinstance(field.validation_alias, AliasChoices)
+        else [name]
+    )
     return max((str(alias) for alias in aliases), key=len).replace("_", "-")
 
 
 def _explain_flags(arguments: Sequence[str], message: str) -> str:
     """What argparse or the settings refused, with the nearest flag that exists."""
-    message = message.removeprefix("error parsing CLI: ").removeprefix("Error: ").split("\nusage:")[0].strip()
+    message = (
+        message.removeprefix("error parsing CLI: ")
+        .removeprefix("Error: ")
+        .split("\nusage:")[0]
+        .strip()
+    )
     command = _COMMANDS.get(arguments[0] if arguments else "")
     if message.startswith("unrecognized arguments: ") and command is not None:
         refused = message.removeprefix("unrecognized arguments: ").split(" ")[0].split("=")[0]

@@ -19,7 +19,12 @@ from server.worker.scheduler import Policy, token_shares
 if TYPE_CHECKING:
     from star_model.config import ModelConfig
 
-_SUFFIXES: dict[str, ImageFormat] = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+_SUFFIXES: dict[str, ImageFormat] = {
+    ".png": "png",
+    ".webp": "webp",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+}
 _BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
 SEEDS = 2**32
 _SLOTS = 8  # of the peak memory that is told; what `serve` has by default
@@ -63,7 +68,9 @@ def output_paths(output: Path, n: int) -> list[Path]:
     if output.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"{output} must end in {', '.join(_SUFFIXES)}, which names the format.")
     if not output.parent.is_dir():
-        raise UsageError(f"The directory {output.parent} does not exist; create it or name another output.")
+        raise UsageError(
+            f"The directory {output.parent} does not exist; create it or name another output."
+        )
     paths = [output] if n == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(n)]
     for path in paths:
         if path.is_dir():
@@ -115,7 +122,11 @@ def generate(
             "give --guidance-scale, 2 for example."
         )
     engine = StarEngine(
-        Engine(model, slots=min(options.slots, picture.n), mode="fast" if mode == "fast" else "deterministic")
+        Engine(
+            model,
+            slots=min(options.slots, picture.n),
+            mode="fast" if mode == "fast" else "deterministic",
+        )
     )
     first = picture.seed if picture.seed is not None else secrets.randbelow(SEEDS)
     job = Job(
@@ -141,7 +152,9 @@ def generate(
     return list(zip(paths, job.seeds, strict=True)), list(text_warnings(text, negative))
 
 
-def _write(path: Path, pixels: Pixels, job: Job, image: int, model: str, quality: int | None) -> None:
+def _write(
+    path: Path, pixels: Pixels, job: Job, image: int, model: str, quality: int | None
+) -> None:
     text = {
         "prompt": job.prompt,
         "seed": str(job.seeds[image]),
@@ -181,7 +194,11 @@ def describe(name: str, cache_dir: Path | None) -> dict[str, Any]:
         "image_size": config.image_size,
         "scales": list(config.patch_nums),
         "tokens_per_image": sum(side * side for side in config.patch_nums),
-        "parameters": {"transformer": transformer, "vqvae": tokenizer, "total": transformer + tokenizer},
+        "parameters": {
+            "transformer": transformer,
+            "vqvae": tokenizer,
+            "total": transformer + tokenizer,
+        },
         "memory_per_slot_bytes": {
             dtype: config.memory_per_slot_bytes(size) for dtype, size in _BYTES_PER_VALUE.items()
         },
@@ -239,7 +256,10 @@ def description_text(info: Mapping[str, Any]) -> str:
         ("path", info["path"] or "not fetched yet; `star-server serve --model` fetches it"),
         ("image", f"{side}x{side} pixels"),
         ("scales", f"{len(info['scales'])}: " + " ".join(str(side) for side in info["scales"])),
-        ("tokens", f"{info['tokens_per_image']:,} an image, of {config['tokenizer']['vocab_size']:,} kinds"),
+        (
+            "tokens",
+            f"{info['tokens_per_image']:,} an image, of {config['tokenizer']['vocab_size']:,} kinds",
+        ),
         (
             "parameters",
             f"{parameters['total'] / 1e6:,.1f} M (transformer {parameters['transformer'] / 1e6:,.1f} M, "
@@ -252,14 +272,16 @@ def description_text(info: Mapping[str, Any]) -> str:
         (
             f"with {_SLOTS} slots",
             ", ".join(
-                f"{size / 2**20:,.0f} MiB in {dtype}" for dtype, size in info["peak_memory_bytes"].items()
+                f"{size / 2**20:,.0f} MiB in {dtype}"
+                for dtype, size in info["peak_memory_bytes"].items()
             )
             + ", at most, the text encoder not counted",
         ),
         (
             "with graphs",
             ", ".join(
-                f"{size / 2**20:,.0f} MiB in {dtype}" for dtype, size in info["cuda_graphs_bytes"].items()
+                f"{size / 2**20:,.0f} MiB in {dtype}"
+                for dtype, size in info["cuda_graphs_bytes"].items()
             )
             + " more (serve --cuda-graphs)",
         ),

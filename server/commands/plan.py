@@ -45,7 +45,9 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_by_name=True, protected_namespaces=())
 
-    model: str = Field("star-512", min_length=1, description="name of a model, or the directory of one")
+    model: str = Field(
+        "star-512", min_length=1, description="name of a model, or the directory of one"
+    )
     gpu: str = Field("h200", description="which GPU: h200, h100 or a100")
     rps: float = Field(
         1.0, gt=0, le=1e6, allow_inf_nan=False, description="images a second that are asked for"
@@ -75,7 +77,9 @@ class Plan(BaseModel):
         None, description="output of benchmarks.bench_engine, in place of counted times"
     )
     requests: int = Field(10_000, ge=100, le=10_000_000, description="requests to simulate")
-    compare: bool = Field(False, description="compare ways of batching at 30 to 120 % of capacity instead")
+    compare: bool = Field(
+        False, description="compare ways of batching at 30 to 120 % of capacity instead"
+    )
     cache_dir: Path | None = Field(None, description="where fetched and converted models are kept")
     as_json: bool = Field(False, validation_alias=AliasChoices("json"), description="print JSON")
 
@@ -89,15 +93,23 @@ class Plan(BaseModel):
         policy = self.policy(config)
         about: dict[str, Any] = {"model": config.name, "gpu": self.gpu, "step_times": source}
         if self.compare:
-            rows = compare(times, policy, gpus=self.gpus or 1, slots=self.slots, requests=self.requests)
-            print(json.dumps({**about, "loads": rows}) if self.as_json else comparison_text(rows, source))
+            rows = compare(
+                times, policy, gpus=self.gpus or 1, slots=self.slots, requests=self.requests
+            )
+            print(
+                json.dumps({**about, "loads": rows})
+                if self.as_json
+                else comparison_text(rows, source)
+            )
             return
         about["memory_bytes"] = self._memory(config)
         found = {
             **about,
             **plan(Demand(self.rps, self.p99, self.gpus, self.slots, self.requests), times, policy),
         }
-        found["cost_per_1000_images"] = cost_per_1000_images(self.price, found) if self.price else None
+        found["cost_per_1000_images"] = (
+            cost_per_1000_images(self.price, found) if self.price else None
+        )
         print(json.dumps(found, indent=2) if self.as_json else plan_text(found))
 
     def policy(self, config: ModelConfig) -> Policy:
@@ -163,16 +175,24 @@ def comparison_text(rows: Sequence[Mapping[str, Any]], source: str) -> str:
 def plan_text(found: Mapping[str, Any]) -> str:
     """What :func:`server.commands.capacity.plan` found, for people."""
     memory, cost = found["memory_bytes"], found["cost_per_1000_images"]
-    costs = [("cost", f"{cost:.3g} a thousand images, while the load is this")] if cost is not None else []
+    costs = (
+        [("cost", f"{cost:.3g} a thousand images, while the load is this")]
+        if cost is not None
+        else []
+    )
     lines = [
         (
             "load",
             f"{found['rps']:g} images a second of {found['model']}, 99 of 100 within {found['p99_wanted']:g} s",
         ),
-        ("GPUs", f"{found['gpus']} x {found['gpu']}, which can do {found['capacity_rps']:.1f} a second"),
+        (
+            "GPUs",
+            f"{found['gpus']} x {found['gpu']}, which can do {found['capacity_rps']:.1f} a second",
+        ),
         (
             "settings",
-            f"--slots {found['slots']}" + (f"; {memory / 1e9:.1f} GB of memory each" if memory else ""),
+            f"--slots {found['slots']}"
+            + (f"; {memory / 1e9:.1f} GB of memory each" if memory else ""),
         ),
         (
             "busy",

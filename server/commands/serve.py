@@ -39,7 +39,9 @@ class DrainingServer(uvicorn.Server):
         drain_timeout_s: at most so long, in seconds.
     """
 
-    def __init__(self, config: uvicorn.Config, client: EngineClient, drain_timeout_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, client: EngineClient, drain_timeout_s: float
+    ) -> None:
         super().__init__(config)
         self._client = client
         self._drain_timeout_s = drain_timeout_s
@@ -59,7 +61,9 @@ class DrainingServer(uvicorn.Server):
             return False
         now = self._client.clock()
         if self._drain_until is None:
-            self._log.info("draining", outstanding=self._client.outstanding, timeout_s=self._drain_timeout_s)
+            self._log.info(
+                "draining", outstanding=self._client.outstanding, timeout_s=self._drain_timeout_s
+            )
             self._client.begin_drain()
             self._drain_until = now + self._drain_timeout_s
         if self._signals > 1 or now >= self._drain_until:
@@ -129,7 +133,9 @@ def _bound_what_is_unread(listener: socket.socket, write_timeout_s: float) -> No
     than delivered late, and gives up on a client that takes nothing at all. Both options are Linux's own.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * write_timeout_s))
+        listener.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * write_timeout_s)
+        )
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 

@@ -57,7 +57,9 @@ class Outcome:
 
     def percentile(self, percent: float) -> float:
         """Seconds within which ``percent`` of the requests were answered."""
-        return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))]
+        return self.latencies[
+            min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))
+        ]
 
 
 @dataclass
@@ -82,7 +84,13 @@ class Simulation:
     """
 
     def __init__(
-        self, times: StepTimes, policy: Policy, *, strategy: Strategy, workers: int = 1, slots: int = 8
+        self,
+        times: StepTimes,
+        policy: Policy,
+        *,
+        strategy: Strategy,
+        workers: int = 1,
+        slots: int = 8,
     ) -> None:
         self._times = times
         self._num_scales = len(policy.scale_costs)
@@ -115,7 +123,9 @@ class Simulation:
             for worker in self._workers:
                 if not worker.working:
                     self._step(worker, end)
-        steps, stepped = (sum(getattr(w, name) for w in self._workers) for name in ("steps", "stepped"))
+        steps, stepped = (
+            sum(getattr(w, name) for w in self._workers) for name in ("steps", "stepped")
+        )
         busy = sum(w.busy for w in self._workers) / (end * len(self._workers))
         return Outcome(tuple(sorted(self._latencies)), end, busy, stepped / steps)
 
@@ -125,7 +135,9 @@ class Simulation:
     def _admit(self) -> None:
         """Give free slots to those who wait, each from the worker that has the most."""
         while self._queue:
-            taking = [w for w in self._workers if len(w.scales) < self._slots and not self._closed(w)]
+            taking = [
+                w for w in self._workers if len(w.scales) < self._slots and not self._closed(w)
+            ]
             if not taking:
                 return
             worker = min(taking, key=lambda w: len(w.scales))
@@ -139,7 +151,9 @@ class Simulation:
 
     def _step(self, worker: _Worker, now: float) -> None:
         """Begin the worker's next step, and note when it ends."""
-        batch = tuple(worker.scales) if self._strategy == "packed" else worker.scheduler.next_batch()
+        batch = (
+            tuple(worker.scales) if self._strategy == "packed" else worker.scheduler.next_batch()
+        )
         if not batch:
             return
         seconds = self._times.step([worker.scales[key] for key in batch])

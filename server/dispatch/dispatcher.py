@@ -102,7 +102,9 @@ class Dispatcher:
         self._free.pop(worker, None)
         lost = []
         for job in self._jobs.values():
-            here = {image: placed for image, placed in job.placed.items() if placed.worker == worker}
+            here = {
+                image: placed for image, placed in job.placed.items() if placed.worker == worker
+            }
             if any(placed.begun for placed in here.values()):
                 lost.append(job.id)
             else:

@@ -28,7 +28,18 @@ from server.errors import (
     ServerError,
     Unavailable,
 )
-from server.messages import Failed, Freed, Job, ModelInfo, Painted, Preview, Started, TextRead, Timing, Work
+from server.messages import (
+    Failed,
+    Freed,
+    Job,
+    ModelInfo,
+    Painted,
+    Preview,
+    Started,
+    TextRead,
+    Timing,
+    Work,
+)
 from server.metrics import Metrics
 
 _DRAINING = "The server is shutting down; send the request to another one."
@@ -219,7 +230,9 @@ class EngineClient:
     def _expire(self, ticket: Ticket) -> None:
         if not ticket.over:
             where = "in the queue" if ticket.started_at is None else "while it was painted"
-            self._end(ticket, DeadlineExceeded(f"The request's deadline passed {where}; raise timeout_s."))
+            self._end(
+                ticket, DeadlineExceeded(f"The request's deadline passed {where}; raise timeout_s.")
+            )
 
     def _end(self, ticket: Ticket, error: ServerError | None) -> None:
         """Give a ticket its outcome, and stop whatever is still done for it."""

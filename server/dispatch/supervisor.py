@@ -26,7 +26,15 @@ from server.messages import (
 )
 
 Phase = Literal[
-    "starting", "loading", "capturing", "warming", "ready", "restarting", "draining", "failed", "stopped"
+    "starting",
+    "loading",
+    "capturing",
+    "warming",
+    "ready",
+    "restarting",
+    "draining",
+    "failed",
+    "stopped",
 ]
 
 _LONGEST_BACKOFF = 60.0

@@ -49,7 +49,10 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe(duplex=True)
         self._process = context.Process(
-            target=worker_main, args=(theirs, options), name=f"star-worker-{options.index}", daemon=True
+            target=worker_main,
+            args=(theirs, options),
+            name=f"star-worker-{options.index}",
+            daemon=True,
         )
         self._process.start()
         theirs.close()

@@ -83,10 +83,14 @@ class ApiKeyCheck:
         """The place of the key in the list, from 1; what logs and rate limits know it by."""
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
-            raise InvalidApiKey("This server needs an API key; send it as Authorization: Bearer <key>.")
+            raise InvalidApiKey(
+                "This server needs an API key; send it as Authorization: Bearer <key>."
+            )
         digest = sha256(given.strip().encode("latin-1")).digest()
         # Every key is compared, whichever matches: the time says nothing of which.
-        found = [i for i, known in enumerate(self._digests, 1) if hmac.compare_digest(known, digest)]
+        found = [
+            i for i, known in enumerate(self._digests, 1) if hmac.compare_digest(known, digest)
+        ]
         if not found:
             raise InvalidApiKey("The API key is not one of this server's.")
         return found[0]

@@ -70,7 +70,9 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
             hint = f"; did you mean {near}? GET" if near else "; GET"
             return NotFound(f"There is nothing at {place}{hint} /docs lists what there is.")
         case 405:
-            return MethodNotAllowed(f"{place} does not exist; use {_allowed(request)} for this path.")
+            return MethodNotAllowed(
+                f"{place} does not exist; use {_allowed(request)} for this path."
+            )
         case 413:
             return RequestTooLarge(str(error.detail))
         case 400 if isinstance(error.__cause__, ClientDisconnect):
@@ -121,7 +123,9 @@ def _explain_body(request: Request, error: dict[str, Any]) -> ServerError:
     if isinstance(error.get("input"), bytes):
         given = request.headers.get("content-type")
         sent = f"not {given}" if given else "and the request names none"
-        return UnsupportedMediaType(f"The body must be sent with content-type: application/json, {sent}.")
+        return UnsupportedMediaType(
+            f"The body must be sent with content-type: application/json, {sent}."
+        )
     return InvalidRequest("The request body must be a JSON object.")
 
 

@@ -16,7 +16,14 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ClientClosed, InternalError, Outcome, RequestTooLarge, ServerError, error_response
+from server.errors import (
+    ClientClosed,
+    InternalError,
+    Outcome,
+    RequestTooLarge,
+    ServerError,
+    error_response,
+)
 from server.metrics import Metrics
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -90,7 +97,9 @@ class RequestLog:
         max_upload_bytes: longest where it may hold images.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, max_upload_bytes: int
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
@@ -108,7 +117,9 @@ class RequestLog:
         scope.setdefault("state", {})["record"] = record
         status = 0
         body_bytes = 0
-        max_bytes = self._max_upload_bytes if scope["path"] in _WITH_IMAGES else self._max_body_bytes
+        max_bytes = (
+            self._max_upload_bytes if scope["path"] in _WITH_IMAGES else self._max_body_bytes
+        )
 
         async def limited_receive() -> Message:
             nonlocal body_bytes
@@ -159,7 +170,11 @@ class RequestLog:
             status = ClientClosed.status
         self._metrics.requests.labels(endpoint, record.outcome).inc()
         self._metrics.request_duration.labels(endpoint).observe(seconds)
-        log = self._log.debug if path in _PROBES or path.startswith(_PARTS_OF_PAGES) else self._log.info
+        log = (
+            self._log.debug
+            if path in _PROBES or path.startswith(_PARTS_OF_PAGES)
+            else self._log.info
+        )
         log(
             "request",
             request_id=record.request_id,

@@ -132,7 +132,8 @@ def _target(image: Image.Image, place: Box | None, side: int) -> tuple[int, int,
     width, height = round(image.width * factor), round(image.height * factor)
     if not width or not height:
         raise InvalidRequest(
-            "place leaves less than a pixel for the image; give it more of the canvas.", param="place"
+            "place leaves less than a pixel for the image; give it more of the canvas.",
+            param="place",
         )
     x, y = round((left + right - width) / 2), round((top + bottom - height) / 2)
     return x, y, x + width, y + height
@@ -146,7 +147,9 @@ def _lay_out(
     size = (right - left, bottom - top)
     fitted = image.resize(size, Image.Resampling.BICUBIC)  # the image itself if it is of that size
     canvas = Image.new("RGB", (side, side))
-    canvas.paste(Image.alpha_composite(Image.new("RGBA", size, "white"), fitted).convert("RGB"), (left, top))
+    canvas.paste(
+        Image.alpha_composite(Image.new("RGBA", size, "white"), fitted).convert("RGB"), (left, top)
+    )
     if holes is None and size == (side, side):
         return canvas, None
     mask = Image.new("L", (side, side), 255)

@@ -18,7 +18,11 @@ from server.messages import Pixels
 ImageFormat = Literal["png", "webp", "jpeg"]
 T = TypeVar("T")
 
-MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+MEDIA_TYPES: dict[ImageFormat, str] = {
+    "png": "image/png",
+    "webp": "image/webp",
+    "jpeg": "image/jpeg",
+}
 FORMATS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
 DEFAULT_QUALITY = 90
 # What is left of a picture once PNG has filtered it hardly repeats but in runs of one value. To look for these alone
@@ -81,7 +85,9 @@ class ImageEncoder:
         """See :func:`encode_image`."""
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        data = await loop.run_in_executor(self._pool, encode_image, pixels, image_format, quality, text)
+        data = await loop.run_in_executor(
+            self._pool, encode_image, pixels, image_format, quality, text
+        )
         self._observe(time.perf_counter() - started)
         return data
 

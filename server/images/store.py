@@ -36,7 +36,11 @@ class ImageStore:
     """
 
     def __init__(
-        self, max_images: int, max_bytes: int, seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        max_images: int,
+        max_bytes: int,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_images = max_images
         self.seconds = seconds

@@ -104,4 +104,6 @@ def read_image(upload: Upload, max_pixels: int) -> Image.Image:
 
 
 def _damaged(upload: Upload) -> InvalidRequest:
-    return upload.refusal("cannot be decoded: the file is damaged or cut off; save or send it again")
+    return upload.refusal(
+        "cannot be decoded: the file is damaged or cut off; save or send it again"
+    )

@@ -124,4 +124,6 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**{**ours, **given})
     except ValidationError as error:
-        raise ValueError(" ".join(c.message for c in complaints(error.errors(), Settings, skip=0))) from error
+        raise ValueError(
+            " ".join(c.message for c in complaints(error.errors(), Settings, skip=0))
+        ) from error

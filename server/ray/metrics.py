@@ -17,9 +17,12 @@ class _Merged(Collector):
         families: dict[str, Metric] = {}
         for replica, text in sorted(self._texts.items()):
             for family in text_string_to_metric_families(text):
-                one = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                one = families.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
                 one.samples += [
-                    sample._replace(labels=sample.labels | {"replica": replica}) for sample in family.samples
+                    sample._replace(labels=sample.labels | {"replica": replica})
+                    for sample in family.samples
                 ]
         return families.values()
 

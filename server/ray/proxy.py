@@ -54,7 +54,8 @@ class ReplicaErrors:
             return
         if (error := answer.refusal) is None:
             error = EngineDead(
-                "The replica that worked on this request has died; try again.", retry_after=_RETRY_SECONDS
+                "The replica that worked on this request has died; try again.",
+                retry_after=_RETRY_SECONDS,
             )
         if not answer.started:
             response = error_response(error)

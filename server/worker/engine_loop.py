@@ -139,7 +139,9 @@ class EngineLoop(Generic[TextT, SequenceT]):
     def _schedule(self) -> tuple[Key, ...]:
         """Let go of what is late, prepare what has come, and pick the batch."""
         for job_id in self._scheduler.expired(self._clock()):
-            self._fail(job_id, "deadline_exceeded", "The request's deadline passed before it was done.")
+            self._fail(
+                job_id, "deadline_exceeded", "The request's deadline passed before it was done."
+            )
         self._prepare_arrivals()
         self.state = self._observe(idle=False)
         return self._scheduler.next_batch()
@@ -151,7 +153,9 @@ class EngineLoop(Generic[TextT, SequenceT]):
             encoded = self._encode.cache_info().misses
             paint = self._arrivals.popleft()
             self._prepare(paint)
-            if others and (paint.job.edit is not None or self._encode.cache_info().misses > encoded):
+            if others and (
+                paint.job.edit is not None or self._encode.cache_info().misses > encoded
+            ):
                 break
 
     def _step(self, batch: tuple[Key, ...]) -> tuple[Key, ...]:
@@ -168,7 +172,9 @@ class EngineLoop(Generic[TextT, SequenceT]):
         self._under_way.begin(work, partial(self._stepped, work, batch, scale, started))
         return tuple(key for key in batch if key in self._images)
 
-    def _stepped(self, work: Pending[None], batch: tuple[Key, ...], scale: int, started: float) -> None:
+    def _stepped(
+        self, work: Pending[None], batch: tuple[Key, ...], scale: int, started: float
+    ) -> None:
         try:
             work.wait()
         except Exception as error:
@@ -184,7 +190,9 @@ class EngineLoop(Generic[TextT, SequenceT]):
             if image.scale in image.preview_at:
                 self._previews[key] = image.preview_at.index(image.scale)
         finished = self._scheduler.advance(stepped)
-        for key in finished:  # before they are decoded, so that who comes next is here when they are
+        for (
+            key
+        ) in finished:  # before they are decoded, so that who comes next is here when they are
             self._previews.pop(key, None)
             self._send(Freed(*key))
         self._decode(finished, self._engine.finish, self._painted)
@@ -249,12 +257,16 @@ class EngineLoop(Generic[TextT, SequenceT]):
         self._send(Started(*key, self._clock()))
         try:
             text = self._encode(job.prompt)
-            negative = self._encode(job.negative_prompt, negative=True) if job.negative_prompt else None
+            negative = (
+                self._encode(job.negative_prompt, negative=True) if job.negative_prompt else None
+            )
             sequence = self._engine.prepare(text, negative, job, job.seeds[key.image])
         except Exception as error:
             self._fail_batch([key], error)
             return
-        self._images[key] = _Image(job, sequence, preview_scales(self._engine.num_scales, job.partial_images))
+        self._images[key] = _Image(
+            job, sequence, preview_scales(self._engine.num_scales, job.partial_images)
+        )
         self._scheduler.add(key, job.deadline)
         tokens = text.num_tokens + (negative.num_tokens if negative is not None else 0)
         self._send(TextRead(job.id, tokens, text_warnings(text, negative)))
@@ -312,6 +324,7 @@ def text_warnings(prompt: Text, negative: Text | None) -> tuple[str, ...]:
     ]
     if prompt.read_as:
         warnings.insert(
-            0, f"The model knows only a few things, and drew the nearest to this prompt: {prompt.read_as!r}"
+            0,
+            f"The model knows only a few things, and drew the nearest to this prompt: {prompt.read_as!r}",
         )
     return tuple(warnings)

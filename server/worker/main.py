@@ -204,11 +204,15 @@ def build_engine(
         try:
             engine.warm_up(progress)
         except CaptureError as error:
-            log.warning("no graphs could be captured; going on without, slower", reason=_line(error))
+            log.warning(
+                "no graphs could be captured; going on without, slower", reason=_line(error)
+            )
     return StarEngine(engine)
 
 
-def load_engine(options: WorkerOptions, report: Callable[[LoadPhase], None]) -> tuple[StarEngine, ModelInfo]:
+def load_engine(
+    options: WorkerOptions, report: Callable[[LoadPhase], None]
+) -> tuple[StarEngine, ModelInfo]:
     """Load and warm the model.
 
     Args:
@@ -239,10 +243,14 @@ def load_engine(options: WorkerOptions, report: Callable[[LoadPhase], None]) -> 
         try:
             engine, seconds = prepare()
         except Exception as error:  # whatever a compiler, or its absence, raises
-            log.warning("the networks could not be compiled; going on without, slower", reason=_line(error))
+            log.warning(
+                "the networks could not be compiled; going on without, slower", reason=_line(error)
+            )
             restore_networks(model)
             options = dataclasses.replace(options, compile=False)
-    if not options.compile:  # and not while the error still holds on to the first engine and its memory
+    if (
+        not options.compile
+    ):  # and not while the error still holds on to the first engine and its memory
         gc.collect()
         engine, seconds = prepare()
     info = ModelInfo(
@@ -312,7 +320,9 @@ def worker_main(connection: Connection, options: WorkerOptions) -> None:
         return
     policy = make_policy(options, info.patch_nums, info.mode)
     loop = EngineLoop(engine, Scheduler(policy), inbox, outbox.send, text_cache=options.text_cache)
-    threading.Thread(target=_beat, args=(loop, engine, outbox), name="heartbeat", daemon=True).start()
+    threading.Thread(
+        target=_beat, args=(loop, engine, outbox), name="heartbeat", daemon=True
+    ).start()
     outbox.send(Ready(info))
     loop.run()
 
@@ -349,4 +359,8 @@ def _is_explained(error: Exception) -> bool:
 def _explanation(error: Exception) -> str:
     """A sentence for the user: the package's own, or the kind of an unforeseen error."""
     text = str(error) or repr(error)
-    return text if _is_explained(error) else f"The model cannot be loaded ({type(error).__name__}: {text})"
+    return (
+        text
+        if _is_explained(error)
+        else f"The model cannot be loaded ({type(error).__name__}: {text})"
+    )

@@ -31,7 +31,9 @@ def available_processors(root: Path = _ROOT) -> int:
 
     A quota of two and a half is three: so many can run at a time, for most of the time.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    affinity = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     quotas = [math.ceil(quota) for quota in _quotas(root) if quota > 0]
     return max(1, min([affinity, *quotas]))
 

@@ -136,7 +136,9 @@ class Scheduler:
 
     def expired(self, now: float) -> list[str]:
         """The jobs whose deadline has come; they stay until they are removed."""
-        return list(dict.fromkeys(i.key.job_id for i in self._running.values() if i.deadline <= now))
+        return list(
+            dict.fromkeys(i.key.job_id for i in self._running.values() if i.deadline <= now)
+        )
 
     def next_batch(self) -> tuple[Key, ...]:
         """The images that step next, all at one scale; empty when there are none.
@@ -185,4 +187,7 @@ class Scheduler:
             return False
         distance = sum(self.policy.scale_costs[behind[0].scale : ahead[0].scale])
         waited = max(image.waited for cohort in cohorts[:-1] for image in cohort)
-        return distance <= self.policy.catch_up and waited + distance * len(behind) <= self.policy.patience
+        return (
+            distance <= self.policy.catch_up
+            and waited + distance * len(behind) <= self.policy.patience
+        )

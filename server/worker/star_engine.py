@@ -98,10 +98,14 @@ class StarEngine:
     def encode(self, prompt: str, *, negative: bool = False) -> EncodedText:
         model = self._engine.model
         # What is not wanted need not be drawn, so it may be anything.
-        conditioning = model.text_encoder.encode([prompt])[0] if negative else model.encode_prompt(prompt)
+        conditioning = (
+            model.text_encoder.encode([prompt])[0] if negative else model.encode_prompt(prompt)
+        )
         return EncodedText(conditioning, conditioning.num_tokens)
 
-    def prepare(self, text: EncodedText, negative: EncodedText | None, job: Job, seed: int) -> ImageSequence:
+    def prepare(
+        self, text: EncodedText, negative: EncodedText | None, job: Job, seed: int
+    ) -> ImageSequence:
         from star_model import SamplingParams
 
         params = SamplingParams(seed=seed, **asdict(job.sampling))
@@ -142,7 +146,9 @@ class StarEngine:
             if self._on_cuda:
                 torch.cuda.empty_cache()
             return "out_of_memory"
-        if isinstance(error, torch.AcceleratorError):  # the context is lost: every later call would fail too
+        if isinstance(
+            error, torch.AcceleratorError
+        ):  # the context is lost: every later call would fail too
             return "fatal"
         return "error"
 

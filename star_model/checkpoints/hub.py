@@ -44,7 +44,9 @@ OFFICIAL_TRANSFORMERS = {
     "var-d30": "var_d30.pth",
     "var-d36": "var_d36.pth",
 }
-_UNPUBLISHED = "star_rope_d16_256.pth"  # described by its authors, not in their repository; the name is ours
+_UNPUBLISHED = (
+    "star_rope_d16_256.pth"  # described by its authors, not in their repository; the name is ours
+)
 OFFICIAL_VQVAE = "vae_ch160v4096z32.pth"
 OFFICIAL_CLIP = "CLIP"
 
@@ -99,7 +101,9 @@ def resolve_model(
     if name in EMBEDDED:
         return _embedded(name, weights_dir)
     if name in PRESETS:
-        return _published(name, cache_dir, offline, allow_unsafe_pickle, progress or (lambda message: None))
+        return _published(
+            name, cache_dir, offline, allow_unsafe_pickle, progress or (lambda message: None)
+        )
     path = Path(name_or_path).expanduser()
     if (path / "config.json").is_file():
         return path
@@ -221,7 +225,9 @@ class _Fetch:
 
         self.say(f"fetching {filename} from {repository}")
         return Path(
-            hf_hub_download(repository, filename, cache_dir=self.downloads, local_files_only=self.offline)
+            hf_hub_download(
+                repository, filename, cache_dir=self.downloads, local_files_only=self.offline
+            )
         )
 
     def clip(self) -> Path:

@@ -126,7 +126,9 @@ def read_config(path: Path | str) -> ModelConfig:
     except ValueError as error:
         raise CheckpointError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(data, dict) or type(data.get("format")) is not int:
-        raise CheckpointError(f'{file} is not the configuration of a model: it has no whole number "format"')
+        raise CheckpointError(
+            f'{file} is not the configuration of a model: it has no whole number "format"'
+        )
     if (version := data.pop("format")) > FORMAT:
         raise CheckpointError(
             f"{file} has format {version}, this version of star_model reads up to {FORMAT}; please upgrade"
@@ -175,7 +177,9 @@ def load_model(
     if t.positions == "rope":
         # The angles of the largest scale need more digits than bfloat16 has, so the table stays as it is
         # computed.
-        transformer.rope = rope_table(config.schedule, theta=t.rope_theta, norm=t.rope_norm).to(place)
+        transformer.rope = rope_table(config.schedule, theta=t.rope_theta, norm=t.rope_norm).to(
+            place
+        )
     _fill(vqvae, directory / TOKENIZER, place, torch.float32)
     vqvae.lay_out_decoder(precision.decoder)
     text_encoder = _load_encoder(directory / TEXT_ENCODER, config, place, precision.text_encoder)
@@ -184,7 +188,9 @@ def load_model(
     if vocabulary is not None and isinstance(text_encoder, TransformersTextEncoder):
         reader = PromptReader(vocabulary, text_encoder.pooled)
     about = read_about(directory)
-    return StarModel(config, transformer, vqvae, text_encoder, place, precision.transformer, about, reader)
+    return StarModel(
+        config, transformer, vqvae, text_encoder, place, precision.transformer, about, reader
+    )
 
 
 def _load_encoder(
@@ -205,11 +211,15 @@ def _existing(file: Path) -> Path:
 
 def _fill(module: nn.Module, file: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Give ``module``, which is on the meta device, the tensors in ``file``, and make it ready to run."""
-    module.load_state_dict(_read_tensors(file, _shapes(module), device, dtype), strict=True, assign=True)
+    module.load_state_dict(
+        _read_tensors(file, _shapes(module), device, dtype), strict=True, assign=True
+    )
     module.eval().requires_grad_(False)
 
 
-def _read_tensors(file: Path, shapes: Shapes, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+def _read_tensors(
+    file: Path, shapes: Shapes, device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
     try:
         with safe_open(_existing(file), framework="pt") as stored:
             found = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118, not a mapping
@@ -246,7 +256,9 @@ def wrong_shape(file: Path, name: str, expected: Sequence[int], found: Sequence[
     return f"{file}: tensor {name} has shape {tuple(found)}, expected {tuple(expected)}"
 
 
-def check_text_encoder(directory: Path, encoder: TransformersTextEncoder, config: ModelConfig) -> None:
+def check_text_encoder(
+    directory: Path, encoder: TransformersTextEncoder, config: ModelConfig
+) -> None:
     """Compare the sizes of ``encoder``, loaded from ``directory``, with what ``config`` expects of it.
 
     Raises:
@@ -317,10 +329,14 @@ def save_model(
     write_model(
         Path(path),
         model.config,
-        transformer={name: _for_file(t, cast) for name, t in model.transformer.state_dict().items()},
+        transformer={
+            name: _for_file(t, cast) for name, t in model.transformer.state_dict().items()
+        },
         vqvae={name: _for_file(t, cast) for name, t in model.vqvae.state_dict().items()},
         write_text_encoder=(
-            None if isinstance(encoder, ClassEncoder) else lambda directory: encoder.save(directory, cast)
+            None
+            if isinstance(encoder, ClassEncoder)
+            else lambda directory: encoder.save(directory, cast)
         ),
         vocabulary=None if model.reader is None else model.reader.vocabulary,
         overwrite=overwrite,
@@ -369,8 +385,17 @@ def _new_directory(path: Path, overwrite: bool) -> Iterator[Path]:
         _open_to_readers(partial)
         if path.is_dir():
             for entry in path.iterdir():
-                if entry.name not in {CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, VOCABULARY, SUMS}:
-                    (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, partial / entry.name)
+                if entry.name not in {
+                    CONFIG,
+                    TRANSFORMER,
+                    TOKENIZER,
+                    TEXT_ENCODER,
+                    VOCABULARY,
+                    SUMS,
+                }:
+                    (shutil.copytree if entry.is_dir() else shutil.copy2)(
+                        entry, partial / entry.name
+                    )
             old = partial.with_suffix(".old")
             path.rename(old)
             partial.rename(path)
@@ -398,4 +423,6 @@ def check_free(path: Path, overwrite: bool = False) -> None:
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"{path} is not a directory; choose another output path")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise CheckpointError(f"{path} is not empty; choose another output path, or remove it first")
+        raise CheckpointError(
+            f"{path} is not empty; choose another output path, or remove it first"
+        )

@@ -126,7 +126,8 @@ class Source:
         """The native tensor, in the type of the official ones; a view of ``state`` if there is one part."""
         dtype = state[next(iter(self.official))].dtype
         pieces = [
-            torch.zeros(shape, dtype=dtype) if name is None else state[name] for name, shape in self.parts
+            torch.zeros(shape, dtype=dtype) if name is None else state[name]
+            for name, shape in self.parts
         ]
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(self.shape)
 
@@ -142,7 +143,9 @@ def _sources(
     for native, shape in shapes.items():
         official = names.get(native)
         if official is None:
-            raise ConfigError(f"published models have no {native}; convert with a configuration like theirs")
+            raise ConfigError(
+                f"published models have no {native}; convert with a configuration like theirs"
+            )
         if isinstance(official, str):
             reshaped = _OFFICIAL_SHAPES.get(official.rpartition(".")[2], _same)
             sources[native] = Source(((official, reshaped(shape)),), shape)
@@ -154,7 +157,10 @@ def _sources(
 
 def transformer_sources(config: ModelConfig) -> dict[str, Source]:
     """For each native tensor of the transformer, the official ones."""
-    names: dict[str, str | tuple[str | None, ...]] = {**_TRANSFORMER, **_TRANSFORMER_OF[_family_of(config)]}
+    names: dict[str, str | tuple[str | None, ...]] = {
+        **_TRANSFORMER,
+        **_TRANSFORMER_OF[_family_of(config)],
+    }
     for i in range(config.transformer.depth):
         for native, official in _BLOCK.items():
             joined = (official,) if isinstance(official, str) else official
@@ -203,7 +209,9 @@ def vqvae_sources(config: ModelConfig) -> dict[str, Source]:
 
 
 def _block(native: str, official: str) -> dict[str, str]:
-    same = {f"{native}.{name}": f"{official}.{name}" for name in ("norm1", "conv1", "norm2", "conv2")}
+    same = {
+        f"{native}.{name}": f"{official}.{name}" for name in ("norm1", "conv1", "norm2", "conv2")
+    }
     return {**same, f"{native}.shortcut": f"{official}.nin_shortcut"}
 
 
@@ -254,7 +262,9 @@ def convert_published(
     vqvae_tensors = _convert(vqvae, VQVAE, vqvae_sources(config), allow_unsafe_pickle, None, config)
     encoder = None
     if text_encoder is not None:
-        encoder = load_published_clip(text_encoder, config.text_encoder, dtype=cast or torch.float32)
+        encoder = load_published_clip(
+            text_encoder, config.text_encoder, dtype=cast or torch.float32
+        )
         check_text_encoder(text_encoder, encoder, config)
     write_model(
         out,
@@ -289,8 +299,12 @@ def _convert(
     known = {name for name in state if _BUFFERS[family].fullmatch(name)}
     for name in known:
         if name.endswith("zero_k_bias") and state[name].any():
-            raise CheckpointError(f"{file}: tensor {name} is not all zeros; a bias of keys is not supported")
-    official = {name: shape for source in sources.values() for name, shape in source.official.items()}
+            raise CheckpointError(
+                f"{file}: tensor {name} is not all zeros; a bias of keys is not supported"
+            )
+    official = {
+        name: shape for source in sources.values() for name, shape in source.official.items()
+    }
     check_names(file, expected=official.keys(), found=state.keys() - known)
     for name, shape in official.items():
         if tuple(state[name].shape) != shape:
@@ -341,15 +355,21 @@ def _unpickle(file: Path, allow_unsafe_pickle: bool) -> Any:
     if is_zip:
         _check_records(file, damaged)
     try:
-        return torch.load(file, map_location="cpu", mmap=is_zip, weights_only=not allow_unsafe_pickle)
+        return torch.load(
+            file, map_location="cpu", mmap=is_zip, weights_only=not allow_unsafe_pickle
+        )
     except pickle.UnpicklingError as error:
-        if not allow_unsafe_pickle and re.search(r"GLOBAL|safe_globals|must be imported", str(error)):
+        if not allow_unsafe_pickle and re.search(
+            r"GLOBAL|safe_globals|must be imported", str(error)
+        ):
             raise UnsafeCheckpointError(
                 f"{file} holds more than tensors, and loading it could run code that is hidden in it. If you "
                 "trust where it comes from, allow it: allow_unsafe_pickle=True, on the command line "
                 "--allow-unsafe-pickle"
             ) from error
-        raise CheckpointError(damaged) from error  # the library's own text advises to load it unsafely
+        raise CheckpointError(
+            damaged
+        ) from error  # the library's own text advises to load it unsafely
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{damaged}: {_first_line(error)}") from error
 
@@ -396,13 +416,19 @@ def _family_of(config: ModelConfig) -> str:
 
 def _check_family(file: Path, state: State, expected: str) -> None:
     if (found := _family(state)) != expected:
-        swapped = "; are the two files swapped?" if VQVAE in (found, expected) and found in _BUFFERS else ""
+        swapped = (
+            "; are the two files swapped?"
+            if VQVAE in (found, expected) and found in _BUFFERS
+            else ""
+        )
         raise CheckpointError(f"{file} holds {found}, but {expected} is expected here{swapped}")
 
 
 def _check_depth(file: Path, state: State, config: ModelConfig) -> None:
     """A file of another size differs in every tensor; say so in one sentence."""
-    depth = 1 + max((int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1)
+    depth = 1 + max(
+        (int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1
+    )
     scales = len(state["lvl_embed.weight"]) if "lvl_embed.weight" in state else 0
     for what, found, expected in (
         ("blocks", depth, config.transformer.depth),
@@ -416,4 +442,6 @@ def _check_depth(file: Path, state: State, config: ModelConfig) -> None:
                 and (p.transformer.depth, len(p.schedule)) == (depth, scales)
             ]
             hint = f"; it fits {' or '.join(fitting)}" if fitting else ""
-            raise CheckpointError(f"{file} has {found} {what}, but {config.name} has {expected}{hint}")
+            raise CheckpointError(
+                f"{file} has {found} {what}, but {config.name} has {expected}{hint}"
+            )

@@ -71,7 +71,9 @@ class Engine:
         largest_batches: Sequence[int] | None = None,
     ) -> None:
         if slots < 1 or step_batch < 1:
-            raise ValueError(f"slots and step_batch must be at least 1, got {slots} and {step_batch}")
+            raise ValueError(
+                f"slots and step_batch must be at least 1, got {slots} and {step_batch}"
+            )
         if not 0 <= unguided_scales <= len(model.config.schedule):
             raise ValueError(
                 f"unguided_scales must be 0 to {len(model.config.schedule)}, got {unguided_scales}"
@@ -86,11 +88,15 @@ class Engine:
         # All images of a request have one text, and most have the empty one to be led away from.
         self._text_keys_values = lru_cache(maxsize=KEPT_TEXTS)(self._compute_text_keys_values)
         pads = capture is not None or (step_batch > 1 and mode == "deterministic")
-        self.cache = KVCache(model.config, slots=slots + pads, device=model.device, dtype=model.dtype)
+        self.cache = KVCache(
+            model.config, slots=slots + pads, device=model.device, dtype=model.dtype
+        )
         (self._empty,) = model.text_encoder.encode([""])
         # Padding of a fixed shape computes on a slot of its own, which no sequence ever owns.
         self._padding_slot = self.cache.allocate() if pads else None
-        if self._padding_slot is not None:  # some text, since attention to nothing at all is not a number
+        if (
+            self._padding_slot is not None
+        ):  # some text, since attention to nothing at all is not a number
             with torch.inference_mode():
                 self._condition(self._padding_slot, [self._empty, self._empty])
         self._eager = EagerForward(model.transformer, self.cache)
@@ -163,7 +169,9 @@ class Engine:
             f_hat = torch.zeros(config.tokenizer.latent_channels, side, side, device=model.device)
             uniform = to_device(random_numbers(params.seed, self.schedule.num_tokens), model.device)
             controls = to_device(torch.tensor([params.guidance_scale, params.top_p]), model.device)
-            return ImageSequence(slot, params, uniform, controls, start, f_hat, self.num_scales, edit)
+            return ImageSequence(
+                slot, params, uniform, controls, start, f_hat, self.num_scales, edit
+            )
         except BaseException:  # whoever asked never hears of the slot, so nobody else could free it
             self.cache.free(slot)
             raise
@@ -186,7 +194,9 @@ class Engine:
             condition = to_device(torch.stack([t.pooled for t in texts]), model.device, model.dtype)
             rows = texts[: model.config.transformer.text_rows]
             mask = to_device(torch.stack([t.mask for t in rows]), model.device)
-            self.cache.write_text(slot, torch.cat([self._text_keys_values(t) for t in rows], dim=2), mask)
+            self.cache.write_text(
+                slot, torch.cat([self._text_keys_values(t) for t in rows], dim=2), mask
+            )
         return model.transformer.embed_start(condition)
 
     def _compute_text_keys_values(self, text: TextConditioning) -> Tensor:
@@ -209,14 +219,18 @@ class Engine:
                 "a step needs unfinished sequences at one scale, "
                 f"got scales {sorted(scales)} of {self.num_scales}"
             )
-        ordered = sorted(sequences, key=lambda s: s.slot or 0)  # adjacent slots are read without a copy
+        ordered = sorted(
+            sequences, key=lambda s: s.slot or 0
+        )  # adjacent slots are read without a copy
         for batch in self._batches(ordered):
             self._step_batch(batch)
 
     def _batches(self, sequences: Sequence[ImageSequence]) -> Iterator[Sequence[ImageSequence]]:
         """``sequences`` in parts that are computed in one go: with guidance, at twice the work, or all without."""
         guided = [s for s in sequences if self._is_guided(s)]
-        others = [s for s in sequences if not self._is_guided(s)]  # all decided before the first moves on
+        others = [
+            s for s in sequences if not self._is_guided(s)
+        ]  # all decided before the first moves on
         largest = self.step_batch if self.mode == "deterministic" else len(sequences)
         for alike in (guided, others):
             for start in range(0, len(alike), largest):
@@ -240,7 +254,11 @@ class Engine:
             slots += [self._padding_slot] * (len(rows) - len(slots))
         guided = self._is_guided(sequences[0])
         x = torch.cat(
-            [s.next_tokens.expand(2, -1, -1)[: 1 + guided] for s in rows if s.next_tokens is not None]
+            [
+                s.next_tokens.expand(2, -1, -1)[: 1 + guided]
+                for s in rows
+                if s.next_tokens is not None
+            ]
         )  # (2 B, p * p, C)
         ramp = self.schedule.progress(scale)
         strength = torch.stack([s.guidance_scale for s in rows]) * ramp if guided else None
@@ -274,7 +292,11 @@ class Engine:
         maps: dict[int, tuple[Tensor, Tensor]] = {}
         for members in self._sampled_together(sequences):
             images = [sequences[i] for i in members]
-            rows = logits if len(members) == len(sequences) else torch.stack([logits[i] for i in members])
+            rows = (
+                logits
+                if len(members) == len(sequences)
+                else torch.stack([logits[i] for i in members])
+            )
             top_p = torch.stack([s.top_p for s in images]) if images[0].params.top_p < 1 else None
             left = candidates(rows, top_k=images[0].params.top_k, top_p=top_p)
             tokens = left.draw(torch.stack([s.uniform[start:end] for s in images]))

@@ -26,7 +26,9 @@ class Forward(Protocol):
         logits (B, p * p, V), which the next call may overwrite.
     """
 
-    def __call__(self, scale: int, x: Tensor, slots: Sequence[int], strength: Tensor | None) -> Tensor: ...
+    def __call__(
+        self, scale: int, x: Tensor, slots: Sequence[int], strength: Tensor | None
+    ) -> Tensor: ...
 
 
 class EagerForward:

@@ -60,7 +60,9 @@ class CudaCapture:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # What other threads do, such as to ask how much memory is in use, does not concern the capture.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
             work()
         return graph.replay
 
@@ -137,10 +139,14 @@ class GraphedForward:
                 self._graphs[key] = self._captured(*key)
                 self._try(*key)
             except RuntimeError as error:  # PyTorch's own, of which running out of memory is one
-                raise CaptureError(f"the graph of scale {key[0]} for {key[1]} images: {error}") from error
+                raise CaptureError(
+                    f"the graph of scale {key[0]} for {key[1]} images: {error}"
+                ) from error
         progress(len(keys), len(keys))
 
-    def __call__(self, scale: int, x: Tensor, slots: Sequence[int], strength: Tensor | None) -> Tensor:
+    def __call__(
+        self, scale: int, x: Tensor, slots: Sequence[int], strength: Tensor | None
+    ) -> Tensor:
         """See :class:`star_model.engine.forward.Forward`."""
         n = len(slots)
         size = next((size for size in self._sizes[scale] if size >= n), None)

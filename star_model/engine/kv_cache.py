@@ -43,7 +43,9 @@ class KVCache:
     ``[slot, guidance row, vector, width]``. What a model does not have has a size of 0.
     """
 
-    def __init__(self, config: ModelConfig, *, slots: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, *, slots: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
         t = config.transformer
         self.schedule = config.schedule
         heads = (t.num_heads, HEAD_DIM)
@@ -54,7 +56,9 @@ class KVCache:
         self.text_mask = torch.zeros(
             slots, t.text_rows, config.text_encoder.max_tokens, device=device, dtype=torch.bool
         )
-        self.modulation = torch.zeros(slots, 2, t.modulation_vectors, t.width, device=device, dtype=dtype)
+        self.modulation = torch.zeros(
+            slots, 2, t.modulation_vectors, t.width, device=device, dtype=dtype
+        )
         self._free = list(range(slots - 1, -1, -1))
 
     @property
@@ -103,7 +107,9 @@ class SlotView:
     Adjacent ascending slots are read where they lie; others, and those in a tensor, are gathered into a copy.
     """
 
-    def __init__(self, cache: KVCache, slots: Sequence[int] | Tensor, scale: int, rows: int) -> None:
+    def __init__(
+        self, cache: KVCache, slots: Sequence[int] | Tensor, scale: int, rows: int
+    ) -> None:
         self._cache = cache
         self._slots = _index(slots, cache.image.device)
         self._rows = rows
@@ -119,13 +125,15 @@ class SlotView:
             return torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
         image[0, slots, :rows, start:end] = torch.unflatten(k, 0, (-1, rows))
         image[1, slots, :rows, start:end] = torch.unflatten(v, 0, (-1, rows))
-        return image[0, slots, :rows, :end].flatten(0, 1), image[1, slots, :rows, :end].flatten(0, 1)
+        return image[0, slots, :rows, :end].flatten(0, 1), image[1, slots, :rows, :end].flatten(
+            0, 1
+        )
 
     def text(self, layer: int) -> tuple[Tensor, Tensor]:
         text = self._cache.text[layer]
-        return text[0, self._slots, : self._rows].flatten(0, 1), text[1, self._slots, : self._rows].flatten(
-            0, 1
-        )
+        return text[0, self._slots, : self._rows].flatten(0, 1), text[
+            1, self._slots, : self._rows
+        ].flatten(0, 1)
 
     @cached_property
     def text_mask(self) -> Tensor:

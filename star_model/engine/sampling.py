@@ -45,7 +45,9 @@ class SamplingParams:
         if not 0 <= self.top_p <= 1:
             raise ValueError(f"top_p must be 0 to 1 (1 means all tokens), got {self.top_p}")
         if self.smooth_scales < 0:
-            raise ValueError(f"smooth_scales must be at least 0 (0 means none), got {self.smooth_scales}")
+            raise ValueError(
+                f"smooth_scales must be at least 0 (0 means none), got {self.smooth_scales}"
+            )
 
 
 def random_numbers(seed: int, count: int) -> Tensor:

@@ -64,12 +64,16 @@ def choose_backend(device: torch.device, name: str | None = None) -> Attend:
     """
     name = name or "sdpa"
     if name not in BACKENDS:
-        raise ConfigError(f"unknown attention backend {name!r}; known are {', '.join(sorted(BACKENDS))}")
+        raise ConfigError(
+            f"unknown attention backend {name!r}; known are {', '.join(sorted(BACKENDS))}"
+        )
     if name == "xformers":
         if importlib.util.find_spec("xformers") is None:
             raise ConfigError(
                 "attention backend xformers is not installed; install the extra star-server[xformers]"
             )
         if device.type != "cuda":
-            raise ConfigError(f"attention backend xformers needs a CUDA device, not {device.type}; use sdpa")
+            raise ConfigError(
+                f"attention backend xformers needs a CUDA device, not {device.type}; use sdpa"
+            )
     return BACKENDS[name]

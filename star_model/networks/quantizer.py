@@ -16,7 +16,9 @@ from star_model.scales import ScaleSchedule
 class Phi(nn.Module):
     """Refines an upsampled map of codebook vectors: ``(1 - ratio) * x + ratio * conv3x3(x)``."""
 
-    def __init__(self, channels: int, ratio: float, padding_mode: Literal["zeros", "replicate"]) -> None:
+    def __init__(
+        self, channels: int, ratio: float, padding_mode: Literal["zeros", "replicate"]
+    ) -> None:
         super().__init__()
         self.ratio = ratio
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, padding_mode=padding_mode)
@@ -37,7 +39,8 @@ class MultiScaleQuantizer(nn.Module):
         self.schedule = schedule
         self.codebook = nn.Embedding(config.vocab_size, config.latent_channels)
         self.phi = nn.ModuleList(
-            Phi(config.latent_channels, config.phi_ratio, config.padding_mode) for _ in range(config.num_phi)
+            Phi(config.latent_channels, config.phi_ratio, config.padding_mode)
+            for _ in range(config.num_phi)
         )
 
     def nearest(self, features: Tensor) -> Tensor:
@@ -77,7 +80,9 @@ class MultiScaleQuantizer(nn.Module):
             rest = features - f_hat.detach()
             if side != self.schedule.last_side:
                 rest = F.interpolate(rest, size=(side, side), mode="area")
-            tokens = self.nearest(rest.permute(0, 2, 3, 1).flatten(0, 2)).view(len(features), side * side)
+            tokens = self.nearest(rest.permute(0, 2, 3, 1).flatten(0, 2)).view(
+                len(features), side * side
+            )
             f_hat = f_hat + self.contribution(tokens, scale)
             yield tokens, f_hat
 

@@ -26,7 +26,9 @@ def rope_table(schedule: ScaleSchedule, *, theta: float, norm: float) -> Tensor:
         position = torch.arange(side).float() / max(side - 1, 1) * norm
         column = position.repeat(side)  # (side * side,)
         row = position.repeat_interleave(side)
-        angles.append(torch.cat([torch.outer(column, frequencies), torch.outer(row, frequencies)], dim=1))
+        angles.append(
+            torch.cat([torch.outer(column, frequencies), torch.outer(row, frequencies)], dim=1)
+        )
     table = torch.cat(angles)
     return torch.stack([table.cos(), table.sin()])
 

@@ -126,14 +126,20 @@ class TransformersTextEncoder:
         device = next(self.model.parameters()).device
         mask = batch["attention_mask"][0].bool()
         length = int(mask.sum())
-        inputs = {k: to_device(batch[k][:1, :length], device) for k in ("input_ids", "attention_mask")}
+        inputs = {
+            k: to_device(batch[k][:1, :length], device) for k in ("input_ids", "attention_mask")
+        }
         output = self.model(**inputs)
-        hidden = F.pad(output.last_hidden_state[0].float(), (0, 0, 0, self.config.max_tokens - length))
+        hidden = F.pad(
+            output.last_hidden_state[0].float(), (0, 0, 0, self.config.max_tokens - length)
+        )
         if self.config.family == "clip":
             pooled = output.pooler_output[0].float()
         else:
             pooled = F.normalize(hidden[:length].mean(0), dim=0)
-        return TextConditioning(hidden, mask, pooled, truncated=_overflow(prompt, batch["offset_mapping"]))
+        return TextConditioning(
+            hidden, mask, pooled, truncated=_overflow(prompt, batch["offset_mapping"])
+        )
 
     @torch.inference_mode()
     def pooled(self, prompts: Sequence[str]) -> Tensor:
@@ -225,7 +231,9 @@ def load_published_clip(
             )
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    return _load(encoder, config, CLIPTextModel, {}, tokenizer, CLIPTokenizer, torch.device("cpu"), dtype)
+    return _load(
+        encoder, config, CLIPTextModel, {}, tokenizer, CLIPTokenizer, torch.device("cpu"), dtype
+    )
 
 
 def _load(
@@ -245,7 +253,9 @@ def _load(
             directory, local_files_only=True, dtype=dtype, output_loading_info=True, **options
         )
     except Exception as error:  # whatever a damaged file makes the library raise
-        raise CheckpointError(f"the text encoder in {directory} cannot be loaded: {error}") from error
+        raise CheckpointError(
+            f"the text encoder in {directory} cannot be loaded: {error}"
+        ) from error
     for option in ("is_local", "local_files_only"):  # how it was loaded is not to be saved with it
         tokenizer.init_kwargs.pop(option, None)
     if missing := sorted(loading["missing_keys"]):  # the library would make these up at random

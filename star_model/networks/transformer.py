@@ -62,7 +62,9 @@ class CosineAttention(nn.Module):
         frozen = None if self.training else self._frozen_lengths
         lengths = self.lengths() if frozen is None else frozen
         x = x.float()
-        out: Tensor = x * (lengths / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12))
+        out: Tensor = x * (
+            lengths / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+        )
         return out
 
 
@@ -173,8 +175,12 @@ class StarBlock(nn.Module):
                 x = x + self.cross_attention(layer_norm(x), layer, context)
             out: Tensor = x + self.feed_forward(layer_norm(x))
         else:
-            gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unsqueeze(2).unbind(1)  # (B, 1, C) each
-            x = x + gate1 * self.self_attention(modulate(x, scale1, shift1), layer, rope, context, mask)
+            gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unsqueeze(2).unbind(
+                1
+            )  # (B, 1, C) each
+            x = x + gate1 * self.self_attention(
+                modulate(x, scale1, shift1), layer, rope, context, mask
+            )
             out = x + gate2 * self.feed_forward(modulate(x, scale2, shift2))
         return out
 
@@ -192,7 +198,9 @@ class StarTransformer(nn.Module):
         if t.text_dim:
             self.text_projection = nn.Linear(t.text_dim, t.width)
         else:
-            self.class_embedding = nn.Embedding(t.num_classes + 1, t.width)  # the last is the unconditional
+            self.class_embedding = nn.Embedding(
+                t.num_classes + 1, t.width
+            )  # the last is the unconditional
         self.start_position = nn.Parameter(torch.zeros(t.width))
         self.token_projection = nn.Linear(config.tokenizer.latent_channels, t.width)
         self.scale_embedding = nn.Embedding(len(self.schedule), t.width)

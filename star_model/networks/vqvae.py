@@ -33,7 +33,9 @@ class ResidualBlock(nn.Module):
         self.norm2 = group_norm(config, out_channels)
         self.conv2 = conv3x3(config, out_channels, out_channels)
         self.shortcut = (
-            nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+            nn.Conv2d(in_channels, out_channels, 1)
+            if in_channels != out_channels
+            else nn.Identity()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,8 +55,12 @@ class SpatialAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)  # each (B, h * w, C)
-        h = F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
+        q, k, v = (
+            self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
+        )  # each (B, h * w, C)
+        h = F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(
+            1
+        )
         out: Tensor = x + self.proj(h.transpose(1, 2).reshape(x.shape))
         return out
 
@@ -119,7 +125,9 @@ def middle(config: TokenizerConfig, channels: int) -> nn.Sequential:
     """The blocks at the lowest resolution, between encoder or decoder levels and the latent."""
     attention = [SpatialAttention(config, channels)] if config.attention else []
     return nn.Sequential(
-        ResidualBlock(config, channels, channels), *attention, ResidualBlock(config, channels, channels)
+        ResidualBlock(config, channels, channels),
+        *attention,
+        ResidualBlock(config, channels, channels),
     )
 
 

@@ -7,7 +7,13 @@ import time
 import pytest
 import torch
 
-from benchmarks import bench_compile, bench_engine, bench_precision, bench_reference, bench_scheduling
+from benchmarks import (
+    bench_compile,
+    bench_engine,
+    bench_precision,
+    bench_reference,
+    bench_scheduling,
+)
 from benchmarks.stopwatch import Stopwatch
 from server.commands.plan import Plan
 from star_model.engine.compilation import compile_networks
@@ -19,14 +25,18 @@ SCALES = ["scale 1x1", "scale 2x2", "scale 5x5", "scale 7x7"]
 
 
 def test_the_engine_is_timed_stage_by_stage() -> None:
-    found = bench_engine.run(build_tiny_model(), batch=2, mode="fast", repeats=2, tick=time.perf_counter)
+    found = bench_engine.run(
+        build_tiny_model(), batch=2, mode="fast", repeats=2, tick=time.perf_counter
+    )
     assert list(found) == ["text", "prepare", *SCALES, "decode", "total"]
     assert min(found.values()) > 0
 
 
 def test_the_engine_and_the_plain_loop_paint_the_same() -> None:
     model = build_tiny_model()
-    found = bench_reference.compare(model, model, batch=2, mode="fast", repeats=2, tick=time.process_time)
+    found = bench_reference.compare(
+        model, model, batch=2, mode="fast", repeats=2, tick=time.process_time
+    )
     assert found["same"] == found["images"] == 6, "two images in a warm-up and in two repeats"
 
 
@@ -61,7 +71,9 @@ def test_what_is_compiled_is_compared_pair_by_pair() -> None:
     assert found["ratio scales"] > 0
 
 
-def test_the_engine_makes_every_step_that_a_simulation_comes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_makes_every_step_that_a_simulation_comes_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = build_tiny_model()
     decoded: list[int] = []
     decode = StarModel.decode
@@ -77,7 +89,9 @@ def test_the_engine_makes_every_step_that_a_simulation_comes_to(monkeypatch: pyt
     assert [(r["load"], r["strategy"]) for r in rows[:4]] == [
         (0.3, "one"), (0.3, "whole"), (0.3, "continuous"), (0.6, "one"),
     ]  # fmt: skip
-    assert sum(decoded) == 20 * 3 + 100 * len(rows), "capacity is found with twenty times as many as slots"
+    assert sum(decoded) == 20 * 3 + 100 * len(rows), (
+        "capacity is found with twenty times as many as slots"
+    )
     by = {(r["load"], r["strategy"]): r for r in rows}
     assert by[0.3, "one"]["batch"] == 1.0
     assert by[1.2, "continuous"]["batch"] > by[0.3, "continuous"]["batch"]

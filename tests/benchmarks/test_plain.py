@@ -33,7 +33,9 @@ def test_the_engine_gives_the_tokens_of_the_plain_loop(
     rows: Literal["own", "conditional"], mode: Mode
 ) -> None:
     config = tiny_config()
-    config = replace(config, transformer=replace(config.transformer, cross_attention_rows=rows, num_heads=2))
+    config = replace(
+        config, transformer=replace(config.transformer, cross_attention_rows=rows, num_heads=2)
+    )
     assert config.transformer.width == 2 * HEAD_DIM
     model = build_tiny_model(config)
     expected, images = PlainLoop(model).generate(PROMPTS, PARAMS)
@@ -42,7 +44,10 @@ def test_the_engine_gives_the_tokens_of_the_plain_loop(
     sequences = [engine.prepare(text, params) for text, params in zip(texts, PARAMS, strict=True)]
     paint(engine, sequences)
     for i, sequence in enumerate(sequences):
-        assert torch.cat(sequence.tokens).tolist() == torch.cat([scale[i] for scale in expected]).tolist()
+        assert (
+            torch.cat(sequence.tokens).tolist()
+            == torch.cat([scale[i] for scale in expected]).tolist()
+        )
     difference = engine.finish(sequences).int() - images.int()
     assert difference.abs().max() <= 1, "a level of rounding"
     assert images.float().std() > 1

@@ -46,7 +46,11 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     contexts, watch = [], Watch()
 
     def open_(url: str, *, script: str = "", **options: Any) -> Page:
-        options = {"viewport": DESKTOP, "permissions": ["clipboard-read", "clipboard-write"], **options}
+        options = {
+            "viewport": DESKTOP,
+            "permissions": ["clipboard-read", "clipboard-write"],
+            **options,
+        }
         context = browser.new_context(**options)
         context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
@@ -130,7 +134,9 @@ class FakeServer:
 @contextmanager
 def fake_server(**options: Any) -> Iterator[FakeServer]:
     """Serve a fake engine from a thread; the options are those of ``serve_fake``."""
-    patience = Patience(heartbeat_timeout_s=600, restart_backoff_s=0.01)  # the fake beats only when it works
+    patience = Patience(
+        heartbeat_timeout_s=600, restart_backoff_s=0.01
+    )  # the fake beats only when it works
     options = {"limits": ClientLimits(patience=patience), **options}
     port = free_port()
     begun: list[tuple[Service, asyncio.AbstractEventLoop, uvicorn.Server]] = []

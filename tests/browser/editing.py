@@ -26,7 +26,9 @@ class EditEngine(FakeEngine):
 
     edits: list[ImageEdit] = field(default_factory=list)
 
-    def prepare(self, text: FakeText, negative: FakeText | None, job: Job, seed: int) -> FakeSequence:
+    def prepare(
+        self, text: FakeText, negative: FakeText | None, job: Job, seed: int
+    ) -> FakeSequence:
         if job.edit is not None:
             self.edits.append(job.edit)
         return super().prepare(text, negative, job, seed)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from playwright.sync_api import Download, Page, expect
 
-NASTY = 'a "red" apple\'s <b>core</b> & $HOME `id` \\n 100%\non a blue background, très joli 苹果 🍎'
+NASTY = (
+    'a "red" apple\'s <b>core</b> & $HOME `id` \\n 100%\non a blue background, très joli 苹果 🍎'
+)
 """A prompt with everything that a shell, a script, a page or a link could stumble over."""
 
 

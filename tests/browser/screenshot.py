@@ -22,7 +22,15 @@ EARLIER = (("a cactus on a red background", "3"), ("a strawberry, 3d, on a white
 PROMPT, SEED = "a trophy on a navy background, cartoon style", "20"
 EDITED, EDITED_SEED = "a red apple on a blue background", "1"
 EDIT = "a green leaf on a blue background"
-STROKE = ((0.3, 0.24), (0.42, 0.17), (0.55, 0.22), (0.68, 0.16), (0.72, 0.24), (0.55, 0.29), (0.4, 0.27))
+STROKE = (
+    (0.3, 0.24),
+    (0.42, 0.17),
+    (0.55, 0.22),
+    (0.68, 0.16),
+    (0.72, 0.24),
+    (0.55, 0.29),
+    (0.4, 0.27),
+)
 
 
 def paint(page: Page, prompt: str, seed: str) -> None:

@@ -27,7 +27,15 @@ from tests.browser.editing import (
     open_picture,
     saved_file,
 )
-from tests.browser.playground import NASTY, ask, copied, said, seeds, wait_until_painted, width_of_content
+from tests.browser.playground import (
+    NASTY,
+    ask,
+    copied,
+    said,
+    seeds,
+    wait_until_painted,
+    width_of_content,
+)
 from tests.server.pictures import file_of, photo
 
 pytestmark = pytest.mark.browser
@@ -188,7 +196,10 @@ def test_the_servers_limits_are_its_own(serve: Serve, open_page: OpenPage) -> No
     open_picture(page)
     go(page, "All of it")
     ask(page, "a fox")
-    said(page, r"^image has 512 x 512 pixels, more than the 100,000 that are read; make it smaller\.$")
+    said(
+        page,
+        r"^image has 512 x 512 pixels, more than the 100,000 that are read; make it smaller\.$",
+    )
     expect(page.locator("#editor")).to_be_visible()
 
 

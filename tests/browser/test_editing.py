@@ -53,7 +53,10 @@ def test_a_mask_is_drawn_and_the_picture_forms(page: Page, engine: EditEngine) -
     assert abs(left - (SIDE / 4 - size / 2)) <= 3
     assert abs(right - (SIDE * 3 / 4 + size / 2)) <= 3
     assert abs((bottom - top) - size) <= 3
-    assert drawn.crop((SIDE // 4, SIDE // 2 - 8, SIDE * 3 // 4, SIDE // 2 + 8)).getextrema() == (255, 255)
+    assert drawn.crop((SIDE // 4, SIDE // 2 - 8, SIDE * 3 // 4, SIDE // 2 + 8)).getextrema() == (
+        255,
+        255,
+    )
     expect(page.locator("#gallery-list .seed")).to_have_text(["edit, seed 7"])
     page.get_by_role("button", name="Back to the edit").click()
     assert mask_of(page).tobytes() == given.mask, "the mask is still there"
@@ -105,7 +108,16 @@ def test_by_keyboard_alone(page: Page, engine: EditEngine) -> None:
     area = page.get_by_role("application", name="Mask")
     expect(area).to_be_focused()
     expect(page.locator("#ring")).to_be_visible()
-    for key in ("]", "Space", "ArrowRight", "ArrowRight", "Space", "ArrowDown", "ArrowDown", "ArrowDown"):
+    for key in (
+        "]",
+        "Space",
+        "ArrowRight",
+        "ArrowRight",
+        "Space",
+        "ArrowDown",
+        "ArrowDown",
+        "ArrowDown",
+    ):
         page.keyboard.press(key)
     expect(page.locator("#status")).to_be_empty()
     drawn = mask_of(page)  # of the fake's picture, 8 x 8
@@ -137,11 +149,16 @@ def test_a_finger_and_a_pen(serve: Serve, open_page: OpenPage) -> None:
         devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
     devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     drawn = mask_of(page)
-    assert drawn.crop((SIDE // 4, SIDE // 4 - 8, SIDE * 3 // 4, SIDE // 4 + 8)).getextrema() == (255, 255)
+    assert drawn.crop((SIDE // 4, SIDE // 4 - 8, SIDE * 3 // 4, SIDE // 4 + 8)).getextrema() == (
+        255,
+        255,
+    )
     x, y = on_board(page, (0.5, 0.25))
     pen = {"x": x, "y": y, "pointerType": "pen", "button": "left", "clickCount": 1}
     devtools.send("Input.dispatchMouseEvent", {**pen, "type": "mousePressed", "buttons": 1})
-    devtools.send("Input.dispatchMouseEvent", {**pen, "type": "mouseMoved", "y": y + 100, "buttons": 1})
+    devtools.send(
+        "Input.dispatchMouseEvent", {**pen, "type": "mouseMoved", "y": y + 100, "buttons": 1}
+    )
     devtools.send("Input.dispatchMouseEvent", {**pen, "type": "mouseReleased", "y": y + 100})
     assert white_box(mask_of(page))[3] > white_box(drawn)[3] + 50
 
@@ -190,7 +207,9 @@ def test_the_picture_is_placed_by_keyboard(page: Page, engine: EditEngine) -> No
     ask(page, "a wide field")
     wait_until_painted(page)
     left, top, side = 128 - 16 - 1 + 16, 128 - 32 + 16, 256 - 32
-    assert engine.edits[0].mask == mask(SIDE, (left, top, left + side, top + side), inside=0).tobytes()
+    assert (
+        engine.edits[0].mask == mask(SIDE, (left, top, left + side, top + side), inside=0).tobytes()
+    )
 
 
 def test_a_picture_that_is_no_square(page: Page, engine: EditEngine) -> None:

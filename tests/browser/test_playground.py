@@ -16,13 +16,23 @@ from playwright.sync_api import Page, expect
 from server.api.schemas import GenerateRequest
 from server.images.encode import ImageFormat
 from tests.browser.conftest import PHONE, FakeServer, OpenPage, halting_engine, let_go, wait_for
-from tests.browser.playground import NASTY, ask, copied, saved, seeds, wait_until_painted, width_of_content
+from tests.browser.playground import (
+    NASTY,
+    ask,
+    copied,
+    saved,
+    seeds,
+    wait_until_painted,
+    width_of_content,
+)
 
 pytestmark = pytest.mark.browser
 
 Serve = Callable[..., FakeServer]
 
-NO_INDEXED_DB = "Object.defineProperty(window, 'indexedDB', { get() { throw new Error('switched off'); } });"
+NO_INDEXED_DB = (
+    "Object.defineProperty(window, 'indexedDB', { get() { throw new Error('switched off'); } });"
+)
 
 
 def thumbnails(page: Page) -> list[str]:
@@ -31,13 +41,17 @@ def thumbnails(page: Page) -> list[str]:
 
 def test_the_form_offers_what_the_api_takes(serve: Serve, open_page: OpenPage) -> None:
     page = open_page(serve().url)
-    names = page.evaluate("[...document.querySelectorAll('#form [name]')].map((field) => field.name)")
+    names = page.evaluate(
+        "[...document.querySelectorAll('#form [name]')].map((field) => field.name)"
+    )
     assert set(names) <= set(GenerateRequest.model_fields)
     schema = GenerateRequest.model_json_schema()["properties"]
     assert page.locator("#n option").all_inner_texts() == [
         str(n) for n in range(schema["n"]["minimum"], schema["n"]["maximum"] + 1)
     ]
-    formats = page.evaluate("[...document.getElementById('format').options].map((option) => option.value)")
+    formats = page.evaluate(
+        "[...document.getElementById('format').options].map((option) => option.value)"
+    )
     assert formats == list(get_args(ImageFormat))
 
 
@@ -132,7 +146,9 @@ def test_cancelling_stops_the_server(serve: Serve, open_page: OpenPage, way: str
         page.keyboard.press("Escape")
     expect(page.locator("#status")).to_have_text("Cancelled.")
     expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
-    expect(page.get_by_role("img", name="a fox (preview 1)")).to_be_visible()  # what came so far stays
+    expect(
+        page.get_by_role("img", name="a fox (preview 1)")
+    ).to_be_visible()  # what came so far stays
     wait_for(lambda: server.outstanding() == 0)
     let_go(engine)
     wait_for(lambda: engine.free_slots == engine.slots)
@@ -204,7 +220,9 @@ def test_a_browser_that_lets_no_page_copy(serve: Serve, open_page: OpenPage) -> 
     assert "urllib" in page.evaluate("getSelection().toString()")
 
 
-def test_the_copied_commands_paint_several(serve: Serve, open_page: OpenPage, tmp_path: Path) -> None:
+def test_the_copied_commands_paint_several(
+    serve: Serve, open_page: OpenPage, tmp_path: Path
+) -> None:
     page = open_page(serve().url)
     ask(page, NASTY, n="2", seed="4294967295", format="jpeg")  # the seeds wrap
     wait_until_painted(page, 2)
@@ -228,7 +246,9 @@ def test_a_link_brings_the_picture_back(serve: Serve, open_page: OpenPage) -> No
     assert second.locator("#tiles img").count() == 0, "opening a link paints nothing by itself"
     second.get_by_role("button", name="Paint", exact=True).click()
     wait_until_painted(second)
-    assert saved(second) == saved(first)  # the file holds the prompt, the seed and the parameters too
+    assert saved(second) == saved(
+        first
+    )  # the file holds the prompt, the seed and the parameters too
 
 
 def test_a_link_fills_the_form(serve: Serve, open_page: OpenPage) -> None:
@@ -272,7 +292,17 @@ def test_keyboard_alone(serve: Serve, open_page: OpenPage) -> None:
             break
         assert outlined, f"{name} does not show that it has the focus"
         reached.append(name)
-    wanted = ["paint", "n", "seed", "guidance_scale", "format", "Advanced", "Keep seed", "Save", "copy-curl"]
+    wanted = [
+        "paint",
+        "n",
+        "seed",
+        "guidance_scale",
+        "format",
+        "Advanced",
+        "Keep seed",
+        "Save",
+        "copy-curl",
+    ]
     assert [name for name in reached if name in wanted] == wanted
     page.get_by_role("button", name="Keep seed").focus()
     page.keyboard.press("Enter")
@@ -335,7 +365,12 @@ def test_events_are_read_however_they_are_cut(serve: Serve, open_page: OpenPage)
         "data\r\r"
         "data:  spaced\r\n\n"
     )
-    wanted = [["one", '{"a": 1}'], ["message", "first\nsecond é 🍎"], ["message", ""], ["message", " spaced"]]
+    wanted = [
+        ["one", '{"a": 1}'],
+        ["message", "first\nsecond é 🍎"],
+        ["message", ""],
+        ["message", " spaced"],
+    ]
     for size in (1, 2, 7, 10_000):
         for end, last in (("data: cut o", []), ("data: end\r\r", [["message", "end"]])):
             got = page.evaluate(READ_EVENTS, [list((stream + end).encode()), size])

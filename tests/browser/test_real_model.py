@@ -40,7 +40,9 @@ RECORD = """
 
 
 def painted_alone(server: LiveServer, **body: object) -> bytes:
-    answer = httpx.post(f"{server.url}/generate", json=body, headers={"accept": "image/png"}, timeout=120)
+    answer = httpx.post(
+        f"{server.url}/generate", json=body, headers={"accept": "image/png"}, timeout=120
+    )
     return answer.raise_for_status().content
 
 
@@ -81,7 +83,9 @@ def test_the_copied_commands_paint_the_picture(
     wait_until_painted(page)
     (seed,) = seeds(page)
     expected = saved(page)
-    subprocess.run(["sh", "-c", copied(page, "Copy as curl")], cwd=tmp_path, check=True, timeout=120)
+    subprocess.run(
+        ["sh", "-c", copied(page, "Copy as curl")], cwd=tmp_path, check=True, timeout=120
+    )
     (by_curl,) = tmp_path.iterdir()
     assert by_curl.name == f"star-{seed}.png"
     assert by_curl.read_bytes() == expected
@@ -111,7 +115,11 @@ def test_a_part_is_painted_and_the_rest_is_kept(
     outside = Image.composite(Image.new("RGB", mask.size), changed, mask)
     assert outside.getbbox() is None, "pixels outside the mask are the picture's"
     assert Image.composite(changed, Image.new("RGB", mask.size), mask).getbbox() is not None
-    assert opened((tmp_path / "picture.png").read_bytes()).convert("RGB").tobytes() == before.tobytes()
-    subprocess.run(["sh", "-c", copied(page, "Copy as curl")], cwd=tmp_path, check=True, timeout=120)
+    assert (
+        opened((tmp_path / "picture.png").read_bytes()).convert("RGB").tobytes() == before.tobytes()
+    )
+    subprocess.run(
+        ["sh", "-c", copied(page, "Copy as curl")], cwd=tmp_path, check=True, timeout=120
+    )
     (image,) = json.loads((tmp_path / "star-2.json").read_text())["data"]
     assert base64.b64decode(image["b64_json"]) == saved(page)

@@ -67,7 +67,9 @@ def test_a_full_queue_counts_down(serve: Serve, open_page: OpenPage) -> None:
     body = {"prompt": "a fox", "n": 1}
     others = [
         threading.Thread(
-            target=httpx.post, args=(f"{server.url}/generate",), kwargs={"json": body, "timeout": 60}
+            target=httpx.post,
+            args=(f"{server.url}/generate",),
+            kwargs={"json": body, "timeout": 60},
         )
         for _ in range(2)
     ]
@@ -89,7 +91,9 @@ def test_a_full_queue_counts_down(serve: Serve, open_page: OpenPage) -> None:
     button.click()
     wait_until_painted(page)
     refused = {"endpoint": "/generate", "outcome": "rejected"}
-    assert server.service.client.metrics.registry.get_sample_value("star_requests_total", refused) == 1
+    assert (
+        server.service.client.metrics.registry.get_sample_value("star_requests_total", refused) == 1
+    )
 
 
 def test_a_model_that_loads_is_waited_for(serve: Serve, open_page: OpenPage) -> None:
@@ -152,7 +156,10 @@ def test_a_server_that_goes_away_in_mid_stream(serve: Serve, open_page: OpenPage
     ask(page, "a fox")
     expect(page.locator("#status")).to_have_text("Preview 1 of 3.")
     server.stop()
-    said(page, r"^(The connection was lost before the picture was finished|The server is shutting down.*)\.$")
+    said(
+        page,
+        r"^(The connection was lost before the picture was finished|The server is shutting down.*)\.$",
+    )
     page.get_by_role("button", name="Try again").click()
     said(page, r"^The server cannot be reached\. Check that it runs and that you are connected\.$")
 

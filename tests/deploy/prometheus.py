@@ -34,7 +34,9 @@ needs_prometheus = pytest.mark.skipif(
 
 def rules() -> list[dict[str, Any]]:
     """All recording rules and alerts."""
-    groups = (group for file in RULE_FILES for group in yaml.safe_load(file.read_text("utf-8"))["groups"])
+    groups = (
+        group for file in RULE_FILES for group in yaml.safe_load(file.read_text("utf-8"))["groups"]
+    )
     return [rule for group in groups for rule in group["rules"]]
 
 
@@ -69,7 +71,9 @@ class Prometheus:
         Raises:
             AssertionError: Prometheus does not understand it.
         """
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=20).json()
+        answer = httpx.get(
+            f"{self.url}/api/v1/query", params={"query": expression}, timeout=20
+        ).json()
         assert answer["status"] == "success", answer
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
@@ -91,7 +95,9 @@ def running_prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(FOLDER / pattern) for pattern in config["rule_files"]]
-    config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] == "star"]
+    config["scrape_configs"] = [
+        job for job in config["scrape_configs"] if job["job_name"] == "star"
+    ]
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
     address = f"127.0.0.1:{free_port()}"

@@ -40,8 +40,13 @@ class Cluster:
         found = {}
         for path in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if path.name.isdecimal() and str(self.folder).encode() in (path / "environ").read_bytes():
-                    found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if (
+                    path.name.isdecimal()
+                    and str(self.folder).encode() in (path / "environ").read_bytes()
+                ):
+                    found[int(path.name)] = (
+                        (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    )
         return {pid: command for pid, command in found.items() if alive(pid)}
 
     def kill(self) -> None:
@@ -57,7 +62,9 @@ class Cluster:
     def samples(self, name: str) -> dict[str, float]:
         """A metric by replica, its other labels summed."""
         found: dict[str, float] = {}
-        for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=60).text):
+        for family in text_string_to_metric_families(
+            httpx.get(f"{self.url}/metrics", timeout=60).text
+        ):
             for sample in family.samples:
                 if sample.name == name:
                     replica = sample.labels["replica"]
@@ -91,7 +98,11 @@ def running_cluster(model: Path, log: Path) -> Iterator[Cluster]:
         (folder / "star.yaml").write_text(yaml.safe_dump(config(model, port)), "utf-8")
         cluster = Cluster(f"http://127.0.0.1:{port}", folder)
         environment = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "STAR_"))},
+            **{
+                key: value
+                for key, value in os.environ.items()
+                if not key.startswith(("RAY_", "STAR_"))
+            },
             "HOME": str(folder),
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
@@ -116,11 +127,23 @@ def running_cluster(model: Path, log: Path) -> Iterator[Cluster]:
         def start_head() -> subprocess.Popen[bytes]:
             gcs_port = free_port()
             environment["RAY_ADDRESS"] = f"127.0.0.1:{gcs_port}"
-            options = ("--num-cpus=2", "--include-dashboard=false", "--object-store-memory=100000000")
-            head = start(
-                "ray", "start", "--head", "--block", f"--port={gcs_port}", f"--temp-dir={folder}", *options
+            options = (
+                "--num-cpus=2",
+                "--include-dashboard=false",
+                "--object-store-memory=100000000",
             )
-            wait_until(lambda: b"Ray runtime started" in log.read_bytes() or head.poll() is not None, 240)
+            head = start(
+                "ray",
+                "start",
+                "--head",
+                "--block",
+                f"--port={gcs_port}",
+                f"--temp-dir={folder}",
+                *options,
+            )
+            wait_until(
+                lambda: b"Ray runtime started" in log.read_bytes() or head.poll() is not None, 240
+            )
             return head
 
         commands: list[subprocess.Popen[bytes]] = []

@@ -30,7 +30,9 @@ SERVERS = {name: service for name, service in SERVICES.items() if name.startswit
 
 
 def parse(text: str) -> None:
-    spec = pytest.importorskip("compose_spec", reason="compose-spec is not installed: EXTRAS=test,deploy")
+    spec = pytest.importorskip(
+        "compose_spec", reason="compose-spec is not installed: EXTRAS=test,deploy"
+    )
     spec.PyCompose.from_json(json.dumps(resolved(text)))
 
 
@@ -69,9 +71,15 @@ def test_what_is_pulled_is_pinned() -> None:
 
 
 def test_what_is_mounted_exists() -> None:
-    mounts = [volume.split(":")[:2] for service in SERVICES.values() for volume in service["volumes"]]
+    mounts = [
+        volume.split(":")[:2] for service in SERVICES.values() for volume in service["volumes"]
+    ]
     for source, _ in mounts:
-        assert (FILE.parent / source).is_dir() if source.startswith(".") else source in COMPOSE["volumes"]
+        assert (
+            (FILE.parent / source).is_dir()
+            if source.startswith(".")
+            else source in COMPOSE["volumes"]
+        )
     for service in SERVERS.values():
         assert (FILE.parent / service["build"]["context"] / "Dockerfile").is_file()
         assert "models:/models" in service["volumes"]
@@ -83,7 +91,10 @@ def test_the_folders_are_where_the_programs_look() -> None:
     assert "--config.file=/etc/prometheus/prometheus.yml" in command
     assert "../prometheus:/etc/prometheus:ro" in SERVICES["prometheus"]["volumes"]
     provider = ROOT / "deploy" / "grafana" / "provisioning" / "dashboards" / "star.yml"
-    (path,) = [entry["options"]["path"] for entry in yaml.safe_load(provider.read_text("utf-8"))["providers"]]
+    (path,) = [
+        entry["options"]["path"]
+        for entry in yaml.safe_load(provider.read_text("utf-8"))["providers"]
+    ]
     assert f"../grafana/dashboards:{path}:ro" in SERVICES["grafana"]["volumes"]
     home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (ROOT / "deploy" / "grafana" / "dashboards" / Path(home).name).is_file()
@@ -93,7 +104,9 @@ def test_prometheus_and_grafana_find_what_they_ask() -> None:
     jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text("utf-8"))[
         "scrape_configs"
     ]
-    (target,) = next(job for job in jobs if job["job_name"] == "star")["static_configs"][0]["targets"]
+    (target,) = next(job for job in jobs if job["job_name"] == "star")["static_configs"][0][
+        "targets"
+    ]
     host, port = target.split(":")
     assert port == FINAL.last("EXPOSE")
     assert all(host in service["networks"]["default"]["aliases"] for service in SERVERS.values())

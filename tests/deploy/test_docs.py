@@ -18,7 +18,9 @@ OF_COMPOSE = {"STAR_BIND", "STAR_PUBLISH", "STAR_TAG"}
 def anchors(markdown: str) -> set[str]:
     """The headings, as links name them."""
     headings = re.findall(r"^#+ (.+)$", markdown, re.M)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
 
 
 def wrong(name: str, text: str) -> list[str]:
@@ -36,12 +38,16 @@ def wrong(name: str, text: str) -> list[str]:
         if not target.exists() or anchor not in there:
             found.append(link)
     found += [
-        path for path in re.findall(r"`((?:deploy|docs|tests)/[\w./-]+)`", text) if not (ROOT / path).exists()
+        path
+        for path in re.findall(r"`((?:deploy|docs|tests)/[\w./-]+)`", text)
+        if not (ROOT / path).exists()
     ]
     variables = set(re.findall(r"\bSTAR_[A-Z_]+\b", text)) - OF_COMPOSE
     found += sorted(variables - {f"STAR_{name.upper()}" for name in Settings.model_fields})
     for command in re.findall(r"star-server serve([^`\n]*)", text):
-        found += [flag for flag in re.findall(r"--[a-z-]+", command) if flag not in FLAGS | {"--help"}]
+        found += [
+            flag for flag in re.findall(r"--[a-z-]+", command) if flag not in FLAGS | {"--help"}
+        ]
     return found
 
 
@@ -52,7 +58,11 @@ def test_what_a_page_names_exists(name: str) -> None:
 
 
 def test_what_does_not_exist_is_found() -> None:
-    text = (
-        "[a](gone.md) [b](#nowhere) `docs/gone.md` STAR_SLOT `star-server serve --slot 3`\n# Here\n[c](#here)"
-    )
-    assert wrong("docs/operations.md", text) == ["gone.md", "#nowhere", "docs/gone.md", "STAR_SLOT", "--slot"]
+    text = "[a](gone.md) [b](#nowhere) `docs/gone.md` STAR_SLOT `star-server serve --slot 3`\n# Here\n[c](#here)"
+    assert wrong("docs/operations.md", text) == [
+        "gone.md",
+        "#nowhere",
+        "docs/gone.md",
+        "STAR_SLOT",
+        "--slot",
+    ]

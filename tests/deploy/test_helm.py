@@ -20,8 +20,12 @@ from star_model.config import PRESETS
 from tests.live_server import ROOT
 from tests.test_dockerfile import FINAL, PROJECT
 
-helm = pytest.importorskip("helm_python", reason="Helm is not installed: make install EXTRAS=test,deploy")
-kubernetes = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+helm = pytest.importorskip(
+    "helm_python", reason="Helm is not installed: make install EXTRAS=test,deploy"
+)
+kubernetes = pytest.importorskip(
+    "kubernetes_validate", reason="kubernetes-validate is not installed"
+)
 
 CHART = ROOT / "deploy" / "helm" / "star"
 VERSIONS = ("1.27.0", kubernetes.latest_version())
@@ -40,11 +44,18 @@ VALUES: dict[str, dict[str, Any]] = {
             "offline": True,
             "cors_origins": ["https://a.org"],
         },
-        "env": [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}],
+        "env": [
+            {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+        ],
         "apiKeys": {"secret": "star-keys"},
         "models": {"size": "50Gi", "storageClass": "fast", "accessMode": "ReadWriteMany"},
         "convert": {"preset": "star-512", "claim": "checkpoints", "dtype": "bfloat16"},
-        "ingress": {"enabled": True, "className": "nginx", "host": "images.example.org", "tlsSecret": "tls"},
+        "ingress": {
+            "enabled": True,
+            "className": "nginx",
+            "host": "images.example.org",
+            "tlsSecret": "tls",
+        },
         "autoscaling": {"kind": "keda"},
         "networkPolicy": {"from": [{"podSelector": {"matchLabels": {"app": "gateway"}}}]},
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -122,7 +133,9 @@ def test_a_field_that_does_not_exist_is_found() -> None:
 
 
 def test_keda_knows_every_field() -> None:
-    models = pytest.importorskip("cloudcoil.models.keda.v1alpha1", reason="KEDA's types are not installed")
+    models = pytest.importorskip(
+        "cloudcoil.models.keda.v1alpha1", reason="KEDA's types are not installed"
+    )
     document = only("everything", "ScaledObject")
     parsed = models.ScaledObject.model_validate(document)
     assert parsed.spec.triggers[0].type == "prometheus"
@@ -148,7 +161,9 @@ def test_probes_ask_what_the_server_answers(name: str) -> None:
     settings = Settings()
     paths = create_app(settings, make_client(settings)).openapi()["paths"]
     container = server(name)
-    probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
+    probes = {
+        kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")
+    }
     asked = {kind: probe["path"] for kind, probe in probes.items()}
     assert asked == {"startup": "/startupz", "readiness": "/readyz", "liveness": "/livez"}
     assert set(asked.values()) <= set(paths)
@@ -174,11 +189,15 @@ def test_the_settings_are_the_servers(name: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", VALUES)
 @pytest.mark.parametrize("drain", [30, 12.5])
 def test_the_pod_has_time_to_finish_what_runs(name: str, drain: float) -> None:
-    values = VALUES[name] | {"settings": VALUES[name].get("settings", {}) | {"drain_timeout_s": drain}}
+    values = VALUES[name] | {
+        "settings": VALUES[name].get("settings", {}) | {"drain_timeout_s": drain}
+    }
     with helm.Chart.load(str(CHART)) as chart:
         text = chart.render(values, name="demo")["star/templates/deployment.yaml"]
     spec = yaml.safe_load(text)["spec"]["template"]["spec"]
-    (before,) = [int(word) for word in spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1:]]
+    (before,) = [
+        int(word) for word in spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1:]
+    ]
     assert spec["terminationGracePeriodSeconds"] >= before + drain + 10
 
 
@@ -195,7 +214,9 @@ def test_nothing_has_rights_that_it_does_not_need(name: str) -> None:
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
         }
-        writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+        writable = {
+            mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")
+        }
         assert writable == {"/models", "/tmp"}
     if name != "bare":
         policy = only(name, "NetworkPolicy")["spec"]
@@ -225,7 +246,9 @@ def test_the_init_container_converts_once(tmp_path: Path) -> None:
     script = convert["command"][2].replace("/models/", f"{tmp_path}/")
     program = tmp_path / "star-server"
     made = tmp_path / "star-512"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nmkdir {made}\n: > {made}/config.json\n')
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nmkdir {made}\n: > {made}/config.json\n'
+    )
     program.chmod(0o755)
     command = [*convert["command"][:2], script, *convert["command"][3:], *convert["args"]]
     for _ in range(2):
@@ -288,7 +311,15 @@ def test_every_value_is_explained() -> None:
 
 
 SELF_EVIDENT = {
-    *("image:", "service:", "ingress:", "autoscaling:", "disruptionBudget:", "networkPolicy:", "probes:"),
+    *(
+        "image:",
+        "service:",
+        "ingress:",
+        "autoscaling:",
+        "disruptionBudget:",
+        "networkPolicy:",
+        "probes:",
+    ),
     *("podLabels: {}", "podAnnotations: {}", "nodeSelector: {}", "tolerations: []", "affinity: {}"),
     *("topologySpreadConstraints: []", 'priorityClassName: ""'),
 }

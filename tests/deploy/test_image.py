@@ -26,7 +26,8 @@ def engine_answers() -> bool:
     """Whether a Docker engine runs here."""
     found = shutil.which("docker")
     return (
-        bool(found) and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+        bool(found)
+        and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
     )
 
 
@@ -41,7 +42,9 @@ def hadolint() -> str:
 
 
 def test_hadolint_has_nothing_to_say(tmp_path: Path) -> None:
-    run = subprocess.run([hadolint(), ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [hadolint(), ROOT / "Dockerfile"], capture_output=True, text=True, check=False
+    )
     assert (run.returncode, run.stdout) == (0, "")
     bad = tmp_path / "Dockerfile"
     bad.write_text((ROOT / "Dockerfile").read_text("utf-8") + "RUN cd /tmp && sudo ls\n", "utf-8")
@@ -69,7 +72,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 def run(image: Image, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command as the image would, outside the repository."""
     return subprocess.run(
-        command, cwd=image.path("/models"), env=image.environment, capture_output=True, text=True, check=False
+        command,
+        cwd=image.path("/models"),
+        env=image.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -92,7 +100,9 @@ class TestReplay:
         listed = json.loads(run(image, "python", "-m", "pip", "list", "--format=json").stdout)
         assert document["bomFormat"] == "CycloneDX"
         assert document["metadata"]["component"]["name"] == "star-server"
-        inside = {component["name"].lower().replace("_", "-") for component in document["components"]}
+        inside = {
+            component["name"].lower().replace("_", "-") for component in document["components"]
+        }
         installed = {package["name"].lower().replace("_", "-") for package in listed}
         assert installed - inside <= {"star-server"}
         assert "pytest" not in inside
@@ -115,7 +125,9 @@ class TestReplay:
         healthy = image.environment | {"STAR_PORT": port}
         ill = image.environment | {"STAR_PORT": str(free_port())}
         for environment, code in ((healthy, 0), (ill, 1)):
-            run = subprocess.run(check, env=environment, cwd=image.root, capture_output=True, check=False)
+            run = subprocess.run(
+                check, env=environment, cwd=image.root, capture_output=True, check=False
+            )
             assert run.returncode == code
 
 
@@ -167,9 +179,23 @@ class TestEngine:
             build += ["--build-arg", f"PIP_EXTRA_INDEX_URL={index}"]
         subprocess.run([*build, str(ROOT)], check=True)
         port = free_port()
-        restrictions = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
-        command = ["docker", "run", "--detach", f"--publish=127.0.0.1:{port}:8000", *restrictions, tag]
-        container = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        restrictions = [
+            "--read-only",
+            "--tmpfs=/tmp",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+        ]
+        command = [
+            "docker",
+            "run",
+            "--detach",
+            f"--publish=127.0.0.1:{port}:8000",
+            *restrictions,
+            tag,
+        ]
+        container = subprocess.run(
+            command, check=True, capture_output=True, text=True
+        ).stdout.strip()
         try:
             wait_until(lambda: self.health(container) == "healthy", 180)
             assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200

@@ -26,7 +26,18 @@ from tests.star_model.tiny import write_tiny_model
 
 pytestmark = [needs_prometheus, pytest.mark.slow]
 
-FLAGS = ("--threads", "1", "--slots", "2", "--queue-capacity", "4", "--workers", "1", "--log-format", "json")
+FLAGS = (
+    "--threads",
+    "1",
+    "--slots",
+    "2",
+    "--queue-capacity",
+    "4",
+    "--workers",
+    "1",
+    "--log-format",
+    "json",
+)
 BODY = {"prompt": "a red apple", "seed": 1}
 
 
@@ -39,9 +50,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(
+    server: LiveServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
     """One that has seen what can happen to a request."""
-    with running_prometheus(f"127.0.0.1:{server.port}", tmp_path_factory.mktemp("prometheus")) as running:
+    with running_prometheus(
+        f"127.0.0.1:{server.port}", tmp_path_factory.mktemp("prometheus")
+    ) as running:
         wait_until(lambda: bool(running.query("star_engine_up == 1")), 30)
         trouble(server)
         stop = threading.Event()
@@ -95,7 +110,9 @@ def test_the_dashboard_has_data(prometheus: Prometheus, name: str) -> None:
     wait_until(lambda: answered(prometheus, query), 30)
 
 
-@pytest.mark.parametrize("rule", [rule for rule in rules() if "record" in rule], ids=lambda r: r["record"])
+@pytest.mark.parametrize(
+    "rule", [rule for rule in rules() if "record" in rule], ids=lambda r: r["record"]
+)
 def test_a_recording_rule_records(prometheus: Prometheus, rule: dict[str, str]) -> None:
     wait_until(lambda: answered(prometheus, rule["record"]), 30)
 
@@ -116,7 +133,8 @@ def test_every_rule_is_evaluated_without_an_error(prometheus: Prometheus) -> Non
 )
 def test_the_first_event_is_an_increase(prometheus: Prometheus, counter: str) -> None:
     wait_until(
-        lambda: any(float(s["value"][1]) > 0 for s in prometheus.query(f"increase({counter}[2m])")), 30
+        lambda: any(float(s["value"][1]) > 0 for s in prometheus.query(f"increase({counter}[2m])")),
+        30,
     )
 
 
@@ -128,7 +146,9 @@ def test_a_query_of_nothing_is_seen(prometheus: Prometheus) -> None:
 SELECTOR = re.compile(r"\b(?:star[:_][\w:]+|up)\b(?:\{[^}]*\})?")
 
 
-@pytest.mark.parametrize("rule", [rule for rule in rules() if "alert" in rule], ids=lambda r: r["alert"])
+@pytest.mark.parametrize(
+    "rule", [rule for rule in rules() if "alert" in rule], ids=lambda r: r["alert"]
+)
 def test_an_alert_watches_what_exists(prometheus: Prometheus, rule: dict[str, str]) -> None:
     selectors = SELECTOR.findall(rule["expr"])
     assert selectors
@@ -139,5 +159,7 @@ def test_an_alert_watches_what_exists(prometheus: Prometheus, rule: dict[str, st
 def test_what_the_server_shows_is_what_the_operator_was_told(server: LiveServer) -> None:
     text = httpx.get(f"{server.url}/metrics").text
     shown = set(re.findall(r"^# TYPE (star_\w+) (?:counter|gauge|histogram)$", text, re.M))
-    told = re.findall(r"^\| `(star_\w+)`", (ROOT / "docs" / "operations.md").read_text("utf-8"), re.M)
+    told = re.findall(
+        r"^\| `(star_\w+)`", (ROOT / "docs" / "operations.md").read_text("utf-8"), re.M
+    )
     assert shown == set(told)

@@ -21,18 +21,24 @@ from tests.star_model.tiny import write_tiny_model
 
 TOOLS = ("bash", "curl", "openssl", "pgrep", "prometheus", "promtool")
 BLOCKS = [
-    b for b in read_blocks((ROOT / "docs" / "operations.md").read_text("utf-8")) if b.language == "bash"
+    b
+    for b in read_blocks((ROOT / "docs" / "operations.md").read_text("utf-8"))
+    if b.language == "bash"
 ]
 STAYS = re.compile(r"^(star-server serve|prometheus)\b.*$", re.M)
 """A command that stays in the foreground, and in its terminal."""
-READY = {"star-server serve": "http://localhost:8000/readyz", "prometheus": "http://localhost:9090/-/ready"}
+READY = {
+    "star-server serve": "http://localhost:8000/readyz",
+    "prometheus": "http://localhost:9090/-/ready",
+}
 """What answers 200 once it is up."""
 
 pytestmark = [
     pytest.mark.slow,
     needs_proc,
     pytest.mark.skipif(
-        not all(map(shutil.which, TOOLS)), reason=f"needs {', '.join(TOOLS)}: apt install prometheus procps"
+        not all(map(shutil.which, TOOLS)),
+        reason=f"needs {', '.join(TOOLS)}: apt install prometheus procps",
     ),
 ]
 
@@ -47,7 +53,9 @@ class Stranger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ports = {"8000": free_port(), "9090": free_port()}
-        self.terminals: dict[str, subprocess.Popen[bytes]] = {}  # the latest of each command that stays
+        self.terminals: dict[
+            str, subprocess.Popen[bytes]
+        ] = {}  # the latest of each command that stays
         (folder / "deploy").symlink_to(ROOT / "deploy")
         self.environment = {
             **os.environ,
@@ -120,7 +128,9 @@ class Stranger:
     def _script(self, commands: str) -> str:
         """A file of these commands: in a file, since ``pgrep -f`` reads command lines."""
         # With the port in the server's command line, ``pgrep`` finds no other server of this machine.
-        commands = commands.replace("star-server serve", f"star-server serve --port {self.ports['8000']}")
+        commands = commands.replace(
+            "star-server serve", f"star-server serve --port {self.ports['8000']}"
+        )
         script = self.folder / "block.sh"
         script.write_text(self._with_own_ports(commands), "utf-8")
         return str(script)

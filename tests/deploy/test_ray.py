@@ -41,7 +41,9 @@ def post(cluster: Cluster, body: dict[str, Any], timeout: float = 120) -> httpx.
 def events(text: str) -> list[dict[str, Any]]:
     """The data of server-sent events."""
     return [
-        json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")
+        json.loads(line.removeprefix("data: "))
+        for line in text.splitlines()
+        if line.startswith("data: ")
     ]
 
 
@@ -49,7 +51,9 @@ def test_requests_spread_and_each_replica_is_seen(cluster: Cluster) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: post(cluster, BODY), range(24)))
     assert {answer.status_code for answer in answers} == {200}
-    assert len({answer.json()["data"][0]["b64_json"] for answer in answers}) == 1  # the seed's promise
+    assert (
+        len({answer.json()["data"][0]["b64_json"] for answer in answers}) == 1
+    )  # the seed's promise
     painted = cluster.samples("star_images_total")
     assert len(painted) == REPLICAS
     assert sum(painted.values()) == 24
@@ -58,14 +62,18 @@ def test_requests_spread_and_each_replica_is_seen(cluster: Cluster) -> None:
 
 
 def test_errors_and_headers_are_those_of_the_app(cluster: Cluster) -> None:
-    refused = httpx.post(f"{cluster.url}/generate", json={"prompt": ""}, headers={"x-request-id": "mine"})
+    refused = httpx.post(
+        f"{cluster.url}/generate", json={"prompt": ""}, headers={"x-request-id": "mine"}
+    )
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")
     assert refused.headers.get_list("x-request-id") == ["mine"]
     assert httpx.get(f"{cluster.url}/nothing").json()["error"]["code"] == "not_found"
 
 
 def test_previews_arrive_one_by_one(cluster: Cluster) -> None:
-    with httpx.stream("POST", f"{cluster.url}/generate", json=STREAM | {"n": 10}, timeout=120) as answer:
+    with httpx.stream(
+        "POST", f"{cluster.url}/generate", json=STREAM | {"n": 10}, timeout=120
+    ) as answer:
         chunks = list(answer.iter_text())
     kinds = [event["type"].rpartition(".")[2] for event in events("".join(chunks))]
     assert kinds.count("completed") == 10
@@ -75,7 +83,9 @@ def test_previews_arrive_one_by_one(cluster: Cluster) -> None:
 
 def test_a_client_that_leaves_is_heard_of(cluster: Cluster) -> None:
     before = sum(cluster.samples("star_cancellations_total").values())
-    with httpx.stream("POST", f"{cluster.url}/generate", json=STREAM | {"n": 10}, timeout=120) as answer:
+    with httpx.stream(
+        "POST", f"{cluster.url}/generate", json=STREAM | {"n": 10}, timeout=120
+    ) as answer:
         next(answer.iter_text())
     wait_until(lambda: sum(cluster.samples("star_cancellations_total").values()) == before + 1)
 

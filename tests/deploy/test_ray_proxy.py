@@ -46,7 +46,9 @@ async def test_a_replica_that_is_gone_in_mid_stream() -> None:
     answer = await ask(dies_after(b"event: a\ndata: {}\n\n", "text/event-stream; charset=utf-8"))
     first, second = answer.text.strip().split("\n\n")
     assert first == "event: a\ndata: {}"
-    assert second.startswith('data: {"error": {"message": "The replica that worked on this request has died')
+    assert second.startswith(
+        'data: {"error": {"message": "The replica that worked on this request has died'
+    )
 
 
 @pytest.mark.parametrize(

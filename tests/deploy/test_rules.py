@@ -15,7 +15,14 @@ import yaml
 from server.app import create_app, make_client
 from server.metrics import Metrics
 from server.settings import Settings
-from tests.deploy.prometheus import DASHBOARD, FOLDER, dashboard_queries, needs_promtool, panels, rules
+from tests.deploy.prometheus import (
+    DASHBOARD,
+    FOLDER,
+    dashboard_queries,
+    needs_promtool,
+    panels,
+    rules,
+)
 from tests.live_server import ROOT
 
 ALERTS = [rule for rule in rules() if "alert" in rule]
@@ -24,7 +31,9 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 
 
 def promtool(*arguments: str, folder: Path = FOLDER) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 def families() -> set[str]:
@@ -71,7 +80,12 @@ def test_a_rule_that_was_changed_is_noticed(tmp_path: Path, old: str, new: str) 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
 def test_an_alert_is_tested_and_has_its_paragraph(rule: dict[str, Any]) -> None:
     name = rule["alert"]
-    cases = [case for test in TESTS for case in test.get("alert_rule_test", []) if case["alertname"] == name]
+    cases = [
+        case
+        for test in TESTS
+        for case in test.get("alert_rule_test", [])
+        if case["alertname"] == name
+    ]
     assert any(case["exp_alerts"] for case in cases), "nothing makes it fire"
     assert any(not case["exp_alerts"] for case in cases), "nothing keeps it silent"
     assert rule["labels"]["severity"] in ("critical", "warning")
@@ -90,15 +104,23 @@ def test_every_recording_rule_is_tested_or_tests_an_alert() -> None:
             *(r["expr"] for r in ALERTS),
         ]
     )
-    assert [rule["record"] for rule in rules() if "record" in rule and rule["record"] not in tested] == []
+    assert [
+        rule["record"] for rule in rules() if "record" in rule and rule["record"] not in tested
+    ] == []
 
 
 def test_the_rules_count_every_route_that_makes_images() -> None:
     settings = Settings()
     paths = create_app(settings, make_client(settings)).openapi()["paths"]
-    posts = {"POST /" if path == "/" else path for path, operations in paths.items() if "post" in operations}
+    posts = {
+        "POST /" if path == "/" else path
+        for path, operations in paths.items()
+        if "post" in operations
+    }
     queries = [*(str(rule["expr"]) for rule in rules()), *dashboard_queries().values()]
-    patterns = {pattern for query in queries for pattern in re.findall(r'endpoint=~"([^"]*)"', query)}
+    patterns = {
+        pattern for query in queries for pattern in re.findall(r'endpoint=~"([^"]*)"', query)
+    }
     assert len(patterns) == 1
     (pattern,) = patterns
     assert len(posts) >= 4
@@ -108,7 +130,9 @@ def test_the_rules_count_every_route_that_makes_images() -> None:
 
 def test_every_metric_is_shown_and_explained() -> None:
     shown = " ".join([*dashboard_queries().values(), *(str(rule["expr"]) for rule in rules())])
-    hidden = {name for name in families() if not re.search(rf"\b{name}(_bucket|_sum|_count)?\b", shown)}
+    hidden = {
+        name for name in families() if not re.search(rf"\b{name}(_bucket|_sum|_count)?\b", shown)
+    }
     assert not hidden, "on no panel and in no rule"
     assert set(re.findall(r"^\| `(star_\w+)`", OPERATIONS, re.M)) == families()
 
@@ -140,7 +164,9 @@ def lost(before: Any, after: Any, place: str = "") -> list[str]:
         return [
             found
             for key, value in before.items()
-            for found in (lost(value, after[key], f"{place}/{key}") if key in after else [f"{place}/{key}"])
+            for found in (
+                lost(value, after[key], f"{place}/{key}") if key in after else [f"{place}/{key}"]
+            )
         ]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         pairs = enumerate(zip(before, after, strict=True))
@@ -154,19 +180,25 @@ def test_panels_lie_side_by_side_and_say_what_they_show() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in everything:
         place = panel["gridPos"]
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        cells = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24
         taken |= cells
     assert all(panel["description"].endswith(".") for panel in panels())
     assert all(
-        target["datasource"]["uid"] == "${datasource}" for panel in panels() for target in panel["targets"]
+        target["datasource"]["uid"] == "${datasource}"
+        for panel in panels()
+        for target in panel["targets"]
     )
 
 
 def test_grafana_finds_the_data_source_and_the_dashboard() -> None:
     folder = ROOT / "deploy" / "grafana" / "provisioning"
-    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text("utf-8"))["datasources"]
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text("utf-8"))[
+        "datasources"
+    ]
     document = json.loads(DASHBOARD.read_text("utf-8"))
     chosen = next(v for v in document["templating"]["list"] if v["type"] == "datasource")
     assert (chosen["query"], chosen["current"]["value"]) == (source["type"], source["uid"])

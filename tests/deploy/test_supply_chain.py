@@ -13,7 +13,9 @@ from tests.live_server import ROOT
 from tests.test_dockerfile import PROJECT
 
 TABLE = dict(
-    re.findall(r"^\| ([\w.-]+) +\| (.+?) +\|$", (ROOT / "docs" / "licenses.md").read_text("utf-8"), re.M)
+    re.findall(
+        r"^\| ([\w.-]+) +\| (.+?) +\|$", (ROOT / "docs" / "licenses.md").read_text("utf-8"), re.M
+    )
 )
 LICENSES = {str(canonicalize_name(name)): text for name, text in TABLE.items() if name != "Name"}
 PERMISSIVE = re.compile(
@@ -49,7 +51,9 @@ def test_every_package_is_in_the_table() -> None:
     torch_brings = {
         name for name in closure(PROJECT["dependencies"]) if re.match(r"nvidia|cuda|triton", name)
     }
-    missing = closure(PROJECT["dependencies"]) - torch_brings - set(LICENSES) - {"setuptools", "pip"}
+    missing = (
+        closure(PROJECT["dependencies"]) - torch_brings - set(LICENSES) - {"setuptools", "pip"}
+    )
     assert not missing, "run make licenses"
 
 
@@ -58,12 +62,18 @@ def test_a_licence_is_permissive(name: str) -> None:
     assert is_permissive(LICENSES[name]) or READ.get(name) == LICENSES[name]
 
 
-@pytest.mark.parametrize("text", ["GPL-3.0", "MIT AND GPL-3.0-only", "UNKNOWN", "LGPL-2.1", "AGPL-3.0; SSPL"])
+@pytest.mark.parametrize(
+    "text", ["GPL-3.0", "MIT AND GPL-3.0-only", "UNKNOWN", "LGPL-2.1", "AGPL-3.0; SSPL"]
+)
 def test_another_licence_is_noticed(text: str) -> None:
     assert not is_permissive(text)
 
 
 def test_there_is_a_way_to_report_a_weakness() -> None:
     policy = (ROOT / "SECURITY.md").read_text("utf-8")
-    for heading in ("## Report a vulnerability", "## What is supported", "## What the server trusts"):
+    for heading in (
+        "## Report a vulnerability",
+        "## What is supported",
+        "## What the server trusts",
+    ):
         assert heading in policy

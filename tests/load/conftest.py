@@ -47,7 +47,9 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def slow_workers(slow_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def slow_workers(
+    slow_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
     """The slow model on two workers of four slots each, behind a queue of sixteen images."""
     with running_server(
         *("--model", str(slow_model), "--workers", "2", "--slots", "4", "--queue-capacity", "16"),

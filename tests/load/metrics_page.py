@@ -19,7 +19,9 @@ class MetricsPage:
     """
 
     def __init__(self, text: str) -> None:
-        self.samples: list[Sample] = [s for f in text_string_to_metric_families(text) for s in f.samples]
+        self.samples: list[Sample] = [
+            s for f in text_string_to_metric_families(text) for s in f.samples
+        ]
 
     def total(self, name: str, **labels: str) -> float:
         """The sum over all samples of that name, without the prefix, that have these labels."""
@@ -37,7 +39,9 @@ class MetricsPage:
     @property
     def at_rest(self) -> bool:
         """Whether nothing waits, runs, or holds a slot."""
-        return not any(self.total(n) for n in ("requests_running", "requests_waiting", "slots_in_use"))
+        return not any(
+            self.total(n) for n in ("requests_running", "requests_waiting", "slots_in_use")
+        )
 
 
 def scrape(server: LiveServer) -> MetricsPage:

@@ -56,7 +56,9 @@ def test_an_idle_worker_that_is_killed_costs_nobody_anything(server: LiveServer)
     assert scrape(server).total("engine_restarts_total") == restarts + 1
 
 
-def test_a_loaded_worker_takes_with_it_what_it_had_begun_and_nothing_else(server: LiveServer) -> None:
+def test_a_loaded_worker_takes_with_it_what_it_had_begun_and_nothing_else(
+    server: LiveServer,
+) -> None:
     """Under load, one worker freezes, and the other serves all that the first was not given; then it is killed."""
     victim = workers_of(server.process.pid)[0]
     with ThreadPoolExecutor(24) as pool:
@@ -100,7 +102,9 @@ def test_with_both_workers_gone_a_stream_ends_and_what_waits_is_served_after_the
         killed = time.monotonic()
         for victim in victims:
             os.kill(victim, signal.SIGKILL)
-        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        events = [
+            json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")
+        ]
         assert httpx.get(f"{server.url}/readyz").status_code == 503
         assert time.monotonic() - killed < KILLED_WITHIN
         assert events[-1]["error"]["code"] == "engine_dead"

@@ -34,7 +34,9 @@ class Request:
 
     def alone(self) -> list[dict[str, Any]]:
         """The same images, one a request."""
-        shared = {k: v for k, v in self.body.items() if k not in ("n", "seed", "stream", "partial_images")}
+        shared = {
+            k: v for k, v in self.body.items() if k not in ("n", "seed", "stream", "partial_images")
+        }
         return [shared | {"seed": self.body["seed"] + i} for i in range(self.body["n"])]
 
 
@@ -53,7 +55,9 @@ def draw_request(chance: random.Random) -> Request:
     if chance.random() < 0.4:
         body |= {"stream": True, "partial_images": chance.randrange(4)}
     leaves_after = chance.uniform(0, 0.5) if chance.random() < 0.2 else None
-    return Request(body, leaves_after, leaves_at_first_event=bool(body.get("stream")) and body["n"] >= 3)
+    return Request(
+        body, leaves_after, leaves_at_first_event=bool(body.get("stream")) and body["n"] >= 3
+    )
 
 
 async def images_of(http: httpx.AsyncClient, body: dict[str, Any]) -> dict[int, str]:
@@ -62,7 +66,9 @@ async def images_of(http: httpx.AsyncClient, body: dict[str, Any]) -> dict[int, 
     if not body.get("stream"):
         return {image["seed"]: image["b64_json"] for image in answer.json()["data"]}
     lines = answer.text.splitlines()
-    events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    events = [
+        json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")
+    ]
     return {e["seed"]: e["b64_json"] for e in events if e["type"] == "image_generation.completed"}
 
 

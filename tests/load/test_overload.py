@@ -65,7 +65,9 @@ async def test_who_is_accepted_is_served_soon_and_who_is_not_is_told_when_to_com
         tasks = []
         for seed, images in enumerate(sizes):
             tasks.append(asyncio.create_task(ask(http, images, seed)))
-            await asyncio.sleep(images * seconds_per_image / 3)  # an open loop: nobody waits for answers
+            await asyncio.sleep(
+                images * seconds_per_image / 3
+            )  # an open loop: nobody waits for answers
         answers = await asyncio.gather(*tasks)
 
     accepted, refused = [a for a in answers if a.ok], [a for a in answers if not a.ok]
@@ -75,7 +77,9 @@ async def test_who_is_accepted_is_served_soon_and_who_is_not_is_told_when_to_com
 
     # At most LIMIT images are before a newcomer's first. Each further image of a request has to wait until one
     # slot of all, its request's fair share, has come round again.
-    throughput = sum(a.images for a in accepted) / (max(a.received for a in accepted) - answers[0].sent)
+    throughput = sum(a.images for a in accepted) / (
+        max(a.received for a in accepted) - answers[0].sent
+    )
     bounds = [(LIMIT + SLOTS * a.images) / throughput for a in accepted]
     late = [a.seconds / bound for a, bound in zip(accepted, bounds, strict=True)]
     assert statistics.quantiles(late, n=100)[-1] <= 2
@@ -86,7 +90,8 @@ async def test_who_is_accepted_is_served_soon_and_who_is_not_is_told_when_to_com
     after = scrape(slow_workers)
     for outcome, expected in {"ok": len(accepted) + len(warm), "rejected": len(refused)}.items():
         counts = (
-            page.total("requests_total", endpoint="/generate", outcome=outcome) for page in (after, before)
+            page.total("requests_total", endpoint="/generate", outcome=outcome)
+            for page in (after, before)
         )
         assert next(counts) - next(counts) == expected, outcome
 
@@ -98,13 +103,17 @@ def check_honesty(accepted: list[Answer], refused: list[Answer]) -> None:
     for answer in refused:
         told = int(answer.response.headers["retry-after"])
         assert 1 <= told <= 120
-        under_way, limit = map(int, re.findall(r"\d+", answer.response.json()["error"]["message"])[:2])
+        under_way, limit = map(
+            int, re.findall(r"\d+", answer.response.json()["error"]["message"])[:2]
+        )
         assert limit == LIMIT
         excess = under_way + answer.images - limit
         place = bisect_right(finished, answer.received) + excess - 1
         if place < len(finished):
             true = finished[place] - answer.received
-            ratios.append(told / max(true, 1.0))  # seconds are whole: 1 is the least that can be said
+            ratios.append(
+                told / max(true, 1.0)
+            )  # seconds are whole: 1 is the least that can be said
     assert len(ratios) > len(refused) / 2
     assert 0.5 <= statistics.median(ratios) <= 2
     honest = sum(0.5 <= ratio <= 2 for ratio in ratios)

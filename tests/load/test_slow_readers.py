@@ -26,13 +26,15 @@ def test_it_loses_previews_but_no_image_and_holds_up_nobody(slow_workers: LiveSe
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader.settimeout(60)
         reader.connect(("127.0.0.1", server.port))
-        head = (
-            f"POST /generate HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {len(body)}\r\n"
-        )
+        head = f"POST /generate HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {len(body)}\r\n"
         reader.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
         wait_until(lambda: scrape(server).total("images_total") == painted + 10)
-        other = httpx.post(f"{server.url}/generate", json={"prompt": "a red apple", "seed": 1}, timeout=60)
+        other = httpx.post(
+            f"{server.url}/generate", json={"prompt": "a red apple", "seed": 1}, timeout=60
+        )
         assert other.status_code == 200
         received = b"".join(iter(lambda: reader.recv(1 << 20), b""))
     assert received.count(b"event: image_generation.completed") == 10
-    assert received.count(b"event: image_generation.partial_image") < 10 * 2, "all this was kept for it"
+    assert received.count(b"event: image_generation.partial_image") < 10 * 2, (
+        "all this was kept for it"
+    )

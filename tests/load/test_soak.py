@@ -63,7 +63,9 @@ async def test_memory_stays_where_it_is(two_workers: LiveServer) -> None:
     for sample in range(1, 11):
         await asyncio.sleep(start + sample * SECONDS / 10 - time.monotonic())
         curve.append(tuple(resident_bytes(pid) / 1e6 for pid in processes.values()))
-        memory = "  ".join(f"{mb:>{len(name) + 3}.1f}" for name, mb in zip(processes, curve[-1], strict=True))
+        memory = "  ".join(
+            f"{mb:>{len(name) + 3}.1f}" for name, mb in zip(processes, curve[-1], strict=True)
+        )
         print(f"{time.monotonic() - start:7.0f}  {outcomes.total():8}  {memory}")
     await asyncio.gather(*clients)
     await http.aclose()

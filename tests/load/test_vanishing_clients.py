@@ -46,7 +46,9 @@ def vanish(server: LiveServer, numbers: range) -> float:
         client.close()
     # The server knows that all have left while the workers are still where they were.
     wait_until(
-        lambda: scrape(server).total("requests_total", endpoint="/generate") == answered + len(numbers)
+        lambda: (
+            scrape(server).total("requests_total", endpoint="/generate") == answered + len(numbers)
+        )
     )
     for worker in workers:
         os.kill(worker, signal.SIGCONT)
@@ -72,7 +74,8 @@ def test_they_leave_nothing_behind(slow_workers: LiveServer) -> None:
 
     end = scrape(server)
     outcomes = {
-        outcome: end.total("requests_total", outcome=outcome) - start.total("requests_total", outcome=outcome)
+        outcome: end.total("requests_total", outcome=outcome)
+        - start.total("requests_total", outcome=outcome)
         for outcome in ("cancelled", "rejected", "error")
     }
     assert outcomes["cancelled"] >= 4 * 8, "hardly anybody had got past the door"

@@ -105,7 +105,9 @@ class FakeEngine:
         self.encoded.append(prompt)
         return FakeText(prompt, read_as="a fox" if "woman" in prompt and not negative else "")
 
-    def prepare(self, text: FakeText, negative: FakeText | None, job: Job, seed: int) -> FakeSequence:
+    def prepare(
+        self, text: FakeText, negative: FakeText | None, job: Job, seed: int
+    ) -> FakeSequence:
         return FakeSequence(text, job, seed, self._free.pop())
 
     def step(self, sequences: Sequence[FakeSequence]) -> Pending[None]:
@@ -123,7 +125,11 @@ class FakeEngine:
         if self.step_seconds:
             time.sleep(self.step_seconds)
         prompts = " ".join(s.job.prompt for s in sequences)
-        for word, error in (("explode", RuntimeError), ("oom", MemoryError), ("fatal", SystemError)):
+        for word, error in (
+            ("explode", RuntimeError),
+            ("oom", MemoryError),
+            ("fatal", SystemError),
+        ):
             if word in prompts:
                 raise error(word)
         for sequence in sequences:
@@ -149,7 +155,10 @@ class FakeEngine:
         return 0, 0
 
     def diagnose(self, error: Exception) -> Diagnosis:
-        kinds: dict[type[Exception], Diagnosis] = {MemoryError: "out_of_memory", SystemError: "fatal"}
+        kinds: dict[type[Exception], Diagnosis] = {
+            MemoryError: "out_of_memory",
+            SystemError: "fatal",
+        }
         return kinds.get(type(error), "error")
 
 

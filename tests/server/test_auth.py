@@ -47,7 +47,9 @@ async def paint(service: Service, **headers: str) -> httpx.Response:
         "Bearer é",
     ],
 )
-async def test_without_a_valid_key_the_answer_is_401(locked: Service, authorization: str | None) -> None:
+async def test_without_a_valid_key_the_answer_is_401(
+    locked: Service, authorization: str | None
+) -> None:
     headers = {} if authorization is None else {b"authorization": authorization.encode("latin-1")}
     answer = await locked.http.post("/generate", json={"prompt": "a"}, headers=headers)
     assert answer.status_code == 401
@@ -116,7 +118,9 @@ async def test_the_key_is_nowhere_to_be_seen() -> None:
         async with serve_fake(api_keys=[OTHER, KEY]) as locked:
             assert (await paint(locked, **bearer(KEY))).status_code == 200
             assert (await paint(locked, **bearer(KEY + "x"))).status_code == 401
-            shown = repr(locked.app.state.context.settings) + (await locked.http.get("/metrics")).text
+            shown = (
+                repr(locked.app.state.context.settings) + (await locked.http.get("/metrics")).text
+            )
     assert [line.get("api_key") for line in lines if line["event"] == "request"] == [2, None, None]
     assert KEY not in f"{lines}{shown}"
 
@@ -144,7 +148,9 @@ async def test_without_keys_limits_count_by_address() -> None:
 
         async with caller("192.0.2.1") as one, caller("192.0.2.2") as two:
             body = {"prompt": "a", "n": 2}
-            statuses = [(await http.post("/generate", json=body)).status_code for http in (one, one, two)]
+            statuses = [
+                (await http.post("/generate", json=body)).status_code for http in (one, one, two)
+            ]
             too_many = await one.post("/generate", json=body | {"n": 4})
     assert statuses == [200, 429, 200]
     assert too_many.status_code == 400
@@ -152,7 +158,10 @@ async def test_without_keys_limits_count_by_address() -> None:
 
 
 ORIGIN = "https://app.example.org"
-PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization",
+}
 
 
 async def test_pages_of_other_sites_are_kept_out_unless_named() -> None:
@@ -174,7 +183,10 @@ async def test_pages_of_named_sites_are_let_in() -> None:
         assert answer.headers["access-control-allow-origin"] == ORIGIN
         assert "x-request-id" in answer.headers["access-control-expose-headers"]
         refused = await paint(service, origin=ORIGIN)  # so that the page can read why
-        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, ORIGIN)
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (
+            401,
+            ORIGIN,
+        )
         stranger = await paint(service, origin="https://evil.example.org", **bearer(KEY))
         assert "access-control-allow-origin" not in stranger.headers
 

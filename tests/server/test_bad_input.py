@@ -57,8 +57,16 @@ INVALID: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"prompt": "a", "seed": 10**100}, "seed", ("0 to 4294967295", "...")),
     ({"prompt": "a", "seed": 1.5}, "seed", ("an integer", "got 1.5")),
     ({"prompt": "a", "seed": "1"}, "seed", ("an integer", '"1"')),
-    ({"prompt": "a", "guidance_scale": math.nan}, "guidance_scale", ("a finite number from 0 to 100", "NaN")),
-    ({"prompt": "a", "guidance_scale": math.inf}, "guidance_scale", ("a finite number", "infinite")),
+    (
+        {"prompt": "a", "guidance_scale": math.nan},
+        "guidance_scale",
+        ("a finite number from 0 to 100", "NaN"),
+    ),
+    (
+        {"prompt": "a", "guidance_scale": math.inf},
+        "guidance_scale",
+        ("a finite number", "infinite"),
+    ),
     ({"prompt": "a", "guidance_scale": -0.1}, "guidance_scale", ("from 0 to 100", "-0.1")),
     ({"prompt": "a", "guidance_scale": "4"}, "guidance_scale", ("a finite number", '"4"')),
     ({"prompt": "a", "top_k": -1}, "top_k", ("0 to 1000000", "-1")),
@@ -127,7 +135,9 @@ async def test_all_bad_fields_are_named_at_once(shared: Service) -> None:
         (b'{"prompt": "\\ud800"}', ("surrogate",)),
     ],
 )
-async def test_a_body_that_is_no_json_object(shared: Service, content: bytes, words: tuple[str, ...]) -> None:
+async def test_a_body_that_is_no_json_object(
+    shared: Service, content: bytes, words: tuple[str, ...]
+) -> None:
     answer = await shared.http.post(
         "/generate", content=content, headers={"content-type": "application/json"}
     )
@@ -135,7 +145,8 @@ async def test_a_body_that_is_no_json_object(shared: Service, content: bytes, wo
 
 
 @pytest.mark.parametrize(
-    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x"]
+    "content_type",
+    [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "x"],
 )
 async def test_a_wrong_content_type(shared: Service, content_type: str | None) -> None:
     headers = {"content-type": content_type} if content_type else {}
@@ -179,7 +190,8 @@ async def test_a_body_over_the_limit_is_refused_by_its_declared_length(shared: S
 
 
 @pytest.mark.parametrize(
-    ("path", "limit"), [("/v1/images/generations", "max_body_bytes"), ("/generate", "max_upload_bytes")]
+    ("path", "limit"),
+    [("/v1/images/generations", "max_body_bytes"), ("/generate", "max_upload_bytes")],
 )
 async def test_a_body_over_the_limit_is_refused_while_it_is_read(
     shared: Service, path: str, limit: str
@@ -192,7 +204,9 @@ async def test_a_body_over_the_limit_is_refused_while_it_is_read(
             sent += 65_536
             yield b" " * 65_536
 
-    answer = await shared.http.post(path, content=endless(), headers={"content-type": "application/json"})
+    answer = await shared.http.post(
+        path, content=endless(), headers={"content-type": "application/json"}
+    )
     check(answer, 413, None)
     assert sent < 2 * getattr(shared.app.state.context.settings, limit), "the body was read whole"
 
@@ -230,7 +244,12 @@ async def test_the_methods_of_a_path_are_those_of_all_its_routes(shared: Service
 
 async def test_previews_can_be_switched_off() -> None:
     async with serve_fake(previews=False) as service:
-        check(await service.generate(stream=True, partial_images=1), 400, "partial_images", "no previews")
+        check(
+            await service.generate(stream=True, partial_images=1),
+            400,
+            "partial_images",
+            "no previews",
+        )
 
 
 async def test_a_fault_of_the_server_is_an_envelope_too(
@@ -251,7 +270,9 @@ async def test_after_all_of_this_it_still_serves(shared: Service) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 

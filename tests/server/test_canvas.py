@@ -52,7 +52,11 @@ def refusal(field: str, *arguments: Image.Image, place: str | None = None) -> st
 # ---- masks -------------------------------------------------------------------------------------------------
 def test_an_image_of_the_models_size_is_not_touched() -> None:
     edit = edit_of(photo(SIDE), mask(SIDE, BOX))
-    assert (edit.image.width, edit.image.height, edit.image.data) == (SIDE, SIDE, photo(SIDE).tobytes())
+    assert (edit.image.width, edit.image.height, edit.image.data) == (
+        SIDE,
+        SIDE,
+        photo(SIDE).tobytes(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,12 +66,23 @@ def test_an_image_of_the_models_size_is_not_touched() -> None:
         mask(SIDE, BOX).convert("1"),
         mask(SIDE, BOX).convert("RGB"),
         mask(SIDE, BOX).convert("RGBA"),  # opaque everywhere, so what counts is white
-        mask(SIDE, BOX).point(lambda value: 130 if value else 126),  # as a JPEG or an editor may blur it
+        mask(SIDE, BOX).point(
+            lambda value: 130 if value else 126
+        ),  # as a JPEG or an editor may blur it
         see_through(photo(SIDE), BOX),
         see_through(Image.new("RGB", (SIDE, SIDE), "white"), BOX),
         see_through(Image.new("RGB", (SIDE, SIDE), "black"), BOX),
     ],
-    ids=["L", "1", "RGB", "RGBA", "grey", "transparent photo", "transparent white", "transparent black"],
+    ids=[
+        "L",
+        "1",
+        "RGB",
+        "RGBA",
+        "grey",
+        "transparent photo",
+        "transparent white",
+        "transparent black",
+    ],
 )
 def test_white_or_transparent_is_painted(marks: Image.Image) -> None:
     edit = edit_of(photo(SIDE), marks)
@@ -81,7 +96,9 @@ def test_without_a_mask_what_is_transparent_in_the_image_is_painted() -> None:
     outside = mask(SIDE, BOX, inside=0)
     kept = Image.composite(photo(SIDE), Image.new("RGB", (SIDE, SIDE)), outside)
     seen = Image.frombytes("RGB", (SIDE, SIDE), edit.image.data)
-    assert Image.composite(seen, Image.new("RGB", (SIDE, SIDE)), outside).tobytes() == kept.tobytes()
+    assert (
+        Image.composite(seen, Image.new("RGB", (SIDE, SIDE)), outside).tobytes() == kept.tobytes()
+    )
 
 
 def test_a_mask_goes_before_what_is_transparent() -> None:
@@ -131,8 +148,9 @@ def test_another_size_is_fitted(size: tuple[int, int]) -> None:
 
 
 def test_another_shape_is_refused_with_a_way_out() -> None:
-    assert '64 x 48 pixels, and the model paints squares: crop it to one, or send place="0,0,1,1"' in refusal(
-        "image", photo(64, 48)
+    assert (
+        '64 x 48 pixels, and the model paints squares: crop it to one, or send place="0,0,1,1"'
+        in refusal("image", photo(64, 48))
     )
 
 
@@ -187,7 +205,9 @@ def test_a_place_and_a_hole_are_both_painted() -> None:
     ],
 )
 def test_a_place_must_be_on_the_canvas(place: str) -> None:
-    assert 'as fractions of the canvas from 0 to 1, such as "0.25' in refusal("place", photo(8), place=place)
+    assert 'as fractions of the canvas from 0 to 1, such as "0.25' in refusal(
+        "place", photo(8), place=place
+    )
 
 
 def test_a_place_must_leave_something() -> None:

@@ -64,7 +64,11 @@ def test_a_negative_class(server: LiveServer) -> None:
             "prompt",
             ("'cat' is not the name of an ImageNet class; did you mean tiger cat (282)",),
         ),
-        ({"prompt": "goldfish", "negative_prompt": "cat"}, "negative_prompt", ("did you mean tiger cat",)),
+        (
+            {"prompt": "goldfish", "negative_prompt": "cat"},
+            "negative_prompt",
+            ("did you mean tiger cat",),
+        ),
         ({"class_id": 1000}, "class_id", ("there is no class 1000: the classes are 0 to 999",)),
         ({"class_id": -1}, "class_id", ("class_id must be an integer",)),
         ({"class_id": "1"}, "class_id", ("class_id must be an integer",)),

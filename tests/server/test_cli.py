@@ -44,7 +44,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("generate", "a", "red", "apple"), ("What is red for?", "goes in quotes")),
         (("serve", "star-mini"), ("What is star-mini for?", "serve --help")),
         (("generate", "a", "--n", "0"), ("n must be an integer from 1", '"0"')),
-        (("generate", "a", "--seed", "-1"), ("seed must be an integer from 0 to 4294967295", '"-1"')),
+        (
+            ("generate", "a", "--seed", "-1"),
+            ("seed must be an integer from 0 to 4294967295", '"-1"'),
+        ),
         (("generate", "a", "--guidance-scale", "nan"), ("a finite number", '"nan"')),
         (("generate", "a", "-o", "/nowhere/a.png"), ("/nowhere does not exist",)),
         (("generate", "a", "-o", "a.gif"), ("a.gif must end in .png, .webp, .jpg, .jpeg",)),
@@ -83,7 +86,14 @@ def test_a_port_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["help"], ["serve", "--help"], ["help", "serve"], ["generate", "-h"], ["info", "-h"]],
+    [
+        ["--help"],
+        ["help"],
+        ["serve", "--help"],
+        ["help", "serve"],
+        ["generate", "-h"],
+        ["info", "-h"],
+    ],
 )
 def test_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -101,17 +111,27 @@ def test_a_reader_that_leaves_is_no_fault(flag: str) -> None:
     os.close(reads)
     command = [sys.executable, "-m", "server", flag]
     run = subprocess.run(
-        command, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        command,
+        cwd=ROOT,
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
     )
     os.close(writes)
     assert run.returncode in (0, 141)  # argparse does not even notice
     assert run.stderr == ""
 
 
-def test_a_cache_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     cache = ("--cache-dir", str(tmp_path / "file"))
-    message = refused(capsys, "generate", "a", "--model", "star-256", "-o", str(tmp_path / "a.png"), *cache)
+    message = refused(
+        capsys, "generate", "a", "--model", "star-256", "-o", str(tmp_path / "a.png"), *cache
+    )
     assert f"{tmp_path}/file/models" in message
     assert "--cache-dir" in message
 
@@ -129,7 +149,9 @@ def test_any_prompt_reaches_the_command(monkeypatch: pytest.MonkeyPatch, prompt:
     assert (seen[0].prompt, seen[0].n) == (prompt, 2)
 
 
-def test_settings_of_the_server_do_not_disturb_the_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_server_do_not_disturb_the_other_commands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("STAR_PORT", "1")
     monkeypatch.setenv("STAR_MODEL", "elsewhere")
     seen: list[Generate] = []
@@ -140,7 +162,10 @@ def test_settings_of_the_server_do_not_disturb_the_other_commands(monkeypatch: p
 
 def test_several_images_are_numbered(tmp_path: Path) -> None:
     assert output_paths(tmp_path / "apple.png", 1) == [tmp_path / "apple.png"]
-    assert output_paths(tmp_path / "apple.png", 2) == [tmp_path / "apple-1.png", tmp_path / "apple-2.png"]
+    assert output_paths(tmp_path / "apple.png", 2) == [
+        tmp_path / "apple-1.png",
+        tmp_path / "apple-2.png",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 

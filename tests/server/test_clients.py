@@ -37,20 +37,35 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
     folder = tmp_path_factory.mktemp("clients")
     keys = folder / "keys"
     keys.write_text(f"# of the tests\n{KEY}\n{SPENT_KEY}\n")
-    flags = ("--model", str(model), "--threads", "1", "--api-key-file", str(keys), "--log-format", "json")
+    flags = (
+        "--model",
+        str(model),
+        "--threads",
+        "1",
+        "--api-key-file",
+        str(keys),
+        "--log-format",
+        "json",
+    )
     limit = ("--images-per-minute", str(IMAGES_PER_MINUTE), "--restart-backoff-s", "60")
     with running_server(*flags, *limit, log=folder / "log") as running:
         yield running
 
 
-def client_of(server: LiveServer, key: str = KEY, sent: list[object] | None = None) -> openai.OpenAI:
+def client_of(
+    server: LiveServer, key: str = KEY, sent: list[object] | None = None
+) -> openai.OpenAI:
     """As a user makes it, with its retries; but an answer that is not exactly OpenAI's is an error.
 
     ``sent`` takes each request that goes out.
     """
-    http = openai.DefaultHttpxClient(event_hooks={"request": [([] if sent is None else sent).append]})
+    http = openai.DefaultHttpxClient(
+        event_hooks={"request": [([] if sent is None else sent).append]}
+    )
     base_url = f"{server.url}/v1"
-    return openai.OpenAI(base_url=base_url, api_key=key, http_client=http, _strict_response_validation=True)
+    return openai.OpenAI(
+        base_url=base_url, api_key=key, http_client=http, _strict_response_validation=True
+    )
 
 
 @pytest.fixture
@@ -74,7 +89,12 @@ def test_models(client: openai.OpenAI) -> None:
 
 def test_images_in_base64(client: openai.OpenAI) -> None:
     answer = client.images.generate(
-        prompt="a red apple", model="tiny", n=2, size="auto", output_format="webp", extra_body={"seed": 7}
+        prompt="a red apple",
+        model="tiny",
+        n=2,
+        size="auto",
+        output_format="webp",
+        extra_body={"seed": 7},
     )
     assert answer.data is not None
     assert answer.usage is not None
@@ -86,7 +106,9 @@ def test_images_in_base64(client: openai.OpenAI) -> None:
 
 
 def test_images_by_address(client: openai.OpenAI) -> None:
-    answer = client.images.generate(prompt="a red apple", response_format="url", extra_body={"seed": 7})
+    answer = client.images.generate(
+        prompt="a red apple", response_format="url", extra_body={"seed": 7}
+    )
     same = client.images.generate(prompt="a red apple", extra_body={"seed": 7})
     assert answer.data is not None
     assert same.data is not None
@@ -143,7 +165,9 @@ ERRORS: list[tuple[str, Callable[[openai.OpenAI], object], type[openai.APIStatus
 
 
 @pytest.mark.parametrize(
-    ("call", "kind", "status", "code", "param"), [row[1:] for row in ERRORS], ids=[row[0] for row in ERRORS]
+    ("call", "kind", "status", "code", "param"),
+    [row[1:] for row in ERRORS],
+    ids=[row[0] for row in ERRORS],
 )
 def test_an_error_has_its_class_and_is_not_tried_again(
     server: LiveServer, call: Callable[[openai.OpenAI], object],
@@ -161,7 +185,10 @@ def test_an_error_has_its_class_and_is_not_tried_again(
 
 def test_a_wrong_key(server: LiveServer) -> None:
     sent: list[object] = []
-    with client_of(server, "sk-wrong", sent) as client, pytest.raises(openai.AuthenticationError) as refused:
+    with (
+        client_of(server, "sk-wrong", sent) as client,
+        pytest.raises(openai.AuthenticationError) as refused,
+    ):
         client.images.generate(prompt="a")
     assert refused.value.code == "invalid_api_key"
     assert len(sent) == 1

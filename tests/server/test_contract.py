@@ -29,10 +29,14 @@ def test_the_server_keeps_its_contract(tmp_path: Path) -> None:
             *("-H", f"Authorization: Bearer {KEY}", "--seed", "1", "-n", str(EXAMPLES)),
             *("--generation-database", "none", "--continue-on-failure", "--request-timeout", "60"),
         ]
-        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+        run = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        )
         assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
         assert httpx.get(f"{server.url}/readyz").status_code == 200
-    requests = [json.loads(line) for line in server.written.splitlines() if '"event": "request"' in line]
+    requests = [
+        json.loads(line) for line in server.written.splitlines() if '"event": "request"' in line
+    ]
     served = {(r["method"], r["path"]) for r in requests if r["outcome"] in ("ok", "deadline")}
     # It got through to the work itself, and not only to the validation before it.
     painting = {("POST", "/"), ("POST", "/generate"), ("POST", "/v1/images/generations")}

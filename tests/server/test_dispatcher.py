@@ -181,7 +181,9 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.at[key] = worker
             self.in_slot.add(key)
         for worker, slots in self.slots.items():
-            assert sum(self.at[key] == worker for key in self.in_slot) <= slots, "more images than slots"
+            assert sum(self.at[key] == worker for key in self.in_slot) <= slots, (
+                "more images than slots"
+            )
 
     @precondition(lambda self: self.at)
     @rule(data=st.data(), what=st.sampled_from(["begun", "vacated", "painted"]))

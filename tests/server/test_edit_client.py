@@ -82,7 +82,9 @@ def test_a_small_part_is_painted_in_a_window_around_it_unless_that_is_switched_o
     marks = ("mask.png", file_of(mask(SIDE, small)), "image/png")
 
     def painted(box: tuple[str, bytes, str], **extra: object) -> str:
-        answer = client.images.edit(image=IMAGE, mask=box, prompt="a cat", extra_body={"seed": 7, **extra})
+        answer = client.images.edit(
+            image=IMAGE, mask=box, prompt="a cat", extra_body={"seed": 7, **extra}
+        )
         return files(answer)[0]
 
     in_window, in_whole = painted(marks, focus=True), painted(marks, focus=False)
@@ -91,7 +93,9 @@ def test_a_small_part_is_painted_in_a_window_around_it_unless_that_is_switched_o
     for file in (in_window, in_whole):
         part_painted(file, small)
     large = ("mask.png", file_of(mask(SIDE, (1, 1, 27, 27))), "image/png")
-    assert painted(large, focus=True) == painted(large, focus=False), "its window is the whole picture"
+    assert painted(large, focus=True) == painted(large, focus=False), (
+        "its window is the whole picture"
+    )
 
 
 def test_one_image_in_a_list(client: openai.OpenAI) -> None:
@@ -102,7 +106,12 @@ def test_one_image_in_a_list(client: openai.OpenAI) -> None:
 
 def test_a_stream_of_partial_images(client: openai.OpenAI) -> None:
     with client.images.edit(
-        image=IMAGE, mask=MASK, prompt="a frog", stream=True, partial_images=2, extra_body={"seed": 3}
+        image=IMAGE,
+        mask=MASK,
+        prompt="a frog",
+        stream=True,
+        partial_images=2,
+        extra_body={"seed": 3},
     ) as stream:
         events = list(stream)
     partial = [event for event in events if isinstance(event, ImageEditPartialImageEvent)]
@@ -111,7 +120,9 @@ def test_a_stream_of_partial_images(client: openai.OpenAI) -> None:
     assert completed is events[-1]
     for event in events:
         assert changed(event.b64_json, photo(SIDE)) is not None
-        inside = ImageChops.multiply(opened(event.b64_json), mask(SIDE, BOX, inside=0).convert("RGB"))
+        inside = ImageChops.multiply(
+            opened(event.b64_json), mask(SIDE, BOX, inside=0).convert("RGB")
+        )
         expected = ImageChops.multiply(photo(SIDE), mask(SIDE, BOX, inside=0).convert("RGB"))
         assert inside.tobytes() == expected.tobytes(), "what is kept is shown from the first"
     whole = client.images.edit(image=IMAGE, mask=MASK, prompt="a frog", extra_body={"seed": 3})
@@ -120,7 +131,9 @@ def test_a_stream_of_partial_images(client: openai.OpenAI) -> None:
 
 def test_what_is_around_an_image_is_painted(client: openai.OpenAI) -> None:
     small = ("small.png", file_of(photo(14)), "image/png")
-    answer = client.images.edit(image=small, prompt="a cat", extra_body={"place": "0.25,0.25,0.75,0.75"})
+    answer = client.images.edit(
+        image=small, prompt="a cat", extra_body={"place": "0.25,0.25,0.75,0.75"}
+    )
     (file,) = files(answer)
     assert opened(file).crop((7, 7, 21, 21)).tobytes() == photo(14).tobytes()
     assert opened(file).crop((0, 0, 28, 7)).getextrema() != ((0, 0),) * 3
@@ -130,13 +143,17 @@ def test_variations(client: openai.OpenAI) -> None:
     def painted(keep_scales: int, prompt: str) -> str:
         extra = {"seed": 5, "keep_scales": keep_scales}
         return (
-            opened(files(client.images.edit(image=IMAGE, prompt=prompt, extra_body=extra))[0]).tobytes().hex()
+            opened(files(client.images.edit(image=IMAGE, prompt=prompt, extra_body=extra))[0])
+            .tobytes()
+            .hex()
         )
 
     assert painted(4, "a cat") == painted(4, "a red apple"), "nothing is left to the prompt"
     assert len({painted(scales, "a cat") for scales in range(5)}) == 5
     new = client.images.generate(prompt="a cat", extra_body={"seed": 5})
-    assert painted(0, "a cat") == opened(files(new)[0]).tobytes().hex(), "nothing is left of the image"
+    assert painted(0, "a cat") == opened(files(new)[0]).tobytes().hex(), (
+        "nothing is left of the image"
+    )
 
 
 def test_an_edit_in_company_is_the_edit_alone(server: LiveServer) -> None:
@@ -154,7 +171,9 @@ def test_an_edit_in_company_is_the_edit_alone(server: LiveServer) -> None:
     ]
 
     def paint(body: dict[str, object]) -> str:
-        answer = httpx.post(f"{server.url}/generate", json={**body, "n": 2}, timeout=60).raise_for_status()
+        answer = httpx.post(
+            f"{server.url}/generate", json={**body, "n": 2}, timeout=60
+        ).raise_for_status()
         return str([image["b64_json"] for image in answer.json()["data"]])
 
     alone = [paint(body) for body in bodies]
@@ -168,7 +187,9 @@ def test_an_edit_in_company_is_the_edit_alone(server: LiveServer) -> None:
         for line in page.splitlines()
         if line.startswith("star_batch_size")
     }
-    assert sizes["star_batch_size_sum"] > sizes["star_batch_size_count"], "some were painted together"
+    assert sizes["star_batch_size_sum"] > sizes["star_batch_size_count"], (
+        "some were painted together"
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ IMAGE, MASK = file_of(photo(SIDE)), file_of(mask(SIDE, BOX))
 class EditEngine(FakeEngine):
     """Remembers what it is given to edit."""
 
-    def prepare(self, text: FakeText, negative: FakeText | None, job: Job, seed: int) -> FakeSequence:
+    def prepare(
+        self, text: FakeText, negative: FakeText | None, job: Job, seed: int
+    ) -> FakeSequence:
         edits.append(job.edit)
         return super().prepare(text, negative, job, seed)
 
@@ -48,7 +50,9 @@ async def shared() -> AsyncIterator[Service]:
 async def edit(service: Service, files: Any = None, **fields: Any) -> httpx.Response:
     edits.clear()
     return await service.http.post(
-        "/v1/images/edits", files=files or {"image": IMAGE}, data={"prompt": "a red apple", **fields}
+        "/v1/images/edits",
+        files=files or {"image": IMAGE},
+        data={"prompt": "a red apple", **fields},
     )
 
 
@@ -59,7 +63,9 @@ def text(file: bytes) -> str:
 # ---- what is painted ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["image", "image[]"])
 async def test_a_form_becomes_a_job(shared: Service, name: str) -> None:
-    answer = await edit(shared, {name: IMAGE, "mask": MASK}, n="2", seed="5", focus="false", feather="false")
+    answer = await edit(
+        shared, {name: IMAGE, "mask": MASK}, n="2", seed="5", focus="false", feather="false"
+    )
     assert answer.status_code == 200, answer.text
     assert [image["seed"] for image in answer.json()["data"]] == [5, 6]
     one, other = edits
@@ -69,7 +75,10 @@ async def test_a_form_becomes_a_job(shared: Service, name: str) -> None:
     assert one.mask == mask(SIDE, BOX).tobytes()
     assert (one.keep_scales, one.erase, one.focus, one.feather) == (1, True, False, False)
     assert answer.json()["parameters"]["keep_scales"] == 1
-    assert answer.json()["usage"]["input_tokens_details"] == {"text_tokens": 3, "image_tokens": 2240}
+    assert answer.json()["usage"]["input_tokens_details"] == {
+        "text_tokens": 3,
+        "image_tokens": 2240,
+    }
 
 
 async def test_json_is_the_same_edit(shared: Service) -> None:
@@ -93,7 +102,9 @@ async def test_a_place_and_no_mask(shared: Service) -> None:
 
 async def test_the_bytes_of_one_image(shared: Service) -> None:
     answer = await shared.http.post(
-        "/generate", json={"prompt": "a", "image": text(IMAGE), "seed": 4}, headers={"accept": "image/png"}
+        "/generate",
+        json={"prompt": "a", "image": text(IMAGE), "seed": 4},
+        headers={"accept": "image/png"},
     )
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
 
@@ -109,7 +120,9 @@ async def test_openais_fields(shared: Service, fields: dict[str, str]) -> None:
 
 async def test_images_can_be_kept_under_an_address(shared: Service) -> None:
     answer = await edit(shared, response_format="url")
-    assert (await shared.http.get(answer.json()["data"][0]["url"])).headers["content-type"] == "image/png"
+    assert (await shared.http.get(answer.json()["data"][0]["url"])).headers[
+        "content-type"
+    ] == "image/png"
 
 
 async def test_events_are_named_after_openais_endpoint(shared: Service) -> None:
@@ -211,7 +224,12 @@ async def test_a_body_that_is_no_form(
     shared: Service, content: bytes, content_type: str | None, status: int, words: str
 ) -> None:
     headers = {"content-type": content_type} if content_type else {}
-    check(await shared.http.post("/v1/images/edits", content=content, headers=headers), status, None, words)
+    check(
+        await shared.http.post("/v1/images/edits", content=content, headers=headers),
+        status,
+        None,
+        words,
+    )
 
 
 async def test_a_form_over_the_limit_is_refused_by_its_declared_length(shared: Service) -> None:
@@ -232,7 +250,9 @@ async def test_a_form_over_the_limit_is_refused_while_it_is_read() -> None:
 
     async with serve_fake(max_upload_bytes=1 << 20) as service:
         answer = await service.http.post(
-            "/v1/images/edits", content=endless(), headers={"content-type": "multipart/form-data; boundary=x"}
+            "/v1/images/edits",
+            content=endless(),
+            headers={"content-type": "multipart/form-data; boundary=x"},
         )
     check(answer, 413, None, "1,048,576")
     assert sent < 2 << 20, "the body was read whole"

@@ -93,7 +93,9 @@ async def test_who_comes_next_is_sent_while_the_last_is_decoded() -> None:
 
 async def test_the_queue_is_bounded_in_images() -> None:
     async with serve_fake(make_engine=held, limits=ClientLimits(queue_capacity=4)) as service:
-        tickets = [service.client.submit(make_job(f"{i}", range(6))) for i in range(2)]  # 12 = 4 + 8 slots
+        tickets = [
+            service.client.submit(make_job(f"{i}", range(6))) for i in range(2)
+        ]  # 12 = 4 + 8 slots
         with pytest.raises(QueueFull, match="12 images") as refused:
             service.client.submit(make_job("more"))
         assert refused.value.retry_after is not None
@@ -122,7 +124,9 @@ async def test_leaving_a_ticket_cancels_it_and_frees_its_room() -> None:
         assert service.client.outstanding == 0
         service.engine.gate.set()
         await until(lambda: service.engine.free_slots == 8)
-        assert len(service.engine.steps) == 1, "a further scale was computed for a client that had left"
+        assert len(service.engine.steps) == 1, (
+            "a further scale was computed for a client that had left"
+        )
         value = service.client.metrics.registry.get_sample_value(
             "star_cancellations_total", {"stage": "running"}
         )
@@ -174,7 +178,9 @@ async def test_a_dead_worker_fails_what_it_painted_and_its_successor_serves_what
         assert images[0].pixels == paint(3, 10)
         assert len(service.engines) == 2
         assert (
-            service.client.metrics.registry.get_sample_value("star_engine_restarts_total", {"worker": "0"})
+            service.client.metrics.registry.get_sample_value(
+                "star_engine_restarts_total", {"worker": "0"}
+            )
             == 1
         )
 
@@ -218,7 +224,9 @@ async def test_a_worker_that_dies_takes_nothing_with_it_but_what_it_had_begun() 
 
 
 async def test_a_job_that_is_spread_over_workers_ends_with_one_of_them() -> None:
-    async with serve_fake(make_engine=held, limits=ClientLimits(workers=2, patience=QUICK)) as service:
+    async with serve_fake(
+        make_engine=held, limits=ClientLimits(workers=2, patience=QUICK)
+    ) as service:
         await until(lambda: service.client.workers.slots == 16)
         ticket = service.client.submit(make_job("a", range(4)))
         await until(lambda: all(engine.steps for engine in service.engines))
@@ -241,7 +249,9 @@ async def test_there_are_as_many_workers_as_devices_unless_told_otherwise(
 
 async def test_a_worker_that_cannot_load_does_not_end_a_service_that_has_another() -> None:
     limits = ClientLimits(workers=2, patience=QUICK)
-    async with serve_fake(load_errors=[None, "no memory is left on the device"], limits=limits) as service:
+    async with serve_fake(
+        load_errors=[None, "no memory is left on the device"], limits=limits
+    ) as service:
         failed = service.client.workers.supervisors[1]
         await until(lambda: failed.phase == "failed")
         assert service.client.workers.fatal is None
@@ -290,7 +300,9 @@ async def test_a_model_that_cannot_be_loaded_again_is_tried_again() -> None:
         ({"idle": False, "turned_at": 0.0}, {"stall_timeout_s": 0.1}),
     ],
 )
-async def test_a_silent_or_hanging_worker_is_replaced(beat: dict[str, Any], limits: dict[str, Any]) -> None:
+async def test_a_silent_or_hanging_worker_is_replaced(
+    beat: dict[str, Any], limits: dict[str, Any]
+) -> None:
     bounds = ClientLimits(patience=Patience(restart_backoff_s=0.01, **limits))
     async with serve_fake(limits=bounds) as service:
         supervisor = service.client.workers.supervisors[0]
@@ -338,7 +350,10 @@ async def test_a_slow_reader_loses_previews_but_no_image(service: Service) -> No
         await until(lambda: ticket.over)
         events = [event async for event in ticket.events()]
     assert sum(isinstance(e, Painted) for e in events) == 4
-    assert [(e.image, e.index) for e in events if isinstance(e, Preview)] == [(2, 2), (3, 2)]  # the latest
+    assert [(e.image, e.index) for e in events if isinstance(e, Preview)] == [
+        (2, 2),
+        (3, 2),
+    ]  # the latest
 
 
 async def test_a_reader_is_told_of_silence() -> None:

@@ -33,7 +33,9 @@ from tests.server.fakes import PATCH_NUMS, FakeEngine, Step, make_job, make_loop
 class Run:
     """Jobs on a fake engine until each has an outcome, then a shutdown."""
 
-    def __init__(self, engine: FakeEngine | None = None, clock: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self, engine: FakeEngine | None = None, clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self.engine = engine or FakeEngine()
         self.inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
         self.sent: list[FromWorker] = []
@@ -102,20 +104,28 @@ def test_a_job_becomes_one_sequence_for_each_seed() -> None:
     run = Run()
     run.submit(make_job("a", [5, 6, 7]))
     run.run()
-    assert [(p.image, p.pixels) for p in run.of(Painted)] == [(i, paint(5 + i, 10)) for i in range(3)]
+    assert [(p.image, p.pixels) for p in run.of(Painted)] == [
+        (i, paint(5 + i, 10)) for i in range(3)
+    ]
     assert [(s.job_id, s.image) for s in run.of(Started)] == [("a", 0), ("a", 1), ("a", 2)]
 
 
 def test_a_prompt_is_encoded_once_and_alone() -> None:
     run = Run()
-    run.submit(make_job("a", [1, 2]), make_job("b", [3]), make_job("c", [4], prompt="x", negative_prompt="y"))
+    run.submit(
+        make_job("a", [1, 2]),
+        make_job("b", [3]),
+        make_job("c", [4], prompt="x", negative_prompt="y"),
+    )
     run.run()
     assert run.engine.encoded == ["a red apple", "x", "y"]
 
 
 def test_what_a_prompt_was_read_as_is_reported_and_a_negative_one_is_not() -> None:
     run = Run()
-    run.submit(make_job("a", prompt="a woman"), make_job("b", prompt="a fox", negative_prompt="a woman"))
+    run.submit(
+        make_job("a", prompt="a woman"), make_job("b", prompt="a fox", negative_prompt="a woman")
+    )
     run.run()
     told, untold = run.of(TextRead)
     assert told.warnings == (
@@ -147,7 +157,9 @@ def test_previews_come_after_their_scales() -> None:
     ("scales", "previews", "expected"),
     [(10, 0, ()), (10, 1, (5,)), (10, 3, (2, 5, 8)), (14, 2, (5, 9)), (2, 3, (1,)), (3, 3, (1, 2))],
 )
-def test_previews_are_spread_over_the_scales(scales: int, previews: int, expected: tuple[int, ...]) -> None:
+def test_previews_are_spread_over_the_scales(
+    scales: int, previews: int, expected: tuple[int, ...]
+) -> None:
     assert preview_scales(scales, previews) == expected
 
 
@@ -214,7 +226,11 @@ def test_every_piece_of_work_is_timed() -> None:
     run = Run()
     run.submit(make_job("a", partial_images=1))
     run.run()
-    assert Counter(t.stage for t in run.of(Timing)) == {"text_encode": 1, "scale_step": 10, "vae_decode": 2}
+    assert Counter(t.stage for t in run.of(Timing)) == {
+        "text_encode": 1,
+        "scale_step": 10,
+        "vae_decode": 2,
+    }
     assert [t.scale for t in run.of(Timing) if t.stage == "scale_step"] == list(range(10))
 
 
@@ -234,7 +250,9 @@ def test_a_slot_is_said_to_be_free_before_its_image_is_decoded() -> None:
     run.run()
     ends = [message for message in run.sent if isinstance(message, Freed | Painted)]
     assert [type(message) for message in ends] == [Freed, Freed, Painted, Painted]
-    decode = next(i for i, m in enumerate(run.sent) if isinstance(m, Timing) and m.stage == "vae_decode")
+    decode = next(
+        i for i, m in enumerate(run.sent) if isinstance(m, Timing) and m.stage == "vae_decode"
+    )
     assert run.sent.index(Freed("a", 0)) < decode
 
 
@@ -289,7 +307,11 @@ def test_previews_that_hold_up_nobody_are_all_decoded() -> None:
 
 
 EVENTS = st.lists(
-    st.tuples(st.integers(0, 30), st.integers(1, 6), st.sampled_from(["fine", "explode", "cancel", "late"])),
+    st.tuples(
+        st.integers(0, 30),
+        st.integers(1, 6),
+        st.sampled_from(["fine", "explode", "cancel", "late"]),
+    ),
     min_size=1,
     max_size=12,
 )

@@ -47,13 +47,18 @@ async def test_json_holds_the_images_and_how_to_paint_them_again(service: Servic
 async def test_four_concurrent_requests_step_together() -> None:
     engine = FakeEngine()
     engine.gate.clear()
-    async with serve_fake(make_engine=lambda: engine) as service, anyio.create_task_group() as tasks:
+    async with (
+        serve_fake(make_engine=lambda: engine) as service,
+        anyio.create_task_group() as tasks,
+    ):
         for seed in range(4):
             tasks.start_soon(lambda seed: service.generate(seed=seed), seed)
         await until(lambda: service.client.outstanding == 4)
         engine.gate.set()
     # Whoever came first took scale 0 alone while the others came in; they caught up and went on as one.
-    assert [len(step.seeds) for step in engine.steps if step.scale > 0] == [4] * (len(PATCH_NUMS) - 1)
+    assert [len(step.seeds) for step in engine.steps if step.scale > 0] == [4] * (
+        len(PATCH_NUMS) - 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +72,9 @@ async def test_four_concurrent_requests_step_together() -> None:
         ("application/json;q=0.1, image/jpeg", "JPEG"),
     ],
 )
-async def test_accept_gives_the_bytes_of_one_image(service: Service, accept: str, kind: str) -> None:
+async def test_accept_gives_the_bytes_of_one_image(
+    service: Service, accept: str, kind: str
+) -> None:
     answer = await service.http.post(
         "/generate", json={"prompt": "a frog", "seed": 300}, headers={"accept": accept}
     )
@@ -84,7 +91,9 @@ async def test_times_and_ids_are_in_the_headers(service: Service) -> None:
         "/generate", json={"prompt": "a frog"}, headers={"x-request-id": "mine-1"}
     )
     assert answer.headers["x-request-id"] == "mine-1"
-    queue, inference, total = (float(answer.headers[f"x-{n}-time"]) for n in ("queue", "inference", "total"))
+    queue, inference, total = (
+        float(answer.headers[f"x-{n}-time"]) for n in ("queue", "inference", "total")
+    )
     assert 0 <= queue <= total
     assert 0 < inference <= total
     made = (await service.generate()).headers["x-request-id"]
@@ -108,10 +117,21 @@ async def test_a_png_says_what_it_is(service: Service) -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["🍎🍏", "تفاحة حمراء", "תפוח אדום", "e\u0301clair", "日本の桜", 'a "quoted" \\ one', "a\nb\tc", "\x00"],
+    [
+        "🍎🍏",
+        "تفاحة حمراء",
+        "תפוח אדום",
+        "e\u0301clair",
+        "日本の桜",
+        'a "quoted" \\ one',
+        "a\nb\tc",
+        "\x00",
+    ],
 )
 async def test_prompts_of_every_script_work(service: Service, prompt: str) -> None:
-    answer = await service.http.post("/generate", json={"prompt": prompt}, headers={"accept": "image/png"})
+    answer = await service.http.post(
+        "/generate", json={"prompt": prompt}, headers={"accept": "image/png"}
+    )
     assert answer.status_code == 200
     assert service.engine.encoded[-1] == prompt.strip()
 
@@ -130,7 +150,9 @@ async def test_seeds_wrap_at_the_end(service: Service) -> None:
 async def test_what_was_cut_from_a_prompt_is_said(service: Service) -> None:
     prompt = "word " * 40 + "and the rest"
     assert "and the rest" in (await service.generate(prompt=prompt)).json()["warnings"][0]
-    answer = await service.http.post("/generate", json={"prompt": prompt}, headers={"accept": "image/png"})
+    answer = await service.http.post(
+        "/generate", json={"prompt": prompt}, headers={"accept": "image/png"}
+    )
     assert "and the rest" in json.loads(answer.headers["x-warnings"])[0]
 
 
@@ -148,7 +170,9 @@ async def test_quality_and_format_reach_the_file(service: Service) -> None:
 async def test_a_full_queue_is_429_with_an_honest_time_to_wait() -> None:
     engine = FakeEngine()
     engine.gate.clear()
-    async with serve_fake(make_engine=lambda: engine, limits=ClientLimits(queue_capacity=1)) as service:
+    async with serve_fake(
+        make_engine=lambda: engine, limits=ClientLimits(queue_capacity=1)
+    ) as service:
         waiting = asyncio.create_task(service.generate(n=9))
         await until(lambda: service.client.outstanding == 9)
         answer = await service.generate()
@@ -161,9 +185,12 @@ async def test_a_full_queue_is_429_with_an_honest_time_to_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "status", "code"), [("explode", 500, "internal_error"), ("oom", 503, "out_of_memory")]
+    ("prompt", "status", "code"),
+    [("explode", 500, "internal_error"), ("oom", 503, "out_of_memory")],
 )
-async def test_a_failing_engine_is_an_envelope(service: Service, prompt: str, status: int, code: str) -> None:
+async def test_a_failing_engine_is_an_envelope(
+    service: Service, prompt: str, status: int, code: str
+) -> None:
     answer = await service.generate(prompt=prompt)
     assert answer.status_code == status
     assert answer.json()["error"]["code"] == code
@@ -188,7 +215,9 @@ async def test_a_client_that_leaves_frees_its_slots() -> None:
     async with serve_fake(make_engine=lambda: engine) as service:
         hung_up = asyncio.Event()
         sent: list[str] = []
-        requests = [{"type": "http.request", "body": b'{"prompt": "a frog", "n": 3}', "more_body": False}]
+        requests = [
+            {"type": "http.request", "body": b'{"prompt": "a frog", "n": 3}', "more_body": False}
+        ]
 
         async def receive() -> dict[str, object]:
             if requests:

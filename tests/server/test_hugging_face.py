@@ -21,18 +21,23 @@ async def ask(service: Service, accept: str = "image/png", **parameters: Any) ->
 
 
 async def test_the_answer_is_the_image(service: Service) -> None:
-    answer = await ask(service, seed=300, negative_prompt="blue", guidance_scale=2.0, width=512, height=512)
+    answer = await ask(
+        service, seed=300, negative_prompt="blue", guidance_scale=2.0, width=512, height=512
+    )
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["x-seed"] == "300"
-    assert {"x-queue-time", "x-inference-time", "x-total-time", "x-request-id"} <= set(answer.headers)
+    assert {"x-queue-time", "x-inference-time", "x-total-time", "x-request-id"} <= set(
+        answer.headers
+    )
     image = Image.open(io.BytesIO(answer.content))
     assert image.tobytes() == paint(300, 10).data
     assert '"negative_prompt": "blue"' in image.info["parameters"]
 
 
 @pytest.mark.parametrize(
-    "body", [{"inputs": "a"}, {"inputs": "a", "parameters": None}, {"inputs": "a", "parameters": {}}]
+    "body",
+    [{"inputs": "a"}, {"inputs": "a", "parameters": None}, {"inputs": "a", "parameters": {}}],
 )
 async def test_parameters_may_be_left_out(service: Service, body: dict[str, Any]) -> None:
     answer = await service.http.post("/", json=body, headers={"accept": "*/*"})

@@ -33,7 +33,9 @@ def test_names_are_long_and_differ() -> None:
     store = ImageStore(100, 10_000, 60)
     names = {store.put(image()) for _ in range(100)}
     assert len(names) == 100
-    assert all(len(name) >= 32 and name.replace("-", "").replace("_", "").isalnum() for name in names)
+    assert all(
+        len(name) >= 32 and name.replace("-", "").replace("_", "").isalnum() for name in names
+    )
 
 
 def test_the_count_is_bounded() -> None:
@@ -68,7 +70,9 @@ def test_time_frees_room() -> None:
     assert store.get(kept) is not None
 
 
-@pytest.mark.parametrize(("store", "size"), [(ImageStore(0, 100, 60), 1), (ImageStore(1, 100, 60), 101)])
+@pytest.mark.parametrize(
+    ("store", "size"), [(ImageStore(0, 100, 60), 1), (ImageStore(1, 100, 60), 101)]
+)
 def test_what_does_not_fit_is_refused(store: ImageStore, size: int) -> None:
     with pytest.raises(ValueError, match=r"no images|too large"):
         store.put(image(size))

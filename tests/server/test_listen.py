@@ -27,7 +27,9 @@ def test_a_free_port_is_taken_on_every_address_of_a_name() -> None:
 
 @pytest.mark.parametrize("host", ["198.51.100.1", "no-such-host.invalid"])
 def test_an_address_of_another_machine_is_refused(host: str) -> None:
-    with pytest.raises(CannotListen, match=rf"Cannot listen on {host} port 8000: .*--host or --port"):
+    with pytest.raises(
+        CannotListen, match=rf"Cannot listen on {host} port 8000: .*--host or --port"
+    ):
         listen(host, 8000)
 
 

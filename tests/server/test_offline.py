@@ -31,7 +31,9 @@ def test_generate_writes_images_that_say_what_they_are(
     assert main([*arguments, "--n", "3", "--batch", "2"]) == 0
     paths = [tmp_path / f"apple-{i}.png" for i in (1, 2, 3)]
     written = capsys.readouterr()
-    assert written.out.splitlines() == [f"wrote {path} (seed {7 + i})" for i, path in enumerate(paths)]
+    assert written.out.splitlines() == [
+        f"wrote {path} (seed {7 + i})" for i, path in enumerate(paths)
+    ]
     assert "3 of 3 images done" in written.err
     pictures = [opened(path) for path in paths]
     assert [p.info["seed"] for p in pictures] == ["7", "8", "9"]
@@ -52,7 +54,9 @@ def test_generate_says_what_it_left_out_of_a_prompt(
     assert opened(tmp_path / "a.jpg").format == "JPEG"
 
 
-def test_generate_refuses_an_unknown_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_refuses_an_unknown_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "a.png"
     assert main(["generate", "a", "-o", str(output), "--model", "star-minii"]) == 2
     assert "star-mini" in capsys.readouterr().err
@@ -83,7 +87,9 @@ def test_info_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFix
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_convert_refuses_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_refuses_files_that_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parts = [f"--{part}={tmp_path / part}" for part in ("transformer", "vqvae", "text-encoder")]
     assert main(["convert", *parts, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err

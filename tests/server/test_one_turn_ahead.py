@@ -48,7 +48,9 @@ class LateEngine(FakeEngine):
     def step(self, sequences: Sequence[FakeSequence]) -> Pending[None]:
         super().step(sequences)
         failing = any("late" in s.job.prompt for s in sequences)
-        return self._give(f"step {sequences[0].scale - 1}", None, SystemError("late") if failing else None)
+        return self._give(
+            f"step {sequences[0].scale - 1}", None, SystemError("late") if failing else None
+        )
 
     def preview(self, sequences: Sequence[FakeSequence]) -> Pending[list[Pixels]]:
         return self._give("preview", super().preview(sequences).wait())
@@ -86,9 +88,13 @@ def test_the_images_are_those_of_an_engine_that_does_all_at_once() -> None:
     outcomes = []
     for engine in (FakeEngine(slots=3), LateEngine(slots=3)):
         run = Run(engine)
-        run.submit(make_job("a", [1, 2], partial_images=3), make_job("b", [3]), make_job("c", [4, 5]))
+        run.submit(
+            make_job("a", [1, 2], partial_images=3), make_job("b", [3]), make_job("c", [4, 5])
+        )
         run.run()
-        outcomes.append((sorted(run.of(Painted), key=str), sorted(run.of(Preview), key=str), engine.steps))
+        outcomes.append(
+            (sorted(run.of(Painted), key=str), sorted(run.of(Preview), key=str), engine.steps)
+        )
     assert outcomes[0][0] == outcomes[1][0]
     assert {p.pixels.data for p in outcomes[0][1]} == {p.pixels.data for p in outcomes[1][1]}
     assert len(outcomes[1][0]) == 5
@@ -105,7 +111,9 @@ def test_a_slot_is_free_while_its_image_is_decoded() -> None:
     steps = [m.scale for m in run.of(Timing) if m.stage == "scale_step"]
     assert steps == [*range(10), *range(10)]
     log = run.engine.log if isinstance(run.engine, LateEngine) else []
-    assert log.index("waited for finish") > log.index("gave step 0", 5), "the next image has begun by then"
+    assert log.index("waited for finish") > log.index("gave step 0", 5), (
+        "the next image has begun by then"
+    )
 
 
 def test_what_was_cancelled_meanwhile_is_not_sent() -> None:

@@ -127,12 +127,19 @@ async def test_what_cannot_be_honoured_is_refused(
 ) -> None:
     answer = await generate(service, **body)
     error = answer.json()["error"]
-    assert (answer.status_code, error["param"], error["code"]) == (400, param, "invalid_request_error")
+    assert (answer.status_code, error["param"], error["code"]) == (
+        400,
+        param,
+        "invalid_request_error",
+    )
     assert words in error["message"]
 
 
 async def test_a_model_that_is_not_loaded_is_404(service: Service) -> None:
-    for answer in (await generate(service, model="dall-e-3"), await service.http.get("/v1/models/dall-e-3")):
+    for answer in (
+        await generate(service, model="dall-e-3"),
+        await service.http.get("/v1/models/dall-e-3"),
+    ):
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "model_not_found"
         assert answer.json()["error"]["param"] == "model"
@@ -144,7 +151,9 @@ async def test_compression_reaches_the_file(service: Service) -> None:
     sums = []
     for compression in (0, 50, 100, None):
         body = {"output_format": "jpeg", "output_compression": compression, "seed": 1}
-        image = opened(base64.b64decode((await generate(service, **body)).json()["data"][0]["b64_json"]))
+        image = opened(
+            base64.b64decode((await generate(service, **body)).json()["data"][0]["b64_json"])
+        )
         assert isinstance(image, JpegImageFile)
         sums.append(sum(image.quantization[0]))
     assert sums[0] > sums[1] > sums[2] == sums[3]
@@ -182,7 +191,8 @@ async def test_the_address_is_the_one_that_callers_know() -> None:
 async def test_only_so_many_images_are_kept() -> None:
     async with serve_fake(stored_images=1) as service:
         first, second = [
-            (await generate(service, response_format="url")).json()["data"][0]["url"] for _ in range(2)
+            (await generate(service, response_format="url")).json()["data"][0]["url"]
+            for _ in range(2)
         ]
         gone = await service.http.get(first)
         assert (await service.http.get(second)).status_code == 200

@@ -36,7 +36,9 @@ async def operations(service: Service) -> dict[str, dict[str, Any]]:
 async def test_every_operation_has_examples_of_what_goes_in_and_comes_out(service: Service) -> None:
     for name, operation in (await operations(service)).items():
         contents = [operation["requestBody"]["content"]] if "requestBody" in operation else []
-        contents += [answer["content"] for answer in operation["responses"].values() if "content" in answer]
+        contents += [
+            answer["content"] for answer in operation["responses"].values() if "content" in answer
+        ]
         for content in contents:
             for kind, media in content.items():
                 binary = media.get("schema", {}).get("format") == "binary"
@@ -75,10 +77,14 @@ async def test_every_operation_says_what_it_is(service: Service) -> None:
 
 
 async def test_the_key_is_part_of_the_document_when_there_is_one(service: Service) -> None:
-    assert not [name for name, operation in (await operations(service)).items() if "security" in operation]
+    assert not [
+        name for name, operation in (await operations(service)).items() if "security" in operation
+    ]
     async with serve_fake(api_keys=[KEY]) as locked:
         spec = (await locked.http.get("/openapi.json")).json()
-        assert spec["components"]["securitySchemes"] == {"ApiKey": {"type": "http", "scheme": "bearer"}}
+        assert spec["components"]["securitySchemes"] == {
+            "ApiKey": {"type": "http", "scheme": "bearer"}
+        }
         found = await operations(locked)
     secured = {name for name, operation in found.items() if "security" in operation}
     assert secured == {name for name, operation in found.items() if "401" in operation["responses"]}

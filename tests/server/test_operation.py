@@ -140,7 +140,9 @@ async def test_what_has_not_happened_yet_is_shown_as_0(service: Service) -> None
         *(("POST", path) for path in ("/", "/generate", "/v1/images/generations", "/v1/images/edits")),
         ("HEAD", "/"), ("PUT", "/"), ("DELETE", "/generate"), ("OPTIONS", "/v1/models"),
     ]:  # fmt: skip
-        await service.http.request(method, path, json={"prompt": "a red apple"} if method == "POST" else None)
+        await service.http.request(
+            method, path, json={"prompt": "a red apple"} if method == "POST" else None
+        )
     await service.generate(n=2, stream=True, partial_images=1)
     await service.generate(prompt="explode")
     service.client.begin_drain()
@@ -175,7 +177,9 @@ async def test_the_page_and_the_images_that_are_asked_for_at_its_path_are_told_a
         ("/", {"inputs": "a"}),
     ],
 )
-async def test_a_refusal_while_the_model_is_loaded_is_counted(path: str, body: dict[str, str]) -> None:
+async def test_a_refusal_while_the_model_is_loaded_is_counted(
+    path: str, body: dict[str, str]
+) -> None:
     async with serve_fake(loaded=threading.Event(), wait=False) as service:
         assert (await service.http.post(path, json=body)).status_code == 503
         await service.http.get("/readyz")  # a probe is no request for images
@@ -193,11 +197,15 @@ async def test_gauges_follow_the_requests() -> None:
         for _ in range(3):
             tasks.start_soon(service.generate)
         read = service.client.metrics.registry.get_sample_value
-        await until(lambda: read("star_requests_running") == 1 and read("star_requests_waiting") == 2)
+        await until(
+            lambda: read("star_requests_running") == 1 and read("star_requests_waiting") == 2
+        )
         service.engine.gate.set()
 
 
-async def test_a_client_that_leaves_while_it_sends_has_not_sent_anything_invalid(service: Service) -> None:
+async def test_a_client_that_leaves_while_it_sends_has_not_sent_anything_invalid(
+    service: Service,
+) -> None:
     messages: list[dict[str, object]] = [
         {"type": "http.request", "body": b'{"prom', "more_body": True},
         {"type": "http.disconnect"},

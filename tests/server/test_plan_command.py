@@ -47,7 +47,9 @@ def test_a_thousand_images_have_a_price(capsys: pytest.CaptureFixture[str]) -> N
     assert found["gpus"] == 1
     assert found["cost_per_1000_images"] == pytest.approx(1000 * 3.6 / 3600 / 20)
     overloaded = plan(capsys, "--rps", "1000", "--gpus", "2", "--price", "3.6")
-    assert overloaded["cost_per_1000_images"] == pytest.approx(2000 * 3.6 / 3600 / overloaded["capacity_rps"])
+    assert overloaded["cost_per_1000_images"] == pytest.approx(
+        2000 * 3.6 / 3600 / overloaded["capacity_rps"]
+    )
     assert plan(capsys, "--rps", "20")["cost_per_1000_images"] is None
 
 
@@ -118,7 +120,10 @@ def test_ways_of_batching_are_compared(capsys: pytest.CaptureFixture[str]) -> No
         (["--price", "-1"], "price must be a finite number from 0"),
         (["--rps", "0"], "rps"),
         (["--model", "no-such-model"], "no-such-model"),
-        (["--step-times", "/nowhere"], "does not hold what `python -m benchmarks.bench_engine` prints"),
+        (
+            ["--step-times", "/nowhere"],
+            "does not hold what `python -m benchmarks.bench_engine` prints",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(
@@ -127,7 +132,9 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     assert said in refused(capsys, *flags)
 
 
-def test_a_file_of_another_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_another_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = measured(tmp_path / "times.json", 10.0)
     assert "for star-512" in refused(capsys, "--step-times", str(file))
 

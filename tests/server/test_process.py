@@ -67,7 +67,9 @@ def test_it_paints_survives_its_worker_and_leaves_nothing_behind(server: LiveSer
         # SIGTERM under load: each request is either painted or told to go elsewhere.
         answers.clear()
         load = [
-            threading.Thread(target=lambda: answers.append(http.post("/generate", json=body | {"n": 10})))
+            threading.Thread(
+                target=lambda: answers.append(http.post("/generate", json=body | {"n": 10}))
+            )
             for _ in range(4)
         ]
         for thread in load:
@@ -119,7 +121,9 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path: Path, damage: s
         directory.mkdir()
     if damage == "damaged":
         (directory / "config.json").write_text("{")
-    with serve("--model", str(directory), "--log-format", "json", "--log-level", "error") as process:
+    with serve(
+        "--model", str(directory), "--log-format", "json", "--log-level", "error"
+    ) as process:
         try:
             _, error = process.communicate(timeout=60)
         finally:

@@ -39,7 +39,13 @@ def test_no_more_than_pytorch_would_take(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     ("quota", "processors"),
-    [("200000 100000", 2), ("250000 100000", 3), ("50000 100000", 1), ("max 100000", 64), ("nonsense", 64)],
+    [
+        ("200000 100000", 2),
+        ("250000 100000", 3),
+        ("50000 100000", 1),
+        ("max 100000", 64),
+        ("nonsense", 64),
+    ],
 )
 def test_the_limit_of_a_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, processors: int

@@ -15,7 +15,8 @@ from tests.live_server import LiveServer, free_port
 from tests.server.processes import wait_until
 
 needs_prometheus = pytest.mark.skipif(
-    not (shutil.which("prometheus") and shutil.which("promtool")), reason="needs prometheus and promtool"
+    not (shutil.which("prometheus") and shutil.which("promtool")),
+    reason="needs prometheus and promtool",
 )
 
 METRICS = {
@@ -93,8 +94,12 @@ def test_prometheus_scrapes_every_metric(used_server: LiveServer, tmp_path: Path
             known = http.get("/metadata").raise_for_status().json()["data"]
             types = {name: entries[0]["type"] for name, entries in known.items()}
             # Of a counter, Prometheus files the description under the name with or without its ending.
-            described = {f"star_{name.removesuffix('_total')}": kind for name, kind in METRICS.items()}
-            assert described.items() <= {n.removesuffix("_total"): t for n, t in types.items()}.items()
+            described = {
+                f"star_{name.removesuffix('_total')}": kind for name, kind in METRICS.items()
+            }
+            assert (
+                described.items() <= {n.removesuffix("_total"): t for n, t in types.items()}.items()
+            )
             (steps,) = query("sum(star_scale_step_duration_seconds_count)")
             assert int(steps["value"][1]) >= 10
             (ready,) = query('star_engine_up{worker="0"}')
@@ -113,7 +118,9 @@ def test_the_linter_of_prometheus_dislikes_one_name_alone(used_server: LiveServe
     )
     complaints = (lint.stdout + lint.stderr).decode().splitlines()
     assert len(complaints) == 1, complaints
-    assert complaints[0].startswith("star_slots_total "), "a gauge by a counter's name, but the interface's"
+    assert complaints[0].startswith("star_slots_total "), (
+        "a gauge by a counter's name, but the interface's"
+    )
 
 
 def test_labels_are_bounded(used_server: LiveServer) -> None:
@@ -121,7 +128,9 @@ def test_labels_are_bounded(used_server: LiveServer) -> None:
     before = httpx.get(f"{used_server.url}/metrics", timeout=30).text.count("\n")
     for i in range(20):
         httpx.get(f"{used_server.url}/some/path/{i}", timeout=30)
-        httpx.post(f"{used_server.url}/generate", json={"prompt": f"prompt {i}", "n": 0}, timeout=30)
+        httpx.post(
+            f"{used_server.url}/generate", json={"prompt": f"prompt {i}", "n": 0}, timeout=30
+        )
         httpx.request(f"VERB{i}", f"{used_server.url}/generate", timeout=30)
     after = httpx.get(f"{used_server.url}/metrics", timeout=30).text
     assert after.count("\n") == before, "series that were not there from the start"

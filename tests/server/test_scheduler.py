@@ -105,7 +105,13 @@ def test_small_scales_are_batched_and_large_ones_taken_in_turn() -> None:
     add(s, "abcd")
     batches = [names(tick(s)) for _ in range(20)]
     assert batches[:6] == ["abcd"] * 6
-    assert batches[6:11] == ["ab", "a", "a", "a", "b"]  # the first is done long before the last has begun
+    assert batches[6:11] == [
+        "ab",
+        "a",
+        "a",
+        "a",
+        "b",
+    ]  # the first is done long before the last has begun
     assert sum(len(batch) for batch in batches) == 4 * len(PATCH_NUMS)
     assert s.idle
 
@@ -141,7 +147,9 @@ def test_no_stream_of_others_holds_back_the_images_of_a_large_job_for_ever() -> 
         order += done
     places = [i for i, key in enumerate(order) if key.job_id == "a"]
     assert len(places) == 4
-    assert places[-1] <= 4 * 8 + 3  # eight places given up for each image of the job that was there before
+    assert (
+        places[-1] <= 4 * 8 + 3
+    )  # eight places given up for each image of the job that was there before
 
 
 def test_a_step_of_one_image_is_always_allowed() -> None:
@@ -243,7 +251,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now += seconds
         expired = self.s.expired(self.now)
         here = {key.job_id for key in self.scale}
-        assert sorted(expired) == sorted(n for n, d in self.deadlines.items() if d <= self.now and n in here)
+        assert sorted(expired) == sorted(
+            n for n, d in self.deadlines.items() if d <= self.now and n in here
+        )
         for name in expired:
             self._remove(name)
 

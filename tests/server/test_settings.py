@@ -72,7 +72,9 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAR_QUEUE_CAPACTY", "5")
-    with pytest.raises(SettingsFileError, match=r"STAR_QUEUE_CAPACTY; did you mean STAR_QUEUE_CAPACITY\?"):
+    with pytest.raises(
+        SettingsFileError, match=r"STAR_QUEUE_CAPACTY; did you mean STAR_QUEUE_CAPACITY\?"
+    ):
         Settings()
 
 
@@ -84,7 +86,11 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         ("mode", "quick", 'mode must be one of "auto", "deterministic", "fast"; got "quick".'),
         ("slots", 0, "slots must be an integer from 1 to 1024; got 0."),
         ("catch_up", float("nan"), "catch_up must be a finite number from 0 to 1; got NaN."),
-        ("drain_timeout_s", -1, "drain_timeout_s must be a finite number above 0 and up to 86400; got -1."),
+        (
+            "drain_timeout_s",
+            -1,
+            "drain_timeout_s must be a finite number above 0 and up to 86400; got -1.",
+        ),
         ("model", "", "model must be a string of at least 1 character; got an empty string."),
         ("api_keys", [12345678901234567890], "api_keys must be a list of strings."),
         ("api_keys", {"name": "a secret, not to be shown"}, "api_keys must be a list of strings."),
@@ -112,7 +118,9 @@ def test_a_value_out_of_range_is_explained(name: str, value: object, message: st
 
 
 @pytest.mark.parametrize("text", ["one,two", " one , two,", '["one", "two"]'])
-def test_a_list_is_written_with_commas(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_is_written_with_commas(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def values(settings: Settings) -> list[str]:
         return [key.get_secret_value() for key in settings.api_keys]
 

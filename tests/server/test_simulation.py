@@ -37,9 +37,15 @@ def policy(catch_up: float = 0.5, max_step: float = math.inf) -> Policy:
 
 
 def run(
-    strategy: Strategy, rate: float, times: Linear | None = None, requests: int = 400, workers: int = 1
+    strategy: Strategy,
+    rate: float,
+    times: Linear | None = None,
+    requests: int = 400,
+    workers: int = 1,
 ) -> Outcome:
-    simulation = Simulation(times or Linear(), policy(), strategy=strategy, workers=workers, slots=4)
+    simulation = Simulation(
+        times or Linear(), policy(), strategy=strategy, workers=workers, slots=4
+    )
     return simulation.run(rate, requests)
 
 
@@ -62,7 +68,9 @@ def test_one_at_a_time_is_the_textbooks_queue() -> None:
 def test_overload_is_worked_off_at_capacity(strategy: Strategy) -> None:
     outcome = run(strategy, rate=1e9)
     assert outcome.busy == pytest.approx(1.0)
-    assert outcome.throughput == pytest.approx(1.0), "a second of work for each image, however it is batched"
+    assert outcome.throughput == pytest.approx(1.0), (
+        "a second of work for each image, however it is batched"
+    )
 
 
 def test_batches_pay_where_a_step_has_a_price_of_its_own() -> None:
@@ -80,7 +88,11 @@ def test_packed_steps_let_nobody_wait_for_a_cohort() -> None:
 
 
 @given(
-    st.sampled_from(STRATEGIES), st.floats(0.1, 20), st.integers(1, 60), st.integers(1, 3), st.integers(0, 99)
+    st.sampled_from(STRATEGIES),
+    st.floats(0.1, 20),
+    st.integers(1, 60),
+    st.integers(1, 3),
+    st.integers(0, 99),
 )
 @settings(max_examples=60, deadline=None)
 def test_every_request_is_answered_and_none_before_its_work(
@@ -110,5 +122,9 @@ def test_the_same_seed_gives_the_same_outcome() -> None:
 
 def test_percentiles() -> None:
     outcome = Outcome(tuple(float(i) for i in range(100)), 10.0, 0.5, 1.0)
-    assert (outcome.percentile(50), outcome.percentile(99), outcome.percentile(100)) == (50.0, 99.0, 99.0)
+    assert (outcome.percentile(50), outcome.percentile(99), outcome.percentile(100)) == (
+        50.0,
+        99.0,
+        99.0,
+    )
     assert outcome.throughput == 10.0

@@ -22,7 +22,9 @@ def events(text: str) -> list[tuple[str | None, dict[str, Any]]]:
     """Name and data of each event of a stream, comments left out."""
     found = []
     for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        fields = dict(
+            line.split(": ", 1) for line in block.splitlines() if not line.startswith(":")
+        )
         if fields:
             found.append((fields.get("event"), json.loads(fields["data"])))
     return found
@@ -62,7 +64,11 @@ async def test_previews_then_the_image(service: Service) -> None:
 
 async def test_several_images_have_indices(service: Service) -> None:
     got = events((await service.generate(stream=True, n=3, seed=10)).text)
-    assert sorted((data["image_index"], data["seed"]) for _, data in got) == [(0, 10), (1, 11), (2, 12)]
+    assert sorted((data["image_index"], data["seed"]) for _, data in got) == [
+        (0, 10),
+        (1, 11),
+        (2, 12),
+    ]
 
 
 async def test_an_error_in_mid_stream_is_an_event(service: Service) -> None:

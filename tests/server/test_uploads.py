@@ -61,7 +61,9 @@ def test_each_kind_of_png_looks_as_it_does(mode: str) -> None:
     difference = [
         a - b
         for a, b in zip(
-            read(file_of(image)).convert("L").tobytes(), expected.convert("L").tobytes(), strict=True
+            read(file_of(image)).convert("L").tobytes(),
+            expected.convert("L").tobytes(),
+            strict=True,
         )
     ]
     assert max(map(abs, difference)) <= 1
@@ -117,7 +119,9 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     """A PNG file with this header, whatever is in it."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">2I5B", width, height, depth, colour, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

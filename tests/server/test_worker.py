@@ -102,7 +102,11 @@ def test_images_are_the_same_with_graphs(tiny: Path, monkeypatch: pytest.MonkeyP
         graphed, info, phases = load(given)
     assert phases == ["capturing", "warming"]
     told = [log for log in logs if log["event"] == "capturing graphs"]
-    assert (told[0]["done"], told[-1]["done"], told[-1]["of"]) == (0, capture.captured, capture.captured)
+    assert (told[0]["done"], told[-1]["done"], told[-1]["of"]) == (
+        0,
+        capture.captured,
+        capture.captured,
+    )
     # Of the 79 tokens of an image, 49 are the last scale's: a step of more than one image would be more than
     # an image's work, so there is one graph for it, three for the scale before, and four for each other.
     assert capture.captured == 4 + 4 + 3 + 1
@@ -140,12 +144,16 @@ def test_a_precision_that_is_imitated_is_said(
 
 
 @pytest.mark.usefixtures("threads")
-def test_not_compiled_where_there_is_no_compiler(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_compiled_where_there_is_no_compiler(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(graph: object, inputs: object) -> Callable[..., object]:
         raise RuntimeError("no compiler\nand all that it said")
 
     compile_networks = compilation.compile_networks
-    monkeypatch.setattr(compilation, "compile_networks", lambda model: compile_networks(model, refused))
+    monkeypatch.setattr(
+        compilation, "compile_networks", lambda model: compile_networks(model, refused)
+    )
     torch.compiler.reset()
     given = options(tiny, compile=True)
     with structlog.testing.capture_logs() as logs:
@@ -167,7 +175,9 @@ def test_what_is_compiled_is_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -
         return graph.forward
 
     compile_networks = compilation.compile_networks
-    monkeypatch.setattr(compilation, "compile_networks", lambda model: compile_networks(model, backend))
+    monkeypatch.setattr(
+        compilation, "compile_networks", lambda model: compile_networks(model, backend)
+    )
     torch.compiler.reset()
     given = options(tiny, compile=True)
     engine, info, _ = load(given)
@@ -177,7 +187,9 @@ def test_what_is_compiled_is_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize(("given", "workers", "expected"), [(0, 1, 6), (0, 3, 2), (0, 100, 1), (5, 3, 5)])
+@pytest.mark.parametrize(
+    ("given", "workers", "expected"), [(0, 1, 6), (0, 3, 2), (0, 100, 1), (5, 3, 5)]
+)
 def test_threads_are_those_that_are_asked_for_or_a_share(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, given: int, workers: int, expected: int
 ) -> None:

@@ -51,7 +51,9 @@ def var_files(tmp_path_factory: pytest.TempPathFactory) -> OfficialFiles:
 
 
 @pytest.fixture(scope="session")
-def golden_directory(official_files: OfficialFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def golden_directory(
+    official_files: OfficialFiles, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The recorded STAR, converted."""
     return convert(golden.STAR, official_files, tmp_path_factory.mktemp("golden") / "native")
 

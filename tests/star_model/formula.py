@@ -42,7 +42,12 @@ def fill(module: nn.Module, salt: str) -> None:
             elif name.endswith("codebook.weight"):
                 pass
             elif name.endswith(
-                ("_position", "position_embedding", "scale_embedding.weight", "class_embedding.weight")
+                (
+                    "_position",
+                    "position_embedding",
+                    "scale_embedding.weight",
+                    "class_embedding.weight",
+                )
             ):
                 x = 0.5 * x
             elif parameter.ndim >= 2:

@@ -35,7 +35,9 @@ class Golden:
     @cached_property
     def description(self) -> dict[str, Any]:
         """Configuration, salt, and official names and shapes."""
-        data: dict[str, Any] = json.loads((self.folder / f"{self.name}.json").read_text(encoding="utf-8"))
+        data: dict[str, Any] = json.loads(
+            (self.folder / f"{self.name}.json").read_text(encoding="utf-8")
+        )
         return data
 
     @cached_property
@@ -75,7 +77,9 @@ class Golden:
             name=self.name.replace("_", "-"),
             patch_nums=tuple(c["patch_nums"]),
             transformer=transformer,
-            tokenizer=TokenizerConfig(vocab_size=c["V"], latent_channels=c["z"], base_channels=c["ch"]),
+            tokenizer=TokenizerConfig(
+                vocab_size=c["V"], latent_channels=c["z"], base_channels=c["ch"]
+            ),
             text_encoder=text_encoder,
         )
 
@@ -87,7 +91,11 @@ class Golden:
     @property
     def other_prompts(self) -> list[str]:
         """Three others."""
-        return ["0", "9", "goldfish"] if self.is_var else ["a cat", "three green frogs in a row", "moon"]
+        return (
+            ["0", "9", "goldfish"]
+            if self.is_var
+            else ["a cat", "three green frogs in a row", "moon"]
+        )
 
     def params(self, seed: int = 0) -> SamplingParams:
         """Greedy, with the recorded guidance."""
@@ -98,11 +106,14 @@ class Golden:
         """The official state dict of ``transformer`` or ``vae``, buffers included."""
         salt, shapes = self.description["salt"], self.description["shapes"][part]
         state = {
-            name: official_parameter(f"{salt}{part}.", name, tuple(shape)) for name, shape in shapes.items()
+            name: official_parameter(f"{salt}{part}.", name, tuple(shape))
+            for name, shape in shapes.items()
         }
         sides = self.description["config"]["patch_nums"]
         if part == "vae":
-            state["quantize.ema_vocab_hit_SV"] = torch.full((10, self.description["config"]["V"]), 3.0)
+            state["quantize.ema_vocab_hit_SV"] = torch.full(
+                (10, self.description["config"]["V"]), 3.0
+            )
             return state
         for name in [name for name in state if name.endswith(".q_bias")]:
             state[name.replace("q_bias", "zero_k_bias")] = torch.zeros_like(state[name])
@@ -110,9 +121,9 @@ class Golden:
             scale_of = torch.cat([torch.full((side * side,), k) for k, side in enumerate(sides)])
             state["lvl_1L"] = scale_of[None]
             later = scale_of[:, None] < scale_of[None, :]
-            state["attn_bias_for_masking"] = torch.zeros(later.shape).masked_fill(later, -torch.inf)[
-                None, None
-            ]
+            state["attn_bias_for_masking"] = torch.zeros(later.shape).masked_fill(
+                later, -torch.inf
+            )[None, None]
         return state
 
     def write_official(self, directory: Path) -> OfficialFiles:
@@ -124,7 +135,9 @@ class Golden:
             torch.save(state, transformer)
             return transformer, vqvae, None
         trainer = {"var_wo_ddp": state, "config": {"depth": 2}}
-        torch.save({"epoch": 1, "iter": 30000, "trainer": trainer, "args": {"fp16": 1}}, transformer)
+        torch.save(
+            {"epoch": 1, "iter": 30000, "trainer": trainer, "args": {"fp16": 1}}, transformer
+        )
         clip = write_tiny_clip(directory / "CLIP", hidden_size=self.config.transformer.text_dim)
         return transformer, vqvae, clip
 
@@ -150,6 +163,7 @@ class GoldenTextEncoder:
             return HashTextEncoder(STAR.description["config"]["text_dim"], 77).encode([prompt])[0]
         row = 0 if prompt else 1
         hidden, mask, pooled = (
-            STAR.tensors[f"text.{name}"][row] for name in ("hidden_states", "attention_mask", "pooled")
+            STAR.tensors[f"text.{name}"][row]
+            for name in ("hidden_states", "attention_mask", "pooled")
         )
         return TextConditioning(hidden, mask.bool(), pooled)

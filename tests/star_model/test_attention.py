@@ -58,14 +58,18 @@ def test_what_is_masked_has_no_influence() -> None:
 @pytest.mark.parametrize("length", [7, 8, 77])
 def test_additive_bias_is_the_mask_and_aligned(length: int) -> None:
     q, k, v = qkv(t=length)
-    mask = torch.arange(length).expand(3, 1, 1, length) < torch.tensor([3, 5, length]).view(3, 1, 1, 1)
+    mask = torch.arange(length).expand(3, 1, 1, length) < torch.tensor([3, 5, length]).view(
+        3, 1, 1, 1
+    )
     bias = additive_bias(mask, q.dtype)
     assert bias.shape == (3, 1, 1, length)
     assert all(stride % 8 == 0 for stride in bias.stride()[:-1])
     assert bias.stride(-1) == 1
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     biased = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-    torch.testing.assert_close(biased, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0))
+    torch.testing.assert_close(
+        biased, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    )
 
 
 def test_the_default_backend() -> None:
@@ -74,7 +78,9 @@ def test_the_default_backend() -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown attention backend 'flash'; known are sdpa, xformers"):
+    with pytest.raises(
+        ConfigError, match="unknown attention backend 'flash'; known are sdpa, xformers"
+    ):
         choose_backend(CPU, "flash")
 
 
@@ -125,7 +131,9 @@ def xformers_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_xformers_is_called_as_it_wants_to_be(length: int, additive: bool) -> None:
     q, k, v = qkv(length=36, t=length)
     torch.testing.assert_close(xformers(q, k, v), sdpa(q, k, v))
-    mask = torch.arange(length).expand(3, 1, 1, length) < torch.tensor([3, 5, length]).view(3, 1, 1, 1)
+    mask = torch.arange(length).expand(3, 1, 1, length) < torch.tensor([3, 5, length]).view(
+        3, 1, 1, 1
+    )
     given = additive_bias(mask, q.dtype) if additive else mask
     torch.testing.assert_close(xformers(q, k, v, given), sdpa(q, k, v, mask))
 
@@ -135,7 +143,9 @@ def test_xformers_is_called_as_it_wants_to_be(length: int, additive: bool) -> No
 def test_a_whole_cohort_by_xformers(rows: Literal["own", "conditional"]) -> None:
     """Slots in any order, texts of different lengths, all scales."""
     config = tiny_config()
-    config = replace(config, transformer=replace(config.transformer, cross_attention_rows=rows, num_heads=2))
+    config = replace(
+        config, transformer=replace(config.transformer, cross_attention_rows=rows, num_heads=2)
+    )
     found = []
     for attend in (sdpa, xformers):
         model = build_tiny_model(config)
@@ -154,7 +164,9 @@ def test_a_whole_cohort_by_xformers(rows: Literal["own", "conditional"]) -> None
 
 @pytest.mark.gpu
 def test_xformers_against_sdpa() -> None:
-    pytest.importorskip("xformers", reason="the extra xformers is not installed", exc_type=ImportError)
+    pytest.importorskip(
+        "xformers", reason="the extra xformers is not installed", exc_type=ImportError
+    )
     device = torch.device("cuda")
     q, k, v = (x.to(device, torch.bfloat16) for x in qkv(length=36, t=77))
     mask = torch.arange(77, device=device).expand(3, 1, 1, 77) < 9
@@ -166,7 +178,9 @@ def test_xformers_against_sdpa() -> None:
 def test_packed_sequences_are_those_alone() -> None:
     """The mask with which sequences of different lengths share one call, without the kernels that need a GPU."""
     bias = pytest.importorskip(
-        "xformers.ops.fmha.attn_bias", reason="the extra xformers is not installed", exc_type=ImportError
+        "xformers.ops.fmha.attn_bias",
+        reason="the extra xformers is not installed",
+        exc_type=ImportError,
     )
     lengths, texts = [1, 4, 9], [3, 7, 5]
     alone = [qkv(1, length, t) for length, t in zip(lengths, texts, strict=True)]

@@ -29,7 +29,13 @@ from tests.star_model.tiny import (
     write_tiny_model,
 )
 
-FILES = {"config.json", "transformer.safetensors", "vqvae.safetensors", "text_encoder", "SHA256SUMS"}
+FILES = {
+    "config.json",
+    "transformer.safetensors",
+    "vqvae.safetensors",
+    "text_encoder",
+    "SHA256SUMS",
+}
 
 
 @pytest.fixture
@@ -92,7 +98,9 @@ def test_a_loaded_model_needs_its_files_no_more(copied: Path, saved: StarModel) 
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
-def test_dtype_is_the_transformers_and_the_decoders(tiny_directory: Path, dtype: str | torch.dtype) -> None:
+def test_dtype_is_the_transformers_and_the_decoders(
+    tiny_directory: Path, dtype: str | torch.dtype
+) -> None:
     model = load_model(tiny_directory, device="cpu", dtype=dtype)
     expected = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     assert model.dtype == expected
@@ -107,7 +115,9 @@ def test_dtype_is_the_transformers_and_the_decoders(tiny_directory: Path, dtype:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_files_in_half_precision_load_into_any(saved: StarModel, tmp_path: Path, dtype: str) -> None:
+def test_files_in_half_precision_load_into_any(
+    saved: StarModel, tmp_path: Path, dtype: str
+) -> None:
     save_model(saved, tmp_path / "half", dtype=dtype)
     half = getattr(torch, dtype)
     for file in (tmp_path / "half").rglob("*.safetensors"):
@@ -121,7 +131,9 @@ def test_files_in_half_precision_load_into_any(saved: StarModel, tmp_path: Path,
 
 def test_saving_again_gives_the_same_files(tiny_directory: Path, tmp_path: Path) -> None:
     save_model(load_model(tiny_directory, device="cpu"), tmp_path / "again")
-    assert (tmp_path / "again" / "SHA256SUMS").read_text() == (tiny_directory / "SHA256SUMS").read_text()
+    assert (tmp_path / "again" / "SHA256SUMS").read_text() == (
+        tiny_directory / "SHA256SUMS"
+    ).read_text()
 
 
 def test_an_attention_backend_can_be_asked_for(tiny_directory: Path) -> None:
@@ -182,15 +194,27 @@ def put(name: str, tensor: Tensor) -> Change:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("transformer", drop("head.bias"), r"transformer\.safetensors: tensor head\.bias is missing"),
+        (
+            "transformer",
+            drop("head.bias"),
+            r"transformer\.safetensors: tensor head\.bias is missing",
+        ),
         ("transformer", put("extra", torch.zeros(1)), "tensor extra is unexpected"),
-        ("transformer", put("head.bias", torch.zeros(97)), r"head\.bias has shape \(97,\), expected \(96,\)"),
+        (
+            "transformer",
+            put("head.bias", torch.zeros(97)),
+            r"head\.bias has shape \(97,\), expected \(96,\)",
+        ),
         (
             "transformer",
             put("head.bias", torch.zeros(96, dtype=torch.int32)),
             r"head\.bias has type I32, not a float",
         ),
-        ("vqvae", drop("quant_conv.bias"), r"vqvae\.safetensors: tensor quant_conv\.bias is missing"),
+        (
+            "vqvae",
+            drop("quant_conv.bias"),
+            r"vqvae\.safetensors: tensor quant_conv\.bias is missing",
+        ),
     ],
 )
 def test_a_wrong_tensor_is_named(copied: Path, name: str, change: Change, message: str) -> None:
@@ -208,10 +232,14 @@ def test_several_missing_tensors_are_counted(copied: Path) -> None:
         load_model(copied, device="cpu")
 
 
-def test_shapes_are_checked_before_data_is_read(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes_are_checked_before_data_is_read(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file of another model must not first fill the memory."""
     tensors = load_file(copied / "transformer.safetensors")
-    save_file({**tensors, "text_projection.bias": torch.zeros(3)}, copied / "transformer.safetensors")
+    save_file(
+        {**tensors, "text_projection.bias": torch.zeros(3)}, copied / "transformer.safetensors"
+    )
     opened: Any = safe_open
     read: list[str] = []
 
@@ -321,7 +349,9 @@ def test_checksums_are_in_the_usual_form(tiny_directory: Path) -> None:
 # ---- saving ----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_half_written(saved: StarModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_half_written(
+    saved: StarModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*args: Any) -> None:
         raise OSError("no space left on device")
 
@@ -378,7 +408,9 @@ def test_what_is_loaded_for_speed_changes_no_token(
     tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("star_model.networks.precision.has_fast_bfloat16", lambda: True)
-    exact, fast = (load_model(tiny_directory, device="cpu", dtype=dtype) for dtype in (None, "auto"))
+    exact, fast = (
+        load_model(tiny_directory, device="cpu", dtype=dtype) for dtype in (None, "auto")
+    )
     assert {p.dtype for p in exact.vqvae.parameters()} == {torch.float32}
     assert {p.dtype for p in fast.vqvae.decoder.parameters()} == {torch.bfloat16}
     assert fast.dtype == exact.dtype == torch.float32

@@ -23,7 +23,9 @@ PROMPTS = ["a cat", "a red apple", "moon"]
 def paint(model: StarModel, count: int) -> tuple[list[list[int]], torch.Tensor]:
     """Tokens and pixels of some images together."""
     engine = Engine(model, slots=3, mode="fast")
-    prompts = [str(i) for i in range(count)] if model.config.transformer.num_classes else PROMPTS[:count]
+    prompts = (
+        [str(i) for i in range(count)] if model.config.transformer.num_classes else PROMPTS[:count]
+    )
     texts = model.text_encoder.encode(prompts)
     sequences = [engine.prepare(text, SamplingParams(seed=i)) for i, text in enumerate(texts)]
     while not sequences[0].done:
@@ -50,14 +52,18 @@ def check(config: ModelConfig, backend: str) -> None:
         assert (painted.int() - pixels.int()).abs().max() <= 1, "a level of rounding"
 
 
-@pytest.mark.parametrize("config", [tiny_config(), tiny_config(**class_conditional())], ids=["text", "class"])
+@pytest.mark.parametrize(
+    "config", [tiny_config(), tiny_config(**class_conditional())], ids=["text", "class"]
+)
 def test_what_is_traced_gives_the_same_tokens(config: ModelConfig) -> None:
     check(config, "eager")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler's own modules
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning"
+)  # of the compiler's own modules
 def test_what_is_compiled_on_a_cpu_gives_the_same_tokens() -> None:
     check(tiny_config(), "inductor")
 
@@ -72,7 +78,9 @@ def test_all_blocks_share_what_is_compiled() -> None:
     counts = []
     for depth in (1, 3):
         config = tiny_config()
-        model = build_tiny_model(replace(config, transformer=replace(config.transformer, depth=depth)))
+        model = build_tiny_model(
+            replace(config, transformer=replace(config.transformer, depth=depth))
+        )
         torch.compiler.reset()
         compile_networks(model, counting)
         paint(model, 1)
@@ -103,5 +111,7 @@ def test_what_is_compiled_on_a_gpu_gives_nearly_the_same_images() -> None:
     compile_networks(model)
     tokens, _ = paint(model, 3)
     expected, _ = paint(plain, 3)
-    same = sum(a == b for x, y in zip(tokens, expected, strict=True) for a, b in zip(x, y, strict=True))
+    same = sum(
+        a == b for x, y in zip(tokens, expected, strict=True) for a, b in zip(x, y, strict=True)
+    )
     assert same >= 0.9 * 3 * sum(config.schedule.lengths)

@@ -19,7 +19,9 @@ from star_model.errors import ConfigError
 from tests.star_model.tiny import class_conditional, tiny_config
 
 
-@pytest.mark.parametrize("config", [*PRESETS.values(), tiny_config()], ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "config", [*PRESETS.values(), tiny_config()], ids=lambda config: config.name
+)
 def test_round_trip_through_json(config: ModelConfig) -> None:
     again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
@@ -28,7 +30,10 @@ def test_round_trip_through_json(config: ModelConfig) -> None:
 
 
 def test_presets() -> None:
-    sizes = {name: (c.image_size, c.transformer.depth, c.transformer.width) for name, c in PRESETS.items()}
+    sizes = {
+        name: (c.image_size, c.transformer.depth, c.transformer.width)
+        for name, c in PRESETS.items()
+    }
     assert sizes == {
         "star-256-d16": (256, 16, 1024),
         "star-256": (256, 30, 1920),
@@ -114,7 +119,9 @@ def test_what_is_conditioned_must_fit() -> None:
         tiny_config(**class_conditional(1001))
     with pytest.raises(ConfigError, match="imagenet is for class-conditional models"):
         replace(tiny_config(**class_conditional()), text_encoder=TextEncoderConfig())
-    with pytest.raises(ConfigError, match=r"text_encoder\.max_tokens must be .* got 77 with imagenet"):
+    with pytest.raises(
+        ConfigError, match=r"text_encoder\.max_tokens must be .* got 77 with imagenet"
+    ):
         TextEncoderConfig(family="imagenet")
     with pytest.raises(ConfigError, match="must be positive, got 0 and 0"):
         TransformerConfig(depth=1, num_heads=1)
@@ -148,7 +155,10 @@ def changed(*path: str, **values: Any) -> dict[str, Any]:
         (changed("transformer", depth=None), r"missing key transformer\.depth"),
         (changed("transformer", depth="2"), r"transformer\.depth must be a whole number, got '2'"),
         (changed("transformer", depth=2.0), r"transformer\.depth must be a whole number, got 2\.0"),
-        (changed("transformer", depth=True), r"transformer\.depth must be a whole number, got True"),
+        (
+            changed("transformer", depth=True),
+            r"transformer\.depth must be a whole number, got True",
+        ),
         (changed("tokenizer", attention=1), r"tokenizer\.attention must be true or false, got 1"),
         (changed(patch_nums=[1, "2"]), "patch_nums must be a list of integers"),
         (changed(patch_nums=7), "patch_nums must be a list of integers"),
@@ -163,7 +173,11 @@ def test_bad_json_is_named(data: Any, message: str) -> None:
 
 
 def test_what_is_not_said_is_the_default() -> None:
-    data = {"name": "x", "patch_nums": [1, 2], "transformer": {"depth": 1, "num_heads": 1, "text_dim": 8}}
+    data = {
+        "name": "x",
+        "patch_nums": [1, 2],
+        "transformer": {"depth": 1, "num_heads": 1, "text_dim": 8},
+    }
     config = ModelConfig.from_dict(data)
     assert config.tokenizer == TokenizerConfig()
     assert config.text_encoder == TextEncoderConfig()

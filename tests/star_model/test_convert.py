@@ -127,28 +127,41 @@ def test_values_arrive_where_they_belong(
     golden_directory: Path, states: dict[str, dict[str, Tensor]]
 ) -> None:
     """Some by hand, of each kind; parity of the whole is in ``test_parity.py``."""
-    native, official = load_file(golden_directory / "transformer.safetensors"), states["transformer"]
+    native, official = (
+        load_file(golden_directory / "transformer.safetensors"),
+        states["transformer"],
+    )
     block, theirs = "blocks.1.self_attention.", "blocks.1.attn."
     bias = torch.cat([official[theirs + "q_bias"], torch.zeros(128), official[theirs + "v_bias"]])
     assert torch.equal(native[block + "qkv.bias"], bias)
-    assert torch.equal(native[block + "log_temperature"], official[theirs + "scale_mul_1H11"].view(2, 1))
+    assert torch.equal(
+        native[block + "log_temperature"], official[theirs + "scale_mul_1H11"].view(2, 1)
+    )
     assert torch.equal(native["start_position"], official["pos_start"].flatten())
     bias = torch.cat([torch.zeros(128), official["blocks.0.cross_attn.v_bias"]])
     assert torch.equal(native["blocks.0.cross_attention.kv.bias"], bias)
     native, official = load_file(golden_directory / "vqvae.safetensors"), states["vae"]
     assert torch.equal(
-        native["decoder.levels.0.blocks.2.conv1.weight"], official["decoder.up.4.block.2.conv1.weight"]
+        native["decoder.levels.0.blocks.2.conv1.weight"],
+        official["decoder.up.4.block.2.conv1.weight"],
     )
-    assert torch.equal(native["encoder.middle.2.norm1.bias"], official["encoder.mid.block_2.norm1.bias"])
+    assert torch.equal(
+        native["encoder.middle.2.norm1.bias"], official["encoder.mid.block_2.norm1.bias"]
+    )
 
 
-@pytest.mark.parametrize("recorded", [golden.VAR, golden.VAR_SHARED], ids=lambda recorded: recorded.name)
+@pytest.mark.parametrize(
+    "recorded", [golden.VAR, golden.VAR_SHARED], ids=lambda recorded: recorded.name
+)
 def test_values_of_a_var_arrive_where_they_belong(recorded: Golden, tmp_path: Path) -> None:
     out = Conversion(recorded, recorded.write_official(tmp_path), tmp_path)()
     assert {file.name for file in out.iterdir()} == {
         "config.json", "transformer.safetensors", "vqvae.safetensors", "SHA256SUMS"
     }  # fmt: skip
-    native, official = load_file(out / "transformer.safetensors"), recorded.official_state("transformer")
+    native, official = (
+        load_file(out / "transformer.safetensors"),
+        recorded.official_state("transformer"),
+    )
     assert torch.equal(native["position_embedding"], official["pos_1LC"][0])
     assert torch.equal(native["class_embedding.weight"], official["class_emb.weight"])
     assert torch.equal(native["head_modulation.weight"], official["head_nm.ada_lin.1.weight"])
@@ -164,13 +177,17 @@ def test_dtype(convert: Conversion, dtype: str | torch.dtype) -> None:
     out = convert(dtype=dtype)
     expected = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     assert {t.dtype for t in load_file(out / "transformer.safetensors").values()} == {expected}
-    assert {t.dtype for t in load_file(out / "text_encoder" / "model.safetensors").values()} == {expected}
+    assert {t.dtype for t in load_file(out / "text_encoder" / "model.safetensors").values()} == {
+        expected
+    }
     assert {t.dtype for t in load_file(out / "vqvae.safetensors").values()} == {torch.float32}
     model = load_model(out, device="cpu", verify=True)
     assert {p.dtype for p in model.transformer.parameters()} == {torch.float32}
 
 
-def test_half_precision_files_stay_half(convert: Conversion, states: dict[str, dict[str, Tensor]]) -> None:
+def test_half_precision_files_stay_half(
+    convert: Conversion, states: dict[str, dict[str, Tensor]]
+) -> None:
     half = {name: tensor.half() for name, tensor in states["transformer"].items()}
     out = convert(transformer=wrapped(half))
     assert {t.dtype for t in load_file(out / "transformer.safetensors").values()} == {torch.float16}
@@ -184,7 +201,9 @@ def test_the_older_pickle_format(
     assert (convert(vae=old) / "vqvae.safetensors").is_file()
 
 
-def test_a_bare_transformer_state_dict(convert: Conversion, states: dict[str, dict[str, Tensor]]) -> None:
+def test_a_bare_transformer_state_dict(
+    convert: Conversion, states: dict[str, dict[str, Tensor]]
+) -> None:
     assert (convert(transformer=states["transformer"]) / "config.json").is_file()
 
 
@@ -195,7 +214,9 @@ def test_the_usage_statistic_may_have_any_length(
     convert(vae={**states["vae"], "quantize.ema_vocab_hit_SV": torch.zeros(rows, 256)})
 
 
-def test_buffers_of_training_are_dropped(convert: Conversion, states: dict[str, dict[str, Tensor]]) -> None:
+def test_buffers_of_training_are_dropped(
+    convert: Conversion, states: dict[str, dict[str, Tensor]]
+) -> None:
     extra = {"lvl_1L": torch.zeros(1, 130), "attn_bias_for_masking": torch.zeros(1, 1, 130, 130)}
     out = convert(transformer=wrapped({**states["transformer"], **extra}))
     assert not extra.keys() & load_file(out / "transformer.safetensors").keys()
@@ -217,7 +238,11 @@ def with_tensor(name: str, value: Tensor) -> Change:
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("transformer", without("blocks.1.ffn.fc1.bias"), r"tensor blocks\.1\.ffn\.fc1\.bias is missing"),
+        (
+            "transformer",
+            without("blocks.1.ffn.fc1.bias"),
+            r"tensor blocks\.1\.ffn\.fc1\.bias is missing",
+        ),
         (
             "transformer",
             with_tensor("blocks.0.attn.k_bias", torch.zeros(1)),
@@ -253,7 +278,11 @@ def with_tensor(name: str, value: Tensor) -> Change:
     ],
 )
 def test_a_wrong_tensor_is_named(
-    convert: Conversion, states: dict[str, dict[str, Tensor]], part: str, change: Change, message: str
+    convert: Conversion,
+    states: dict[str, dict[str, Tensor]],
+    part: str,
+    change: Change,
+    message: str,
 ) -> None:
     changed = change(states[part])
     with pytest.raises(CheckpointError, match=message):
@@ -265,7 +294,10 @@ def test_a_wrong_tensor_is_named(
     [
         (without("blocks.1.ada_lin.1.bias"), r"tensor blocks\.1\.ada_lin\.1\.bias is missing"),
         (without("class_emb.weight"), r"tensor class_emb\.weight is missing"),
-        (with_tensor("shared_ada_lin.1.bias", torch.zeros(768)), r"shared_ada_lin\.1\.bias is unexpected"),
+        (
+            with_tensor("shared_ada_lin.1.bias", torch.zeros(768)),
+            r"shared_ada_lin\.1\.bias is unexpected",
+        ),
         (
             with_tensor("pos_1LC", torch.zeros(1, 131, 128)),
             r"pos_1LC has shape \(1, 131, 128\), expected \(1, 130, 128\)",
@@ -276,7 +308,9 @@ def test_a_wrong_tensor_is_named(
         ),
     ],
 )
-def test_a_wrong_tensor_of_a_var_is_named(convert_var: Conversion, change: Change, message: str) -> None:
+def test_a_wrong_tensor_of_a_var_is_named(
+    convert_var: Conversion, change: Change, message: str
+) -> None:
     with pytest.raises(CheckpointError, match=message):
         convert_var(transformer=change(golden.VAR.official_state("transformer")))
 
@@ -285,7 +319,9 @@ def test_a_text_encoder_is_for_texts(convert: Conversion, convert_var: Conversio
     with pytest.raises(ConfigError, match="which has no text encoder"):
         convert_var(clip=convert.files[2])
     convert.files = (*convert.files[:2], None)
-    with pytest.raises(ConfigError, match="star-tiny is a STAR transformer, which needs the folder"):
+    with pytest.raises(
+        ConfigError, match="star-tiny is a STAR transformer, which needs the folder"
+    ):
         convert()
 
 
@@ -306,17 +342,23 @@ def test_another_family_is_named(
     ):
         convert_var(vae=convert_var.files[0])
     with pytest.raises(
-        CheckpointError, match="a VQVAE, but a STAR transformer is expected here; are the two files swapped"
+        CheckpointError,
+        match="a VQVAE, but a STAR transformer is expected here; are the two files swapped",
     ):
         convert(transformer=vqvae)
     with pytest.raises(
-        CheckpointError, match="a STAR transformer, but a VQVAE is expected here; are the two files swapped"
+        CheckpointError,
+        match="a STAR transformer, but a VQVAE is expected here; are the two files swapped",
     ):
         convert(vae=transformer)
-    with pytest.raises(CheckpointError, match=r"another family \(its first tensor is conv1\.weight\)"):
+    with pytest.raises(
+        CheckpointError, match=r"another family \(its first tensor is conv1\.weight\)"
+    ):
         convert(transformer={"conv1.weight": torch.zeros(3)})
     with pytest.raises(CheckpointError, match="with the causal sampler, which is not supported"):
-        convert(transformer=wrapped({**states["transformer"], "word_embed_head.weight": torch.zeros(1)}))
+        convert(
+            transformer=wrapped({**states["transformer"], "word_embed_head.weight": torch.zeros(1)})
+        )
 
 
 def test_another_size_is_named(convert: Conversion, states: dict[str, dict[str, Tensor]]) -> None:
@@ -327,14 +369,22 @@ def test_another_size_is_named(convert: Conversion, states: dict[str, dict[str, 
         convert(preset=longer)
     d16 = {**states["transformer"], "lvl_embed.weight": torch.zeros(10, 1024)}
     d16 |= {"blocks.15.attn.q_bias": torch.zeros(1024)}
-    with pytest.raises(CheckpointError, match=r"has 16 blocks, but star-512 has 30; it fits star-256-d16$"):
+    with pytest.raises(
+        CheckpointError, match=r"has 16 blocks, but star-512 has 30; it fits star-256-d16$"
+    ):
         convert(transformer=wrapped(d16), preset="star-512")
 
 
 def test_another_size_of_var_is_named(convert_var: Conversion) -> None:
     state = golden.VAR.official_state("transformer")
-    d24 = {**state, "lvl_embed.weight": torch.zeros(10, 1536), "blocks.23.attn.q_bias": torch.zeros(1536)}
-    with pytest.raises(CheckpointError, match=r"has 24 blocks, but var-d30 has 30; it fits var-d24$"):
+    d24 = {
+        **state,
+        "lvl_embed.weight": torch.zeros(10, 1536),
+        "blocks.23.attn.q_bias": torch.zeros(1536),
+    }
+    with pytest.raises(
+        CheckpointError, match=r"has 24 blocks, but var-d30 has 30; it fits var-d24$"
+    ):
         convert_var(transformer=d24, preset="var-d30")
 
 
@@ -343,9 +393,13 @@ def test_an_unknown_preset(convert: Conversion) -> None:
         ConfigError, match="unknown preset 'star-2048'; known are star-256-d16, star-256, star-512"
     ):
         convert(preset="star-2048")
-    with pytest.raises(ConfigError, match="dtype must be one of float32, float16, bfloat16, got 'int8'"):
+    with pytest.raises(
+        ConfigError, match="dtype must be one of float32, float16, bfloat16, got 'int8'"
+    ):
         convert(dtype="int8")
-    shallow = replace(golden.STAR.config, tokenizer=replace(golden.STAR.config.tokenizer, num_phi=5))
+    shallow = replace(
+        golden.STAR.config, tokenizer=replace(golden.STAR.config.tokenizer, num_phi=5)
+    )
     with pytest.raises(CheckpointError, match=r"quantize\.quant_resi\.qresi_ls\.4\.bias"):
         convert(preset=shallow)
 
@@ -389,7 +443,9 @@ def test_a_flipped_byte(convert: Conversion, tmp_path: Path) -> None:
         convert(transformer=bad)
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"trainer": {}}, {"trainer": {"var_wo_ddp": 3}}, {"a": "b"}])
+@pytest.mark.parametrize(
+    "content", [[1, 2], {}, {"trainer": {}}, {"trainer": {"var_wo_ddp": 3}}, {"a": "b"}]
+)
 def test_no_state_dict(convert: Conversion, tmp_path: Path, content: Any) -> None:
     bad = tmp_path / "bad.pth"
     torch.save(content, bad)
@@ -419,7 +475,9 @@ def test_an_unsafe_pickle_is_refused_unless_allowed(
     assert not mark.exists()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library may remark on what is asked of it
-        assert read_state_dict(file, allow_unsafe_pickle=True).keys() == states["transformer"].keys()
+        assert (
+            read_state_dict(file, allow_unsafe_pickle=True).keys() == states["transformer"].keys()
+        )
     assert mark.exists()
 
 

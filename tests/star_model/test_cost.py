@@ -37,7 +37,9 @@ def counted(config: ModelConfig, scale: int, batch: int, guided: bool) -> int:
         forward = EagerForward(
             StarTransformer(config), KVCache(config, slots=batch, device=META, dtype=torch.float32)
         )
-        x = torch.zeros((1 + guided) * batch, config.schedule.lengths[scale], config.transformer.width)
+        x = torch.zeros(
+            (1 + guided) * batch, config.schedule.lengths[scale], config.transformer.width
+        )
         strength = torch.zeros(batch) if guided else None
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         forward(scale, x, list(range(batch)), strength)
@@ -52,8 +54,12 @@ def test_a_steps_operations(
     rows: Literal["own", "conditional"], scale: int, batch: int, guided: bool
 ) -> None:
     config = tiny_config()
-    config = replace(config, transformer=replace(config.transformer, cross_attention_rows=rows, num_heads=3))
-    assert step_work(config, scale, batch, guided=guided).flops == counted(config, scale, batch, guided)
+    config = replace(
+        config, transformer=replace(config.transformer, cross_attention_rows=rows, num_heads=3)
+    )
+    assert step_work(config, scale, batch, guided=guided).flops == counted(
+        config, scale, batch, guided
+    )
 
 
 def test_a_published_models_operations() -> None:
@@ -82,7 +88,9 @@ def test_a_steps_bytes_are_weights_and_what_it_attends_to() -> None:
     assert three - one == 2 * slot
     with META:
         transformer = StarTransformer(config)
-    matrices = [p.numel() for n, p in transformer.named_parameters() if p.ndim == 2 and ".kv" not in n]
+    matrices = [
+        p.numel() for n, p in transformer.named_parameters() if p.ndim == 2 and ".kv" not in n
+    ]
     assert one - slot == pytest.approx(2 * sum(matrices), rel=0.05)
 
 
@@ -101,12 +109,16 @@ def test_larger_batches_and_faster_devices_have_lower_floors() -> None:
 def largest_of_a_step(config: ModelConfig, scale: int, batch: int, dtype: torch.dtype) -> int:
     """Bytes alive in the transformer's part of a step over slots anywhere, at most; attention's kernel takes none."""
 
-    def no_more_than_the_result(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    def no_more_than_the_result(
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
         return torch.empty_like(q)
 
     with META:
         transformer = StarTransformer(config, no_more_than_the_result).eval().to(dtype)
-        x = torch.zeros(2 * batch, config.schedule.lengths[scale], config.transformer.width, dtype=dtype)
+        x = torch.zeros(
+            2 * batch, config.schedule.lengths[scale], config.transformer.width, dtype=dtype
+        )
     cache = KVCache(config, slots=batch, device=META, dtype=dtype)
     with torch.inference_mode():
         transformer.freeze()
@@ -124,7 +136,9 @@ def largest_of_a_step(config: ModelConfig, scale: int, batch: int, dtype: torch.
 @pytest.mark.parametrize(
     ("name", "scale"), [("star-512", 9), ("star-512", 8), ("star-256", 9), ("star-1024", 13)]
 )
-def test_what_a_step_takes_for_a_moment(name: str, scale: int, dtype: torch.dtype, size: int) -> None:
+def test_what_a_step_takes_for_a_moment(
+    name: str, scale: int, dtype: torch.dtype, size: int
+) -> None:
     config = PRESETS[name]
     config = replace(config, transformer=replace(config.transformer, depth=2))  # the same with any
     assert step_bytes(config, scale, 2, size) == pytest.approx(

@@ -53,7 +53,9 @@ LARGE, SMALL = box(6, 4, 26, 20), box(3, 4, 9, 9)
 NOTHING, EVERYTHING = box(0, 0, 0, 0), box(0, 0, SIDE, SIDE)
 
 
-def prepare(engine: Engine, edit: Edit | None, prompt: str = "a cat", seed: int = 1) -> ImageSequence:
+def prepare(
+    engine: Engine, edit: Edit | None, prompt: str = "a cat", seed: int = 1
+) -> ImageSequence:
     (conditioning,) = engine.model.text_encoder.encode([prompt])
     return engine.prepare(conditioning, SamplingParams(seed=seed, top_k=0, top_p=1.0), edit=edit)
 
@@ -86,7 +88,12 @@ def encoded(model: StarModel, image: Tensor) -> list[Tensor]:
 # ---- masks -----------------------------------------------------------------------------------------------
 
 
-@given(left=st.integers(0, 27), top=st.integers(0, 27), width=st.integers(1, 28), height=st.integers(1, 28))
+@given(
+    left=st.integers(0, 27),
+    top=st.integers(0, 27),
+    width=st.integers(1, 28),
+    height=st.integers(1, 28),
+)
 @settings(max_examples=60)
 def test_a_cell_is_touched_by_any_pixel_of_it(left: int, top: int, width: int, height: int) -> None:
     mask = box(left, top, left + width, top + height)
@@ -101,9 +108,16 @@ def test_a_cell_is_touched_by_any_pixel_of_it(left: int, top: int, width: int, h
 
 def test_a_token_is_kept_if_its_whole_cell_lies_outside() -> None:
     schedule = ScaleSchedule((1, 2, 4))
-    kept = kept_tokens(box(4, 4, 5, 7, side=8), schedule)  # the lower right quarter, left half of it
+    kept = kept_tokens(
+        box(4, 4, 5, 7, side=8), schedule
+    )  # the lower right quarter, left half of it
     assert [k.tolist() for k in kept[:2]] == [[False], [True, True, True, False]]
-    assert kept[2].view(4, 4).int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1], [1, 1, 0, 1]]
+    assert kept[2].view(4, 4).int().tolist() == [
+        [1, 1, 1, 1],
+        [1, 1, 1, 1],
+        [1, 1, 0, 1],
+        [1, 1, 0, 1],
+    ]
 
 
 @pytest.mark.parametrize("keep_scales", range(5))
@@ -176,7 +190,9 @@ def test_an_image_on_a_larger_canvas() -> None:
     assert torch.equal(unscaled[:SIDE, SIDE:], picture())
 
 
-@pytest.mark.parametrize("bounds", [(-0.1, 0, 1, 1), (0, 0, 1.1, 1), (0.5, 0, 0.5, 1), (0, 0.7, 1, 0.3)])
+@pytest.mark.parametrize(
+    "bounds", [(-0.1, 0, 1, 1), (0, 0, 1.1, 1), (0.5, 0, 0.5, 1), (0, 0.7, 1, 0.3)]
+)
 def test_a_box_must_be_on_the_canvas(bounds: tuple[float, float, float, float]) -> None:
     with pytest.raises(ValueError, match="box must be left, top, right, bottom"):
         place_on_canvas(picture(), bounds, 40)
@@ -206,8 +222,12 @@ def test_tokens_outside_are_the_images_own_at_every_scale(
         if scale == 0:  # nothing differs yet, so what is sampled is what a generation samples
             assert torch.equal(tokens[~kept], free.tokens[scale][~kept])
         outside = ~touched_cells(mask, 7)
-        assert torch.equal(sequence.f_hat[:, outside], f_hats[scale][0][:, outside]), f"scale {scale}"
-    assert not all(torch.equal(a, b) for a, b in zip(sequence.tokens, own, strict=True)), "some is painted"
+        assert torch.equal(sequence.f_hat[:, outside], f_hats[scale][0][:, outside]), (
+            f"scale {scale}"
+        )
+    assert not all(torch.equal(a, b) for a, b in zip(sequence.tokens, own, strict=True)), (
+        "some is painted"
+    )
 
 
 def test_what_is_kept_is_not_averaged(tiny_model: StarModel) -> None:
@@ -215,7 +235,8 @@ def test_what_is_kept_is_not_averaged(tiny_model: StarModel) -> None:
     engine = Engine(tiny_model, slots=2)
     (text,) = engine.model.text_encoder.encode(["a cat"])
     smooth, drawn = (
-        engine.prepare(text, SamplingParams(seed=1, top_k=9, smooth_scales=n), edit=edit) for n in (4, 0)
+        engine.prepare(text, SamplingParams(seed=1, top_k=9, smooth_scales=n), edit=edit)
+        for n in (4, 0)
     )
     for _ in range(3):
         engine.step([smooth])
@@ -268,11 +289,15 @@ def test_without_a_feather_the_mask_shows_what_is_painted(tiny_model: StarModel)
 def test_what_is_erased_has_no_influence(tiny_model: StarModel, focus: bool) -> None:
     one = picture()
     other = torch.where(SMALL.unsqueeze(-1), picture(1), one)
-    results = [paint(tiny_model, make_edit(tiny_model, image, SMALL, focus=focus)) for image in (one, other)]
+    results = [
+        paint(tiny_model, make_edit(tiny_model, image, SMALL, focus=focus))
+        for image in (one, other)
+    ]
     assert results[0][0] == results[1][0]
     assert torch.equal(results[0][1], results[1][1])
     kept = [
-        make_edit(tiny_model, image, SMALL, keep_scales=4, erase=False, focus=focus) for image in (one, other)
+        make_edit(tiny_model, image, SMALL, keep_scales=4, erase=False, focus=focus)
+        for image in (one, other)
     ]
     assert not torch.equal(kept[0].tokens[-1], kept[1].tokens[-1])
 
@@ -302,7 +327,9 @@ def test_an_empty_mask_gives_the_image_back(tiny_model: StarModel, focus: bool) 
 
 @pytest.mark.parametrize("feather", [False, True])
 def test_a_full_mask_is_a_generation(tiny_model: StarModel, feather: bool) -> None:
-    tokens, result = paint(tiny_model, make_edit(tiny_model, picture(), EVERYTHING, feather=feather))
+    tokens, result = paint(
+        tiny_model, make_edit(tiny_model, picture(), EVERYTHING, feather=feather)
+    )
     expected, generated = paint(tiny_model, None)
     assert tokens == expected
     assert torch.equal(result, generated)
@@ -321,7 +348,9 @@ def test_a_variation_that_keeps_everything_is_the_reconstruction(tiny_model: Sta
     assert tokens == torch.cat(own).tolist()
     with torch.inference_mode():
         decoded = tiny_model.vqvae.decode_tokens([t[None] for t in own])[0]
-    torch.testing.assert_close(result.permute(2, 0, 1) / 127.5 - 1, decoded, atol=0.6 / 127.5, rtol=0)
+    torch.testing.assert_close(
+        result.permute(2, 0, 1) / 127.5 - 1, decoded, atol=0.6 / 127.5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("keep_scales", [1, 2, 3])
@@ -350,7 +379,10 @@ def test_a_variation_keeps_the_coarse_scales_and_paints_the_fine_ones(
         ),
         ({"image": picture().float()}, "image must be uint8 .* got torch.float32"),
         ({"image": picture()[..., :1]}, r"got torch.uint8 of \(28, 28, 1\)"),
-        ({"mask": LARGE[:, :5]}, r"mask must be bool of shape \(28, 28\), got torch.bool of \(28, 5\)"),
+        (
+            {"mask": LARGE[:, :5]},
+            r"mask must be bool of shape \(28, 28\), got torch.bool of \(28, 5\)",
+        ),
         ({"mask": LARGE.float()}, "mask must be bool .* got torch.float32"),
         ({"keep_scales": 5}, "keep_scales must be 0 to 4, got 5"),
         ({"keep_scales": -1}, "keep_scales must be 0 to 4, got -1"),
@@ -367,12 +399,16 @@ def test_wrong_input_is_named(tiny_model: StarModel, change: dict[str, Any], mes
 
 @pytest.fixture(scope="module", params=["text", "classes"])
 def model(request: pytest.FixtureRequest) -> StarModel:
-    return build_tiny_model(tiny_config(**(class_conditional() if request.param == "classes" else {})))
+    return build_tiny_model(
+        tiny_config(**(class_conditional() if request.param == "classes" else {}))
+    )
 
 
 def jobs(model: StarModel) -> list[tuple[Edit | None, str, int]]:
     """Edits and generations: edit, prompt, seed."""
-    prompts = ["3", "7"] if model.config.transformer.num_classes else ["a cat", "a red apple on a mat"]
+    prompts = (
+        ["3", "7"] if model.config.transformer.num_classes else ["a cat", "a red apple on a mat"]
+    )
     edits = [
         None,
         make_edit(model, picture(), LARGE),
@@ -385,7 +421,9 @@ def jobs(model: StarModel) -> list[tuple[Edit | None, str, int]]:
 
 
 @pytest.mark.parametrize("step_batch", [1, 4])
-def test_edits_batch_with_generations_and_keep_the_seed_guarantee(model: StarModel, step_batch: int) -> None:
+def test_edits_batch_with_generations_and_keep_the_seed_guarantee(
+    model: StarModel, step_batch: int
+) -> None:
     todo = jobs(model)
     alone = []
     for edit, prompt, seed in todo:

@@ -215,7 +215,9 @@ def test_a_negative_class_changes_the_image() -> None:
     positive, negative, none = engine.model.text_encoder.encode(["ostrich", "tench", ""])
     results = []
     for against in (None, negative, none):
-        sequence = engine.prepare(positive, SamplingParams(seed=1, guidance_scale=20.0), negative=against)
+        sequence = engine.prepare(
+            positive, SamplingParams(seed=1, guidance_scale=20.0), negative=against
+        )
         run(engine, sequence)
         results.append(torch.cat(sequence.tokens).tolist())
         engine.release(sequence)
@@ -231,7 +233,9 @@ def test_a_negative_prompt_changes_the_image(rows: Literal["own", "conditional"]
     positive, negative = engine.model.text_encoder.encode(["a cat", "blurry"])
     results = []
     for against in (None, negative):
-        sequence = engine.prepare(positive, SamplingParams(seed=1, guidance_scale=20.0), negative=against)
+        sequence = engine.prepare(
+            positive, SamplingParams(seed=1, guidance_scale=20.0), negative=against
+        )
         run(engine, sequence)
         results.append(torch.cat(sequence.tokens).tolist())
         engine.release(sequence)
@@ -240,7 +244,10 @@ def test_a_negative_prompt_changes_the_image(rows: Literal["own", "conditional"]
 
 def test_guidance_starts_at_zero_and_grows(tiny_model: StarModel) -> None:
     engine = Engine(tiny_model, slots=2)
-    without, with_guidance = prepare(engine, guidance_scale=0.0), prepare(engine, guidance_scale=50.0)
+    without, with_guidance = (
+        prepare(engine, guidance_scale=0.0),
+        prepare(engine, guidance_scale=50.0),
+    )
     run(engine, without, with_guidance)
     assert torch.equal(without.tokens[0], with_guidance.tokens[0])
     assert not torch.equal(without.tokens[-1], with_guidance.tokens[-1])
@@ -278,7 +285,9 @@ def test_unguided_scales_follow_the_prompt_alone(tiny_model: StarModel) -> None:
     c = prepare(everywhere, guidance_scale=30.0)
     run(without, plain)
     run(everywhere, c)
-    assert torch.cat(plain.tokens).tolist() == torch.cat(c.tokens).tolist(), "no guidance is guidance of 0"
+    assert torch.cat(plain.tokens).tolist() == torch.cat(c.tokens).tolist(), (
+        "no guidance is guidance of 0"
+    )
 
 
 @pytest.mark.parametrize("mode", ["deterministic", "fast"])
@@ -301,7 +310,9 @@ def test_an_image_without_guidance_costs_one_row(
     if mode == "deterministic":  # then each is what it is alone
         alone = Engine(tiny_model, slots=1, step_batch=3)
         for sequence in (guided, *without):
-            same = prepare(alone, seed=sequence.params.seed, guidance_scale=sequence.params.guidance_scale)
+            same = prepare(
+                alone, seed=sequence.params.seed, guidance_scale=sequence.params.guidance_scale
+            )
             run(alone, same)
             assert torch.equal(torch.cat(same.tokens), torch.cat(sequence.tokens))
             assert torch.equal(same.f_hat, sequence.f_hat)

@@ -84,7 +84,9 @@ def tokens(engine: Engine, count: int, **params: float) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize(("mode", "step_batch"), [("fast", 1), ("deterministic", 1), ("deterministic", 3)])
+@pytest.mark.parametrize(
+    ("mode", "step_batch"), [("fast", 1), ("deterministic", 1), ("deterministic", 3)]
+)
 def test_graphs_compute_what_is_computed_without(
     tiny_model: StarModel, mode: Mode, step_batch: int, count: int
 ) -> None:
@@ -189,7 +191,9 @@ def test_unguided_scales_are_captured_as_such(tiny_model: StarModel) -> None:
 
 
 @pytest.mark.parametrize("default", [0.0, 4.0])
-def test_graphs_are_for_what_the_model_does_by_default(tiny_model: StarModel, default: float) -> None:
+def test_graphs_are_for_what_the_model_does_by_default(
+    tiny_model: StarModel, default: float
+) -> None:
     """Guided images, or those without guidance; the others are made all the same."""
     sampling = replace(tiny_model.sampling_defaults, guidance_scale=default)
     model = replace(tiny_model, config=replace(tiny_model.config, sampling=sampling))
@@ -235,7 +239,10 @@ def test_nothing_between_preparing_and_the_pixels_waits_for_the_device(graphs: b
     """PyTorch raises an error at every wait that it knows of; of memory that is not pinned, too."""
     device = torch.device("cuda")
     engine = Engine(
-        on_gpu(torch.bfloat16), slots=4, mode="fast", capture=CudaCapture(device) if graphs else None
+        on_gpu(torch.bfloat16),
+        slots=4,
+        mode="fast",
+        capture=CudaCapture(device) if graphs else None,
     )
     engine.warm_up()
     tokens(engine, 4)  # what happens once, such as loading kernels, may wait
@@ -243,7 +250,9 @@ def test_nothing_between_preparing_and_the_pixels_waits_for_the_device(graphs: b
     torch.cuda.set_sync_debug_mode("error")
     try:
         while not sequences[0].done:
-            engine.step([sequences[3], sequences[0], sequences[1]])  # not adjacent, so their numbers are sent
+            engine.step(
+                [sequences[3], sequences[0], sequences[1]]
+            )  # not adjacent, so their numbers are sent
             arriving = ToHost(engine.preview(sequences[:1]))
         arriving_last = ToHost(engine.finish([sequences[0], sequences[1], sequences[3]]))
     finally:

@@ -82,7 +82,8 @@ def test_no_such_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("star-521", "star-512"), ("STAR-1024", "star-1024"), ("starmini", "star-mini")]
+    ("name", "near"),
+    [("star-521", "star-512"), ("STAR-1024", "star-1024"), ("starmini", "star-mini")],
 )
 def test_an_unknown_name_suggests_the_nearest(name: str, near: str) -> None:
     with pytest.raises(ModelNotFoundError, match=f"unknown model '{name}'; did you mean {near}"):
@@ -118,7 +119,9 @@ def test_an_embedded_model_of_a_checkout_and_of_a_wheel(
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_files_put_in_place_are_converted_once_and_without_a_network(cache: Path, offline: bool) -> None:
+def test_files_put_in_place_are_converted_once_and_without_a_network(
+    cache: Path, offline: bool
+) -> None:
     said: list[str] = []
     path = resolve_model("star-512", cache_dir=cache, offline=offline, progress=said.append)
     assert path == cache / "models" / "star-512"
@@ -130,7 +133,9 @@ def test_files_put_in_place_are_converted_once_and_without_a_network(cache: Path
 
 
 def test_offline_names_each_file_and_its_place(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="star-512 cannot be fetched: this is offline") as raised:
+    with pytest.raises(
+        ModelNotFoundError, match="star-512 cannot be fetched: this is offline"
+    ) as raised:
         resolve_model("star-512", cache_dir=tmp_path, offline=True)
     official = tmp_path / "official"
     for name in (
@@ -175,13 +180,20 @@ def test_a_damaged_file_is_named_and_nothing_left(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["var-d16", "var-d30", "var-d36"])
-def test_a_class_conditional_model_is_two_files(var_files: OfficialFiles, tmp_path: Path, name: str) -> None:
+def test_a_class_conditional_model_is_two_files(
+    var_files: OfficialFiles, tmp_path: Path, name: str
+) -> None:
     official = tmp_path / "official"
     transformer = f"var_{name.removeprefix('var-')}.pth"
-    with pytest.raises(ModelNotFoundError, match=f"{name} cannot be fetched: this is offline") as raised:
+    with pytest.raises(
+        ModelNotFoundError, match=f"{name} cannot be fetched: this is offline"
+    ) as raised:
         resolve_model(name, cache_dir=tmp_path, offline=True)
     listed = str(raised.value).splitlines()[1:]
-    assert [line.strip() for line in listed] == [str(official / transformer), str(official / OFFICIAL_VQVAE)]
+    assert [line.strip() for line in listed] == [
+        str(official / transformer),
+        str(official / OFFICIAL_VQVAE),
+    ]
     assert "FoundationVision/var" in str(raised.value)
     assert "taocrayon" not in str(raised.value)
     official.mkdir()
@@ -201,7 +213,10 @@ def test_fetching_a_class_conditional_model(
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert read_config(resolve_model("var-d30", cache_dir=tmp_path)).name == "var-d30"
-    assert calls == [("FoundationVision/var", "var_d30.pth"), ("FoundationVision/var", OFFICIAL_VQVAE)]
+    assert calls == [
+        ("FoundationVision/var", "var_d30.pth"),
+        ("FoundationVision/var", OFFICIAL_VQVAE),
+    ]
 
 
 @pytest.mark.parametrize("own_cache", [True, False])
@@ -217,13 +232,22 @@ def test_fetching(
     assert clip is not None
     calls: list[tuple[Any, ...]] = []
 
-    def download(repository: str, filename: str, *, cache_dir: Path | None, local_files_only: bool) -> str:
+    def download(
+        repository: str, filename: str, *, cache_dir: Path | None, local_files_only: bool
+    ) -> str:
         calls.append((repository, filename, cache_dir, local_files_only))
-        return str({OFFICIAL_TRANSFORMERS["star-512"]: transformer, OFFICIAL_VQVAE: vqvae}[filename])
+        return str(
+            {OFFICIAL_TRANSFORMERS["star-512"]: transformer, OFFICIAL_VQVAE: vqvae}[filename]
+        )
 
     def snapshot(repository: str, **options: Any) -> str:
         calls.append(
-            (repository, options["allow_patterns"][0], options["cache_dir"], options["local_files_only"])
+            (
+                repository,
+                options["allow_patterns"][0],
+                options["cache_dir"],
+                options["local_files_only"],
+            )
         )
         if "*.bin" in options["ignore_patterns"] and not safetensors:
             (tmp_path / "empty" / "CLIP").mkdir(parents=True)
@@ -234,7 +258,9 @@ def test_fetching(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(hub, "default_cache", lambda: tmp_path)
     said: list[str] = []
-    path = resolve_model("star-512", cache_dir=tmp_path if own_cache else None, progress=said.append)
+    path = resolve_model(
+        "star-512", cache_dir=tmp_path if own_cache else None, progress=said.append
+    )
     assert path == tmp_path / "models" / "star-512"
     downloads = tmp_path / "hub" if own_cache else None
     assert calls[:2] == [
@@ -250,7 +276,9 @@ def test_two_processes_convert_once(cache: Path) -> None:
     paths: list[Path] = []
     threads = [
         threading.Thread(
-            target=lambda: paths.append(resolve_model("star-512", cache_dir=cache, progress=said.append))
+            target=lambda: paths.append(
+                resolve_model("star-512", cache_dir=cache, progress=said.append)
+            )
         )
         for _ in range(3)
     ]

@@ -10,9 +10,16 @@ def test_the_thousand_classes() -> None:
     classes = imagenet_classes()
     assert [c.number for c in classes] == list(range(1000))
     assert len({c.wordnet_id for c in classes}) == 1000
-    assert all(c.definition and all(name == name.strip() != "" for name in c.names) for c in classes)
+    assert all(
+        c.definition and all(name == name.strip() != "" for name in c.names) for c in classes
+    )
     # Known by their numbers to everybody who works with them.
-    for number, name in ((0, "tench"), (22, "bald eagle"), (207, "golden retriever"), (562, "fountain")):
+    for number, name in (
+        (0, "tench"),
+        (22, "bald eagle"),
+        (207, "golden retriever"),
+        (562, "fountain"),
+    ):
         assert classes[number].names[0] == name
     assert classes[980].names[0] == "volcano"
     assert classes[999].names[0] == "toilet tissue"
@@ -46,7 +53,14 @@ def test_every_usual_name_is_found_unless_two_classes_share_it() -> None:
             assert find_class(c.names[0].upper()) is c
         except UnknownClassError:
             shared.append(c.number)
-    assert shared == [134, 264, 474, 517, 638, 639]  # two cranes, Cardigan and cardigan, two maillots
+    assert shared == [
+        134,
+        264,
+        474,
+        517,
+        638,
+        639,
+    ]  # two cranes, Cardigan and cardigan, two maillots
 
 
 def test_an_ambiguous_name_names_the_candidates() -> None:
@@ -54,7 +68,8 @@ def test_an_ambiguous_name_names_the_candidates() -> None:
         find_class("Crane")
     message = str(raised.value)
     assert (
-        "'Crane' may be 2 ImageNet classes; give a number instead: 134 is crane: large long-necked" in message
+        "'Crane' may be 2 ImageNet classes; give a number instead: 134 is crane: large long-necked"
+        in message
     )
     assert "517 is crane: lifts and moves heavy objects" in message
 

@@ -48,7 +48,11 @@ def test_a_scale_sees_all_before_it(slots: list[int]) -> None:
         for layer in (0, 1):
             k, v = view.extend(layer, *step(length, rows, 100 * layer + 10 * scale))
             expected = torch.cat(
-                [step(n, rows, 100 * layer + 10 * s)[0] for s, n in enumerate(lengths[: scale + 1])], dim=1
+                [
+                    step(n, rows, 100 * layer + 10 * s)[0]
+                    for s, n in enumerate(lengths[: scale + 1])
+                ],
+                dim=1,
             )
             assert torch.equal(k, expected)
             assert torch.equal(v, -expected)
@@ -83,7 +87,9 @@ def test_text(slots: list[int]) -> None:
     assert k[:, 0, 0, 0].tolist() == [slot for slot in slots for _ in range(2)]
     assert torch.equal(v, k + 0.5)
     assert view.text_mask.shape == (4, 1, 1, MAX_TOKENS)
-    assert (view.text_mask == 0).sum((1, 2, 3)).tolist() == [slot + 1 for slot in slots for _ in range(2)]
+    assert (view.text_mask == 0).sum((1, 2, 3)).tolist() == [
+        slot + 1 for slot in slots for _ in range(2)
+    ]
 
 
 def test_adjacent_slots_are_read_where_they_lie() -> None:

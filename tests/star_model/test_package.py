@@ -46,7 +46,9 @@ def test_others_are_not() -> None:
 def imported_by(statement: str) -> set[str]:
     """The packages that a fresh Python has loaded after ``statement``."""
     code = f"import sys\n{statement}\nprint(*{{m.partition('.')[0] for m in sys.modules}})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     return set(result.stdout.split())
 
 

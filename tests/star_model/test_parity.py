@@ -25,7 +25,9 @@ def generate(recorded: Golden, engine: Engine, prompts: list[str]) -> list[Image
 def assert_golden(recorded: Golden, tokens: list[Tensor]) -> None:
     assert len(tokens) == 6
     for scale, found in enumerate(tokens):
-        assert found.tolist() == recorded.tensors[f"generate.tokens.{scale}"][0].tolist(), f"scale {scale}"
+        assert found.tolist() == recorded.tensors[f"generate.tokens.{scale}"][0].tolist(), (
+            f"scale {scale}"
+        )
 
 
 def test_generate(recorded: Golden, recorded_model: StarModel) -> None:
@@ -39,7 +41,9 @@ def test_generate(recorded: Golden, recorded_model: StarModel) -> None:
     torch.testing.assert_close(decoded, image, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("mode", "step_batch"), [("deterministic", 1), ("deterministic", 8), ("fast", 1)])
+@pytest.mark.parametrize(
+    ("mode", "step_batch"), [("deterministic", 1), ("deterministic", 8), ("fast", 1)]
+)
 @pytest.mark.parametrize("place", [0, 2, 3])
 def test_generate_in_a_batch(
     recorded: Golden, recorded_model: StarModel, mode: Mode, step_batch: int, place: int
@@ -62,9 +66,13 @@ def test_tokenizer(recorded: Golden, recorded_model: StarModel) -> None:
     for scale, found in enumerate(tokens):
         assert found.tolist() == expected[f"vae.tokens.{scale}"].tolist(), f"scale {scale}"
     reconstruction = vqvae.decode_tokens(tokens)
-    torch.testing.assert_close(reconstruction, expected["vae.reconstruction"].float(), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        reconstruction, expected["vae.reconstruction"].float(), atol=2e-3, rtol=0
+    )
     previews = [vqvae.decode(f_hat).mean((2, 3)) for f_hat in vqvae.quantizer.f_hats(tokens)]
-    torch.testing.assert_close(torch.stack(previews), expected["vae.coarse_mean"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        torch.stack(previews), expected["vae.coarse_mean"], atol=1e-4, rtol=0
+    )
     given = vqvae.quantizer.teacher_forcing_input([t[:1] for t in tokens])
     torch.testing.assert_close(given, expected["vae.next_scale_input"], atol=1e-4, rtol=0)
 
@@ -105,4 +113,6 @@ def test_teacher_forcing(recorded: Golden, recorded_model: StarModel) -> None:
     mask = scale_of[:, None] >= scale_of[None, :]
     rope = None if recorded.is_var else transformer.rope
     logits = transformer(torch.cat(parts, dim=1), rope, context, mask, modulation)
-    torch.testing.assert_close(logits, recorded.tensors["teacher_forcing.logits"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        logits, recorded.tensors["teacher_forcing.logits"], atol=1e-4, rtol=0
+    )

@@ -75,7 +75,9 @@ def test_gradients_reach_codebook_and_phi_alone(tiny_model: StarModel) -> None:
         assert features.grad is None
         assert quantizer.codebook.weight.grad is not None
         assert all(
-            p.grad is not None for phi in (quantizer.phi[0], quantizer.phi[3]) for p in phi.parameters()
+            p.grad is not None
+            for phi in (quantizer.phi[0], quantizer.phi[3])
+            for p in phi.parameters()
         )
     finally:
         quantizer.requires_grad_(False)

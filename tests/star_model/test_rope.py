@@ -32,7 +32,9 @@ def by_complex_numbers(x: Tensor, norm: float) -> Tensor:
 @pytest.mark.parametrize("norm", [64.0, 13.0])
 def test_the_published_formula(norm: float) -> None:
     x = torch.randn(2, SCHEDULE.num_tokens, 3, 64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(rotate(x, table(norm)), by_complex_numbers(x, norm), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        rotate(x, table(norm)), by_complex_numbers(x, norm), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_the_corners_of_all_scales_coincide() -> None:

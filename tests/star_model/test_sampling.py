@@ -35,11 +35,15 @@ def sample(logits: Tensor, uniform: Tensor, *, top_k: int, top_p: Tensor | None)
     return sampling.candidates(logits, top_k=top_k, top_p=top_p).draw(uniform)
 
 
-def draw(logits: Tensor, count: int, seed: int = 0, *, top_k: int = 0, top_p: float = 1.0) -> list[int]:
+def draw(
+    logits: Tensor, count: int, seed: int = 0, *, top_k: int = 0, top_p: float = 1.0
+) -> list[int]:
     """``count`` tokens from one row of logits."""
     uniform = random_numbers(seed, count).unsqueeze(0)
     cut = torch.tensor([top_p]) if top_p < 1 else None
-    drawn: list[int] = sample(logits.expand(1, count, -1), uniform, top_k=top_k, top_p=cut)[0].tolist()
+    drawn: list[int] = sample(logits.expand(1, count, -1), uniform, top_k=top_k, top_p=cut)[
+        0
+    ].tolist()
     return drawn
 
 
@@ -127,7 +131,10 @@ def test_the_mean_is_that_of_the_candidates(seed: int, top_k: int, top_p: float)
     cut = torch.tensor([top_p]) if top_p < 1 else None
     means = sampling.candidates(logits.unsqueeze(0), top_k=top_k, top_p=cut).mean(codebook)[0]
     for mean, one in zip(means, logits, strict=True):
-        allowed = [candidates(one, top_k, p) for p in (top_p, min(top_p + 1e-6, 1.0), max(top_p - 1e-6, 0.0))]
+        allowed = [
+            candidates(one, top_k, p)
+            for p in (top_p, min(top_p + 1e-6, 1.0), max(top_p - 1e-6, 0.0))
+        ]
         expected = [sum(p * codebook[token] for token, p in likely.items()) for likely in allowed]
         assert any(torch.allclose(mean, torch.as_tensor(e), atol=1e-4) for e in expected)
 
@@ -141,7 +148,9 @@ def test_random_numbers_are_the_images_own() -> None:
 
 
 def test_guidance() -> None:
-    logits = torch.tensor([[[[1.0, 2.0]], [[0.0, 5.0]]], [[[1.0, 2.0]], [[0.0, 5.0]]]])  # (2, 2, 1, 2)
+    logits = torch.tensor(
+        [[[[1.0, 2.0]], [[0.0, 5.0]]], [[[1.0, 2.0]], [[0.0, 5.0]]]]
+    )  # (2, 2, 1, 2)
     assert guide(logits, torch.tensor([0.0, 2.0])).tolist() == [[[1.0, 2.0]], [[3.0, -4.0]]]
 
 

@@ -37,7 +37,9 @@ def clip(clip_folder: Path) -> TransformersTextEncoder:
     return load_published_clip(clip_folder, CLIP, dtype=torch.float32)
 
 
-@pytest.mark.parametrize(("family", "width", "length"), [("bert", 32, MAX_TOKENS), ("clip", 24, 16)])
+@pytest.mark.parametrize(
+    ("family", "width", "length"), [("bert", 32, MAX_TOKENS), ("clip", 24, 16)]
+)
 def test_shapes(family: str, width: int, length: int, request: pytest.FixtureRequest) -> None:
     encoder: TransformersTextEncoder = request.getfixturevalue(family)
     for prompt in ("", "red apple", "a" * 500, "🍎🍏", "תפוח אדום", "\n\t "):
@@ -50,7 +52,9 @@ def test_shapes(family: str, width: int, length: int, request: pytest.FixtureReq
 
 
 @pytest.mark.parametrize("family", ["bert", "clip"])
-def test_a_prompt_does_not_depend_on_the_others(family: str, request: pytest.FixtureRequest) -> None:
+def test_a_prompt_does_not_depend_on_the_others(
+    family: str, request: pytest.FixtureRequest
+) -> None:
     encoder: TransformersTextEncoder = request.getfixturevalue(family)
     prompts = ["red", "a b c d e f", ""]
     for together, prompt in zip(encoder.encode(prompts), prompts, strict=True):
@@ -96,7 +100,9 @@ def test_bert_without_its_mask_would_differ(bert: TransformersTextEncoder) -> No
         ("red apple" + " " * 500, ""),
     ],
 )
-def test_bert_reports_what_it_cut(bert: TransformersTextEncoder, prompt: str, truncated: str) -> None:
+def test_bert_reports_what_it_cut(
+    bert: TransformersTextEncoder, prompt: str, truncated: str
+) -> None:
     assert bert.encode([prompt])[0].truncated == truncated
 
 
@@ -111,7 +117,9 @@ def test_bert_reports_what_it_cut(bert: TransformersTextEncoder, prompt: str, tr
         ("ab אדום אדום", "ום"),
     ],
 )
-def test_clip_reports_what_it_cut(clip: TransformersTextEncoder, prompt: str, truncated: str) -> None:
+def test_clip_reports_what_it_cut(
+    clip: TransformersTextEncoder, prompt: str, truncated: str
+) -> None:
     assert clip.encode([prompt])[0].truncated == truncated
 
 
@@ -122,7 +130,9 @@ def test_what_was_cut_has_no_influence(clip: TransformersTextEncoder) -> None:
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float16])
-def test_save_and_load(bert: TransformersTextEncoder, tmp_path: Path, dtype: torch.dtype | None) -> None:
+def test_save_and_load(
+    bert: TransformersTextEncoder, tmp_path: Path, dtype: torch.dtype | None
+) -> None:
     bert.save(tmp_path, dtype)
     again = load_text_encoder(tmp_path, bert.config, device=CPU, dtype=torch.float32)
     assert next(again.model.parameters()).dtype == torch.float32
@@ -181,7 +191,9 @@ def test_a_missing_tensor_is_not_made_up(bert: TransformersTextEncoder, tmp_path
         ("tokenizer/vocab.json", "vocab.json is missing"),
     ],
 )
-def test_an_incomplete_clip_folder(clip_folder: Path, tmp_path: Path, gone: str, message: str) -> None:
+def test_an_incomplete_clip_folder(
+    clip_folder: Path, tmp_path: Path, gone: str, message: str
+) -> None:
     copy = tmp_path / "CLIP"
     shutil.copytree(clip_folder, copy)
     target = copy / gone if gone else copy
@@ -190,7 +202,9 @@ def test_an_incomplete_clip_folder(clip_folder: Path, tmp_path: Path, gone: str,
         load_published_clip(copy, CLIP, dtype=torch.float32)
 
 
-def test_the_older_weights_format(clip: TransformersTextEncoder, clip_folder: Path, tmp_path: Path) -> None:
+def test_the_older_weights_format(
+    clip: TransformersTextEncoder, clip_folder: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "CLIP"
     shutil.copytree(clip_folder, copy)
     weights = copy / "text_encoder" / "model.safetensors"
@@ -205,7 +219,10 @@ def test_a_class_encoder_looks_up_classes() -> None:
     assert encoder.encode(["golden retriever", "980", ""]) == [
         ClassConditioning(207), ClassConditioning(980), ClassConditioning(1000)
     ]  # fmt: skip
-    assert (encoder.encode(["tench"])[0].num_tokens, encoder.encode(["tench"])[0].truncated) == (1, "")
+    assert (encoder.encode(["tench"])[0].num_tokens, encoder.encode(["tench"])[0].truncated) == (
+        1,
+        "",
+    )
     with pytest.raises(UnknownClassError, match="did you mean"):
         encoder.encode(["tench", "a red apple on a blue background"])
     with pytest.raises(UnknownClassError, match="the classes are 0 to 9"):

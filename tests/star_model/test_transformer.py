@@ -11,8 +11,20 @@ from torch import Tensor
 from star_model.config import PRESETS
 from star_model.engine.kv_cache import KVCache
 from star_model.model import StarModel
-from star_model.networks.transformer import CrossAttention, StarBlock, StarTransformer, layer_norm, modulate
-from tests.star_model.tiny import MAX_TOKENS, TEXT_DIM, build_tiny_model, class_conditional, tiny_config
+from star_model.networks.transformer import (
+    CrossAttention,
+    StarBlock,
+    StarTransformer,
+    layer_norm,
+    modulate,
+)
+from tests.star_model.tiny import (
+    MAX_TOKENS,
+    TEXT_DIM,
+    build_tiny_model,
+    class_conditional,
+    tiny_config,
+)
 
 CPU = torch.device("cpu")
 Rows = Literal["own", "conditional"]
@@ -140,7 +152,9 @@ def test_what_is_frozen_follows_the_weights() -> None:
 
 def test_layer_norm() -> None:
     x = torch.randn(3, 5, 64) * 7 + 2
-    torch.testing.assert_close(layer_norm(x), torch.nn.LayerNorm(64, eps=1e-6, elementwise_affine=False)(x))
+    torch.testing.assert_close(
+        layer_norm(x), torch.nn.LayerNorm(64, eps=1e-6, elementwise_affine=False)(x)
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +173,13 @@ def test_the_published_sizes(name: str, parameters: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "published"),
-    [("var-d16", "310M"), ("var-d20", "600M"), ("var-d24", "1.0B"), ("var-d30", "2.0B"), ("var-d36", "2.3B")],
+    [
+        ("var-d16", "310M"),
+        ("var-d20", "600M"),
+        ("var-d24", "1.0B"),
+        ("var-d30", "2.0B"),
+        ("var-d36", "2.3B"),
+    ],
 )
 def test_the_published_sizes_of_var(name: str, published: str) -> None:
     """As the table of its authors has them, cut to as many digits."""
@@ -198,7 +218,9 @@ def test_steps_compute_what_one_pass_computes_with_classes(adaptive_norm: Adapti
 @torch.inference_mode()
 @pytest.mark.parametrize("adaptive_norm", ["none", "block", "shared"])
 def test_classes_and_places_have_an_influence(adaptive_norm: Adaptive) -> None:
-    transformer = build_tiny_model(tiny_config(**class_conditional(adaptive_norm=adaptive_norm))).transformer
+    transformer = build_tiny_model(
+        tiny_config(**class_conditional(adaptive_norm=adaptive_norm))
+    ).transformer
     starts = transformer.embed_start(torch.tensor([3, 4]))
     assert starts.shape == (2, 1, 64)
     assert not torch.allclose(starts[0], starts[1])
@@ -207,9 +229,13 @@ def test_classes_and_places_have_an_influence(adaptive_norm: Adaptive) -> None:
     assert transformer.rope_of(1) is None
     if adaptive_norm != "none":
         modulation = transformer.modulation(torch.tensor([3, 4]))
-        assert not torch.isclose(modulation[0], modulation[1]).all(1).any(), "every vector is the class's"
+        assert not torch.isclose(modulation[0], modulation[1]).all(1).any(), (
+            "every vector is the class's"
+        )
 
 
 def test_modulate() -> None:
     x, scale, shift = torch.randn(2, 5, 64), torch.randn(2, 1, 64), torch.randn(2, 1, 64)
-    torch.testing.assert_close(modulate(x, scale, shift), layer_norm(x) + layer_norm(x) * scale + shift)
+    torch.testing.assert_close(
+        modulate(x, scale, shift), layer_norm(x) + layer_norm(x) * scale + shift
+    )

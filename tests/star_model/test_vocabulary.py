@@ -26,11 +26,19 @@ MEANINGS = {
     "rain": "umbrella",
     "photo": "camera",
 }
-NAMES = {"a fox": (), "a car": ("an automobile",), "an umbrella": (), "a camera": (), "an orange": ()}
+NAMES = {
+    "a fox": (),
+    "a car": ("an automobile",),
+    "an umbrella": (),
+    "a camera": (),
+    "an orange": (),
+}
 VOCABULARY_OF_FEW = Vocabulary(
     NAMES,
     tuple(
-        words_of("a an fox car automobile umbrella camera orange on in style flat 3d blue light background")
+        words_of(
+            "a an fox car automobile umbrella camera orange on in style flat 3d blue light background"
+        )
     ),
     ("flat", "3d"),
     ("light blue", "sky blue", "blue", "red", "navy"),
@@ -59,7 +67,14 @@ def reader() -> PromptReader:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["", "  ", "a fox", "A fox, flat style, on a light blue background.", "3D fox", "orange on blue"],
+    [
+        "",
+        "  ",
+        "a fox",
+        "A fox, flat style, on a light blue background.",
+        "3D fox",
+        "orange on blue",
+    ],
 )
 def test_a_prompt_of_known_words_is_read_as_it_is(reader: PromptReader, prompt: str) -> None:
     assert reader.read(prompt) == prompt
@@ -75,8 +90,14 @@ def test_a_prompt_of_known_words_is_read_as_it_is(reader: PromptReader, prompt: 
         ("a portrait of a woman in the rain", "an umbrella"),
         ("a photo of a wolf", "a fox"),
         ("a wolf, flat style, on a blue background", "a fox, flat style, on a blue background"),
-        ("3d render of a wolf on a sky blue background", "a fox, 3d style, on a sky blue background"),
-        ("A wolf against a red background, in flat style", "a fox, flat style, on a red background"),
+        (
+            "3d render of a wolf on a sky blue background",
+            "a fox, 3d style, on a sky blue background",
+        ),
+        (
+            "A wolf against a red background, in flat style",
+            "a fox, flat style, on a red background",
+        ),
         ("a wolf on navy", "a fox, on a navy background"),
         ("a wolf on a gradient from Blue to red", "a fox, on a gradient from blue to red"),
         ("a wolf on a blue to light blue gradient", "a fox, on a gradient from blue to light blue"),
@@ -85,7 +106,9 @@ def test_a_prompt_of_known_words_is_read_as_it_is(reader: PromptReader, prompt: 
         ("a wolfhound in a car", "a car"),  # a name that is there counts more than what is near
     ],
 )
-def test_any_other_is_read_as_the_nearest_thing(reader: PromptReader, prompt: str, read: str) -> None:
+def test_any_other_is_read_as_the_nearest_thing(
+    reader: PromptReader, prompt: str, read: str
+) -> None:
     assert reader.read(prompt) == read
 
 
@@ -156,7 +179,9 @@ def test_features_of_many_are_those_of_each() -> None:
         ),
     ],
 )
-def test_a_damaged_vocabulary_says_what_is_wrong(tmp_path: Path, content: str, complaint: str) -> None:
+def test_a_damaged_vocabulary_says_what_is_wrong(
+    tmp_path: Path, content: str, complaint: str
+) -> None:
     (tmp_path / VOCABULARY).write_text(content)
     with pytest.raises(CheckpointError, match=complaint):
         read_vocabulary(tmp_path)

@@ -70,7 +70,9 @@ def tiny_encoder(config: ModelConfig) -> TextEncoder:
     return HashTextEncoder(config.transformer.text_dim, config.text_encoder.max_tokens)
 
 
-def build_tiny_model(config: ModelConfig | None = None, text_encoder: TextEncoder | None = None) -> StarModel:
+def build_tiny_model(
+    config: ModelConfig | None = None, text_encoder: TextEncoder | None = None
+) -> StarModel:
     """A model in memory, on the CPU in float32, with the given text encoder or :func:`tiny_encoder`'s."""
     config = config or tiny_config()
     transformer, vqvae = StarTransformer(config), VQVAE(config.tokenizer, config.schedule)
@@ -88,7 +90,17 @@ def tiny_bert(hidden_size: int = TEXT_DIM, max_tokens: int = MAX_TOKENS) -> Tran
     """A sentence encoder with a vocabulary of single letters and some words."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_LETTERS, *(f"##{c}" for c in _LETTERS), ",", "."]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *_LETTERS,
+        *(f"##{c}" for c in _LETTERS),
+        ",",
+        ".",
+    ]
     words += ["red", "green", "blue", "apple", "cat", "background", "on"]
     tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=True)
     config = BertConfig(
@@ -109,7 +121,11 @@ def class_conditional(
 ) -> dict[str, Any]:
     """The changes to :func:`tiny_config` that make it a VAR."""
     transformer = TransformerConfig(
-        depth=2, num_heads=1, num_classes=num_classes, positions="absolute", adaptive_norm=adaptive_norm
+        depth=2,
+        num_heads=1,
+        num_classes=num_classes,
+        positions="absolute",
+        adaptive_norm=adaptive_norm,
     )
     return {"transformer": transformer, "text_encoder": TextEncoderConfig("imagenet", max_tokens=0)}
 
@@ -146,8 +162,14 @@ def write_tiny_clip(folder: Path, *, hidden_size: int, max_tokens: int = 77) -> 
     tokenizer.mkdir(parents=True)
     vocabulary = {word: i for i, word in enumerate(words)}
     (tokenizer / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (tokenizer / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    (tokenizer / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8"
+    )
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
     special["pad_token"] = "!"
     (tokenizer / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
     settings = {**special, "model_max_length": max_tokens, "tokenizer_class": "CLIPTokenizer"}

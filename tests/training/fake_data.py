@@ -55,7 +55,13 @@ def write_fake_data(
     """Fill `folder` with `concepts` in all styles and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = [
-        {"label": label, "hexcode": f"{i:x}", "group": group, "subgroup": subgroup, "tags": ["thing"]}
+        {
+            "label": label,
+            "hexcode": f"{i:x}",
+            "group": group,
+            "subgroup": subgroup,
+            "tags": ["thing"],
+        }
         for i, (label, (group, subgroup)) in enumerate(concepts.items())
     ]
     (folder / "emojibase.json").write_text(json.dumps(entries), encoding="utf-8")

@@ -73,7 +73,9 @@ def test_a_caption_names_only_colours_of_the_scene(scenes: list[Scene]) -> None:
 def test_a_caption_names_only_the_style_of_the_scene(scenes: list[Scene]) -> None:
     silent = 0
     for scene in scenes:
-        named = {style for style in STYLES if re.search(rf"\b{style}\b", scene.caption, re.IGNORECASE)}
+        named = {
+            style for style in STYLES if re.search(rf"\b{style}\b", scene.caption, re.IGNORECASE)
+        }
         assert named in (set(), {scene.style}), scene.caption
         silent += not named
     assert 0.1 < silent / len(scenes) < 0.35
@@ -99,8 +101,12 @@ def test_an_arrangement_that_is_said_is_true(scenes: list[Scene]) -> None:
             if "right of" in text or " below " in text or " under " in text:
                 assert not in_order, text
                 said += 1
-            assert (scene.arrangement == "left of") or not re.search(r"left of|right of|next to", text)
-            assert (scene.arrangement == "above") or not re.search(r"above|below|under|over|at the top", text)
+            assert (scene.arrangement == "left of") or not re.search(
+                r"left of|right of|next to", text
+            )
+            assert (scene.arrangement == "above") or not re.search(
+                r"above|below|under|over|at the top", text
+            )
         for corner in re.findall(r"(?:top|bottom) (?:left|right)", text):
             assert scene.arrangement == corner
             said += 1
@@ -112,7 +118,9 @@ def test_an_arrangement_that_is_said_is_true(scenes: list[Scene]) -> None:
 
 
 def names_of(thing: PlacedObject) -> list[str]:
-    return [without_article(name).lower() for name in (thing.concept.phrase, *thing.concept.synonyms)]
+    return [
+        without_article(name).lower() for name in (thing.concept.phrase, *thing.concept.synonyms)
+    ]
 
 
 def test_articles_are_right(scenes: list[Scene]) -> None:
@@ -139,7 +147,9 @@ def test_a_held_out_synonym_is_never_written(data: Path, scenes: list[Scene]) ->
             keyword = held.get(thing.concept.label)
             if keyword is not None:
                 shown += 1
-                assert not re.search(rf"\b{without_article(keyword)}\b", scene.caption, re.IGNORECASE)
+                assert not re.search(
+                    rf"\b{without_article(keyword)}\b", scene.caption, re.IGNORECASE
+                )
     assert shown > 300
     # Without the ban the same grammar does write them, so the check above can fail.
     scene = next(s for s in scenes if s.objects[0].concept.label in held)
@@ -149,7 +159,14 @@ def test_a_held_out_synonym_is_never_written(data: Path, scenes: list[Scene]) ->
 
 def one_object(data: Path, label: str, **changes: object) -> Scene:
     concept = next(c for c in load_concepts(data, "full") if c.label == label)
-    fields = {"concept": concept, "style": "flat", "x": 0.5, "y": 0.5, "size": 0.7, "mirrored": False}
+    fields = {
+        "concept": concept,
+        "style": "flat",
+        "x": 0.5,
+        "y": 0.5,
+        "size": 0.7,
+        "mirrored": False,
+    }
     thing = PlacedObject(**(fields | changes))  # type: ignore[arg-type]
     background = Background(kind="plain", colours=("orange",), rgb=(COLOURS["orange"],))
     return Scene(objects=(thing,), background=background, arrangement=None, caption="")
@@ -173,7 +190,8 @@ def test_the_plain_caption_of_arrangements_and_gradients(data: Path) -> None:
     fade = Background(kind="gradient", colours=("blue", "purple"), rgb=((0, 0, 255), (128, 0, 128)))
     beside = Scene(objects=(owl, fox), background=fade, arrangement="left of", caption="")
     assert (
-        plain_caption(beside) == "an owl to the left of a fox, flat style, on a gradient from blue to purple"
+        plain_caption(beside)
+        == "an owl to the left of a fox, flat style, on a gradient from blue to purple"
     )
     row = Scene(objects=(owl, fox, owl), background=fade, arrangement="row", caption="")
     assert plain_caption(row).startswith("an owl, a fox and an owl in a row, ")
@@ -199,7 +217,12 @@ def test_with_article(noun: str, phrase: str) -> None:
 
 
 def entry(label: str, tags: tuple[str, ...] = ()) -> dict[str, object]:
-    return {"label": label, "group": "animals-nature", "subgroup": "animal-mammal", "tags": list(tags)}
+    return {
+        "label": label,
+        "group": "animals-nature",
+        "subgroup": "animal-mammal",
+        "tags": list(tags),
+    }
 
 
 def test_a_name_of_two_concepts_belongs_to_neither() -> None:

@@ -38,7 +38,9 @@ def paint(sprites: Sprites, some: list[Scene]) -> list[Pixels]:
 
 
 @pytest.mark.parametrize("objects", [1, 2])
-def test_real_scenes_score_high_and_swapped_ones_low(data: Path, sprites: Sprites, objects: int) -> None:
+def test_real_scenes_score_high_and_swapped_ones_low(
+    data: Path, sprites: Sprites, objects: int
+) -> None:
     judge, some = Judge(sprites, CONCEPTS), scenes(data, objects)
     pictures = paint(sprites, some)
     right = judge.score(pictures, some)
@@ -70,14 +72,19 @@ def test_objects_in_each_others_place_are_wrong(data: Path, sprites: Sprites) ->
 def test_the_style_is_judged_apart_from_the_object(data: Path, sprites: Sprites) -> None:
     (scene,) = scenes(data, 1, count=1)
     other = next(style for style in sprites.styles if style != scene.style)
-    asked = dataclasses.replace(scene, objects=(dataclasses.replace(scene.objects[0], style=other),))
+    asked = dataclasses.replace(
+        scene, objects=(dataclasses.replace(scene.objects[0], style=other),)
+    )
     score = Judge(sprites, CONCEPTS).score(paint(sprites, [scene]), [asked])
     assert (score.object, score.style, score.colour) == (1, 0, 1)
 
 
 def test_a_blank_picture_shows_nothing_that_was_asked_for(data: Path, sprites: Sprites) -> None:
     some = scenes(data, 1)
-    blank = [np.broadcast_to(np.array(scene.background.rgb[0], np.uint8), (SIZE, SIZE, 3)) for scene in some]
+    blank = [
+        np.broadcast_to(np.array(scene.background.rgb[0], np.uint8), (SIZE, SIZE, 3))
+        for scene in some
+    ]
     score = Judge(sprites, CONCEPTS).score(blank, some)
     assert score.colour == 1
     assert score.object < 0.5

@@ -16,7 +16,9 @@ from training.scenes import SceneGenerator
 from training.sources import STYLES
 
 
-def test_the_vocabulary_is_what_training_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_vocabulary_is_what_training_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(export, "CAPTIONS", 3000)
     data = write_fake_data(tmp_path)
     concepts, vocabulary = load_concepts(data, "full"), vocabulary_of(data, "full")

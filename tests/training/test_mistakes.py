@@ -100,7 +100,11 @@ def test_soft_targets_are_the_likelier_the_nearer_they_are() -> None:
     assert torch.equal(made.candidates[~made.clean][:, :, 0], hard.candidates[~made.clean][:, :, 0])
     # The very first token stands for the mean of the whole latent.
     rest = goal.mean(dim=(2, 3))
-    errors = (q.codebook.weight[made.candidates[:, 0]] - rest.unsqueeze(1)).square().sum(dim=2)  # (B, K)
+    errors = (
+        (q.codebook.weight[made.candidates[:, 0]] - rest.unsqueeze(1)).square().sum(dim=2)
+    )  # (B, K)
     nearest = errors[:, :1]
     expected = torch.exp(-(errors - nearest) / (0.4 * nearest.mean()))
-    torch.testing.assert_close(made.weights[:, 0] / made.weights[:, 0, :1], expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        made.weights[:, 0] / made.weights[:, 0, :1], expected, rtol=1e-3, atol=1e-5
+    )

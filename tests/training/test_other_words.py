@@ -36,7 +36,13 @@ WORDS = [
     "family: two",
     "a very long name",
 ]
-MEANINGS = {"kangaroo": "fox", "woman": "owl", "spoon": "scissors", "rain": "banana", "photo": "radio"}
+MEANINGS = {
+    "kangaroo": "fox",
+    "woman": "owl",
+    "spoon": "scissors",
+    "rain": "banana",
+    "photo": "radio",
+}
 """Word -> the thing that it is nearest to for :func:`encode`."""
 
 
@@ -56,7 +62,9 @@ def encode(texts: Sequence[str]) -> list[TextConditioning]:
         for weight, word in zip((0.3, 3.0, *[0.3] * len(words)), words, strict=False):
             seed = zlib.crc32(MEANINGS.get(word, word).encode())
             pooled += weight * torch.randn(32, generator=torch.Generator().manual_seed(seed))
-        encoded.append(TextConditioning(torch.zeros(64, 1), torch.arange(64) < len(words) + 2, pooled))
+        encoded.append(
+            TextConditioning(torch.zeros(64, 1), torch.arange(64) < len(words) + 2, pooled)
+        )
     return encoded
 
 
@@ -72,14 +80,18 @@ def test_a_tenth_of_the_words_is_kept_from_training(data: Path) -> None:
     concepts = load_concepts(data, "full")
     training, held_out = load_words(data, concepts), load_words(data, concepts, held_out=True)
     assert not set(training) & set(held_out)
-    assert len(held_out) / (len(training) + len(held_out)) == pytest.approx(HELD_OUT_WORDS, abs=0.03)
+    assert len(held_out) / (len(training) + len(held_out)) == pytest.approx(
+        HELD_OUT_WORDS, abs=0.03
+    )
 
 
 def test_no_word_has_a_part_of_a_name_that_is_held_out(data: Path) -> None:
     concepts = load_concepts(data, "full")
     names = held_out_keywords(concepts)
     assert names["turtle"] == "a tortoise"
-    (data / "words.json").write_text(json.dumps([*WORDS, "tortoise", "giant tortoises", "cheese burger"]))
+    (data / "words.json").write_text(
+        json.dumps([*WORDS, "tortoise", "giant tortoises", "cheese burger"])
+    )
     try:
         words = {*load_words(data, concepts), *load_words(data, concepts, held_out=True)}
     finally:
@@ -97,15 +109,23 @@ def test_without_words_it_says_what_to_run(tmp_path: Path) -> None:
 def test_phrases_are_nearest_to_what_they_are_drawn_as_whatever_the_medium(data: Path) -> None:
     concepts = load_concepts(data, "full")
     found = label_phrases(encode, concepts, ["kangaroo", "woman", "spoon"], count=600, seed=3)
-    assert found == label_phrases(encode, concepts, ["kangaroo", "woman", "spoon"], count=600, seed=3)
+    assert found == label_phrases(
+        encode, concepts, ["kangaroo", "woman", "spoon"], count=600, seed=3
+    )
     nearest = nearest_name(encode, concepts)
     assert [*map(nearest.of, ("a kangaroo", "a woman", "a spoon"))] == ["fox", "owl", "scissors"]
     assert "a photo of a kangaroo" in found["fox"]  # though "photo" alone means the radio
     every = [text for texts in found.values() for text in texts]
-    women = {text for text in every if text.startswith(("a woman in the", "a portrait of a woman in the"))}
+    women = {
+        text
+        for text in every
+        if text.startswith(("a woman in the", "a portrait of a woman in the"))
+    }
     assert women
     assert women <= set(found["owl"])
-    assert all("kangaroo" in text or "fox" in text or "in the rain" in text for text in found["fox"])
+    assert all(
+        "kangaroo" in text or "fox" in text or "in the rain" in text for text in found["fox"]
+    )
     # A thing of the vocabulary remains itself in any circumstances.
     known = {text for text in every if "a cactus" in text}
     assert known
@@ -115,10 +135,14 @@ def test_phrases_are_nearest_to_what_they_are_drawn_as_whatever_the_medium(data:
 
 def test_phrases_are_the_same_for_a_seed_and_vary(data: Path) -> None:
     concepts = load_concepts(data, "full")
-    one, other = ([make_phrase(rng, WORDS, concepts) for _ in range(200)] for rng in (Random(1), Random(1)))
+    one, other = (
+        [make_phrase(rng, WORDS, concepts) for _ in range(200)] for rng in (Random(1), Random(1))
+    )
     assert one == other
     assert len({phrase.text for phrase in one}) > 100
-    assert all(phrase.label is None for phrase in (make_phrase(Random(i), WORDS) for i in range(200)))
+    assert all(
+        phrase.label is None for phrase in (make_phrase(Random(i), WORDS) for i in range(200))
+    )
 
 
 def test_half_of_the_captions_of_single_objects_are_phrases(data: Path) -> None:
@@ -129,7 +153,9 @@ def test_half_of_the_captions_of_single_objects_are_phrases(data: Path) -> None:
     for index in range(3000):
         scene, captions = generator.scene(index), generator.captions(index, 3)
         assert captions[0] == scene.caption
-        assert scene.objects == usual.scene(index).objects  # the pictures are the same, only words differ
+        assert (
+            scene.objects == usual.scene(index).objects
+        )  # the pictures are the same, only words differ
         single, label = len(scene.objects) == 1, scene.objects[0].concept.label
         texts = phrases.get(label, []) if single else []
         others = [text for p in phrases.values() for text in p if text not in texts]
@@ -154,4 +180,6 @@ def test_splits_of_others_ask_for_the_nearest_thing(data: Path) -> None:
         bare = without_article(caption.split(",")[0].split(" in the ")[0])
         subject = with_article(bare.removeprefix("small ").removeprefix("big "))
         assert nearest.of(subject) == scene.objects[0].concept.label
-        assert not any(subject.endswith(f" {word}") and len(subject.split()) == 2 for word in training)
+        assert not any(
+            subject.endswith(f" {word}") and len(subject.split()) == 2 for word in training
+        )

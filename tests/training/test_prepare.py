@@ -36,8 +36,15 @@ def write_npm(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def iconify(icons: dict[str, str], chars: dict[str, str], **more: Any) -> dict[str, bytes]:
-    content = {"icons": {name: {"body": body} for name, body in icons.items()}, "width": 16, "height": 16}
-    return {"icons.json": json.dumps(content | more).encode(), "chars.json": json.dumps(chars).encode()}
+    content = {
+        "icons": {name: {"body": body} for name, body in icons.items()},
+        "width": 16,
+        "height": 16,
+    }
+    return {
+        "icons.json": json.dumps(content | more).encode(),
+        "chars.json": json.dumps(chars).encode(),
+    }
 
 
 def a_source(archive: Path, **changes: Any) -> Source:
@@ -80,7 +87,9 @@ def test_a_drawing_is_cropped_centred_and_premultiplied() -> None:
 
 
 def test_what_the_original_clips_stays_clipped() -> None:
-    beyond = '<rect x="12" y="6" width="8" height="4" fill="#0f0"/>'  # half of it outside the 16 units
+    beyond = (
+        '<rect x="12" y="6" width="8" height="4" fill="#0f0"/>'  # half of it outside the 16 units
+    )
     pixels = render_svg(beyond, 16, 16, size=100)
     box = alpha_box(pixels[..., 3])
     assert box is not None
@@ -159,7 +168,9 @@ def test_fetching_uses_the_client_and_keeps_nothing_wrong(
     archive = write_npm(tmp_path / "original.tgz", {"README.md": b"hello"})
     source = a_source(archive)
     tool = tmp_path / "npm"
-    tool.write_text(f'#!/bin/sh\n[ "$5" = "@fake/set@1.0.0" ] || exit 1\ncp {archive} "$4/any-name.tgz"\n')
+    tool.write_text(
+        f'#!/bin/sh\n[ "$5" = "@fake/set@1.0.0" ] || exit 1\ncp {archive} "$4/any-name.tgz"\n'
+    )
     tool.chmod(0o755)
     monkeypatch.setattr("shutil.which", lambda name: str(tool))
     got = fetch(source, tmp_path / "archives")
@@ -181,12 +192,22 @@ def test_a_row_of_the_table_is_checked(tmp_path: Path) -> None:
 def test_emojibase_is_read_by_group(tmp_path: Path) -> None:
     entries = [
         {"label": "flag", "hexcode": "1F1E6", "group": 9, "subgroup": 98, "order": 1},
-        {"label": "woman’s hat", "hexcode": "1F452", "group": 7, "subgroup": 65, "order": 3, "tags": ["hat"]},
+        {
+            "label": "woman’s hat",
+            "hexcode": "1F452",
+            "group": 7,
+            "subgroup": 65,
+            "order": 3,
+            "tags": ["hat"],
+        },
         {"label": "rainbow", "hexcode": "1F308-FE0F", "group": 5, "subgroup": 59, "order": 2},
         {"label": "letter", "hexcode": "1F1E7"},
     ]
     groups = {"subgroups": {"65": "clothing", "59": "sky-weather", "98": "country-flag"}}
-    files = {"en/data.json": json.dumps(entries).encode(), "meta/groups.json": json.dumps(groups).encode()}
+    files = {
+        "en/data.json": json.dumps(entries).encode(),
+        "meta/groups.json": json.dumps(groups).encode(),
+    }
     found = read_emojibase(write_npm(tmp_path / "emojibase.tgz", files))
     assert [e["label"] for e in found] == ["rainbow", "woman's hat"]
     assert found[0]["hexcode"] == hexcode_key("1F308") == "1f308"
@@ -223,7 +244,10 @@ def test_prepare_refuses_a_vocabulary_that_a_style_lacks(
     archives.mkdir(parents=True)
     emoji = write_npm(
         archives / "fake-emojibase-1.0.0.tgz",
-        {"en/data.json": json.dumps(entries).encode(), "meta/groups.json": json.dumps(groups).encode()},
+        {
+            "en/data.json": json.dumps(entries).encode(),
+            "meta/groups.json": json.dumps(groups).encode(),
+        },
     )
     drawn = write_npm(archives / "fake-set-1.0.0.tgz", iconify({"fox": RECT}, {"1f0": "fox"}))
     encoder = tmp_path / "out" / "text_encoder" / "model.safetensors"

@@ -28,7 +28,9 @@ def test_counted_positions_are_one_apart_at_every_scale() -> None:
     normalized = rope_table(SCHEDULE, theta=10_000.0, norm=7)
     assert counted.shape == normalized.shape
     last = slice(SCHEDULE.offsets[3], SCHEDULE.offsets[4])
-    torch.testing.assert_close(counted[:, last], normalized[:, last])  # seven steps across, either way
+    torch.testing.assert_close(
+        counted[:, last], normalized[:, last]
+    )  # seven steps across, either way
     start = SCHEDULE.offsets[2]
     # The first angle turns by one a column: its cosine and sine at the columns of the 4 x 4 map.
     torch.testing.assert_close(counted[0, start : start + 4, 0], torch.arange(4).float().cos())
@@ -61,7 +63,9 @@ class Counting:
 
 def write_tokens(folder: Path) -> TokenSet:
     """Four scenes of random tokens and captions."""
-    tokens, hidden, lengths, pooled = (part.repeat(2, *[1] * (part.ndim - 1)).numpy() for part in batch(0))
+    tokens, hidden, lengths, pooled = (
+        part.repeat(2, *[1] * (part.ndim - 1)).numpy() for part in batch(0)
+    )
     shard = folder / "00000000"
     shard.mkdir(parents=True)
     np.save(shard / "tokens.npy", tokens)

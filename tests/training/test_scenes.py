@@ -28,7 +28,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def placed(data: Path, label: str = "fox", **changes: object) -> PlacedObject:
     concept = next(c for c in load_concepts(data, "full") if c.label == label)
-    fields = {"concept": concept, "style": STYLES[0], "x": 0.5, "y": 0.5, "size": 0.5, "mirrored": False}
+    fields = {
+        "concept": concept,
+        "style": STYLES[0],
+        "x": 0.5,
+        "y": 0.5,
+        "size": 0.5,
+        "mirrored": False,
+    }
     return PlacedObject(**(fields | changes))  # type: ignore[arg-type]
 
 
@@ -54,7 +61,11 @@ def test_a_scene_depends_on_seed_and_index_alone(data: Path) -> None:
 def test_a_known_scene_stays_what_it_is(data: Path) -> None:
     # A change of this scene means that every model trained so far was trained on other data.
     scene = SceneGenerator(data, seed=0, vocabulary="full").scene(3)
-    assert (scene.objects[0].concept.label, scene.style, scene.background.colours) == ("fox", "3d", ("red",))
+    assert (scene.objects[0].concept.label, scene.style, scene.background.colours) == (
+        "fox",
+        "3d",
+        ("red",),
+    )
     assert scene.caption == "3d render of a fox, with a red background"
 
 
@@ -69,7 +80,9 @@ def test_training_never_shows_a_held_out_pair(data: Path) -> None:
         scene = generator.scene(index)
         for thing in scene.objects:
             assert (thing.concept.label, thing.style) not in styles
-            assert not {(thing.concept.label, colour) for colour in scene.background.colours} & colours
+            assert (
+                not {(thing.concept.label, colour) for colour in scene.background.colours} & colours
+            )
             seen.add((thing.concept.label, thing.style))
     assert seen == {(label, style) for label in CONCEPTS for style in STYLES} - styles
 
@@ -194,8 +207,12 @@ def test_mirroring_swaps_left_and_right(data: Path) -> None:
 
 
 def test_a_gradient_runs_from_the_first_colour_to_the_second(data: Path) -> None:
-    background = Background(kind="gradient", colours=("red", "blue"), rgb=((200, 0, 0), (0, 0, 200)))
-    scene = Scene(objects=(placed(data, size=0.2),), background=background, arrangement=None, caption="")
+    background = Background(
+        kind="gradient", colours=("red", "blue"), rgb=((200, 0, 0), (0, 0, 200))
+    )
+    scene = Scene(
+        objects=(placed(data, size=0.2),), background=background, arrangement=None, caption=""
+    )
     column = render(scene, Sprites(data), size=100)[:, 0].astype(int)
     assert column[0].tolist() == [199, 0, 1]
     assert column[-1].tolist() == [1, 0, 199]
@@ -205,7 +222,13 @@ def test_a_gradient_runs_from_the_first_colour_to_the_second(data: Path) -> None
 def test_a_crop_is_the_slice_of_the_whole(data: Path) -> None:
     sprites = Sprites(data)
     generator = SceneGenerator(data, seed=4, vocabulary="full", max_objects=3)
-    windows = [(0, 0, 64, 64), (100, 37, 91, 128), (255, 255, 1, 1), (0, 200, 256, 56), (3, 5, 7, 9)]
+    windows = [
+        (0, 0, 64, 64),
+        (100, 37, 91, 128),
+        (255, 255, 1, 1),
+        (0, 200, 256, 56),
+        (3, 5, 7, 9),
+    ]
     for index in range(25):
         scene = generator.scene(index)
         whole = render(scene, sprites, size=256)
@@ -240,5 +263,7 @@ def test_the_fake_drawings_are_read_back(data: Path) -> None:
     sprites = Sprites(data)
     assert sprites.size == SIZE
     assert sprites.labels("flat") == tuple(CONCEPTS)
-    np.testing.assert_array_equal(sprites.drawing("rocket", "flat"), drawing(9, STYLES.index("flat")))
+    np.testing.assert_array_equal(
+        sprites.drawing("rocket", "flat"), drawing(9, STYLES.index("flat"))
+    )
     assert without_article(load_concepts(data, "full")[0].phrase) == "fox"

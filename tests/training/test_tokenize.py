@@ -34,8 +34,12 @@ class Letters:
 
     def encode(self, prompts: list[str]) -> list[TextConditioning]:
         width = tokenizing.TEXT_TOKENS
-        letters = [prompt[: width - 1] + "." for prompt in prompts]  # the empty prompt has a position too
-        hidden = [torch.tensor([*map(ord, text), *[7] * (width - len(text))]).float() for text in letters]
+        letters = [
+            prompt[: width - 1] + "." for prompt in prompts
+        ]  # the empty prompt has a position too
+        hidden = [
+            torch.tensor([*map(ord, text), *[7] * (width - len(text))]).float() for text in letters
+        ]
         return [
             TextConditioning(
                 hidden=values.unsqueeze(1), mask=torch.arange(width) < len(text), pooled=values[:1]
@@ -54,12 +58,16 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def small_tokenizer(_directory: Path, _device: torch.device) -> VQVAE:
     torch.manual_seed(0)
-    config = dataclasses.replace(TOKENIZER, base_channels=8, channel_multipliers=(1, 1), patch_size=16)
+    config = dataclasses.replace(
+        TOKENIZER, base_channels=8, channel_multipliers=(1, 1), patch_size=16
+    )
     return VQVAE(config, ScaleSchedule(PATCH_NUMS)).eval()
 
 
 def encoder(data: Path, seed: int = 0, captions: int = 1) -> SceneEncoder:
-    return SceneEncoder(data, data, SceneGenerator(data, seed=seed, vocabulary=VOCABULARY), captions)
+    return SceneEncoder(
+        data, data, SceneGenerator(data, seed=seed, vocabulary=VOCABULARY), captions
+    )
 
 
 def contents(directory: Path) -> list[tuple[bytes, bytes, int, bytes]]:
@@ -73,7 +81,9 @@ def contents(directory: Path) -> list[tuple[bytes, bytes, int, bytes]]:
 def test_a_set_that_is_continued_equals_one_made_at_once(tmp_path: Path, data: Path) -> None:
     tokenize(encoder(data), tmp_path / "once", count=5)
     tokenize(encoder(data), tmp_path / "parts", count=2)
-    (tmp_path / "parts" / "00000003.partial").mkdir()  # what a stop in the second shard leaves behind
+    (
+        tmp_path / "parts" / "00000003.partial"
+    ).mkdir()  # what a stop in the second shard leaves behind
     tokenize(encoder(data), tmp_path / "parts", count=5)
     once = contents(tmp_path / "once")
     assert len(once) == 6  # whole shards
@@ -83,7 +93,10 @@ def test_a_set_that_is_continued_equals_one_made_at_once(tmp_path: Path, data: P
 
 def test_rows_are_the_scenes_and_captions_of_their_index(tmp_path: Path, data: Path) -> None:
     tokenize(encoder(data), tmp_path / "out", count=6)
-    scenes, generator = TokenSet(tmp_path / "out"), SceneGenerator(data, seed=0, vocabulary=VOCABULARY)
+    scenes, generator = (
+        TokenSet(tmp_path / "out"),
+        SceneGenerator(data, seed=0, vocabulary=VOCABULARY),
+    )
     captions = [
         caption
         for shard in tokenizing.shards_of(tmp_path / "out")
@@ -103,7 +116,10 @@ def test_rows_are_the_scenes_and_captions_of_their_index(tmp_path: Path, data: P
 
 def test_a_scene_has_its_captions_in_turn(tmp_path: Path, data: Path) -> None:
     tokenize(encoder(data, captions=2), tmp_path / "out", count=3)
-    scenes, generator = TokenSet(tmp_path / "out"), SceneGenerator(data, seed=0, vocabulary=VOCABULARY)
+    scenes, generator = (
+        TokenSet(tmp_path / "out"),
+        SceneGenerator(data, seed=0, vocabulary=VOCABULARY),
+    )
     captions = json.loads((tmp_path / "out" / "00000000" / "captions.json").read_text())
     assert captions[2:4] == generator.captions(1, 2)
     for turn in range(4):
@@ -114,7 +130,9 @@ def test_a_scene_has_its_captions_in_turn(tmp_path: Path, data: Path) -> None:
         assert np.array_equal(tokens, scenes[1][0])
 
 
-def test_phrases_are_made_once_and_kept(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phrases_are_made_once_and_kept(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (data / "words.json").write_text(json.dumps(["woman", "kangaroo", "spoon"]))
     phrases = make_phrases(tmp_path, data, VOCABULARY, 50, 1)
     assert sum(map(len, phrases.values())) > 0
@@ -136,7 +154,9 @@ def test_an_empty_directory_says_what_to_run(tmp_path: Path) -> None:
 
 def test_weights_come_from_a_run_or_from_a_model(tmp_path: Path) -> None:
     torch.save({"average": {"a": torch.ones(2)}}, tmp_path / "state.pt")
-    assert torch.equal(trained_weights(tmp_path, "transformer.safetensors", "average")["a"], torch.ones(2))
+    assert torch.equal(
+        trained_weights(tmp_path, "transformer.safetensors", "average")["a"], torch.ones(2)
+    )
     shipped = Path(__file__).parents[2] / "weights" / "star-mini"
     weights = trained_weights(shipped, "vqvae.safetensors", "model")
     assert weights["quantizer.codebook.weight"].dtype == torch.float32

@@ -29,7 +29,9 @@ CPU = torch.device("cpu")
 CONFIG = ModelConfig(
     name="test",
     patch_nums=(1, 2, 3, 4),
-    transformer=TransformerConfig(depth=2, num_heads=1, text_dim=16, rope_norm=4.0, place_features=True),
+    transformer=TransformerConfig(
+        depth=2, num_heads=1, text_dim=16, rope_norm=4.0, place_features=True
+    ),
     tokenizer=TokenizerConfig(
         vocab_size=32,
         latent_channels=4,
@@ -92,7 +94,9 @@ def step_by_step(t: TransformerTrainer, example: Batch) -> Tensor:
 def losses_of(t: TransformerTrainer, example: Batch, positions: Tensor) -> Tensor:
     """Losses (B, N) of ``example`` as it is, without mistakes."""
     tokens, hidden, lengths, pooled = example
-    inputs = t.quantizer.teacher_forcing_input(tokens.tensor_split(CONFIG.schedule.offsets[1:-1], dim=1))
+    inputs = t.quantizer.teacher_forcing_input(
+        tokens.tensor_split(CONFIG.schedule.offsets[1:-1], dim=1)
+    )
     hard = tokens.unsqueeze(2)
     lesson = Lesson(inputs, hard, torch.ones(hard.shape), torch.ones(len(tokens), dtype=torch.bool))
     return t.loss(lesson, (hidden, lengths, pooled), positions)
@@ -103,11 +107,15 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teacher_forcing, "autocast", lambda _: contextlib.nullcontext())
 
 
-def test_teacher_forcing_computes_what_the_engine_steps_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teacher_forcing_computes_what_the_engine_steps_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     t = trainer()
     wake(t.model)
     example = batch(0)
-    expected = torch.nn.functional.cross_entropy(step_by_step(t, example), example[0][0], reduction="none")
+    expected = torch.nn.functional.cross_entropy(
+        step_by_step(t, example), example[0][0], reduction="none"
+    )
     in_float32(monkeypatch)
     positions = torch.arange(CONFIG.schedule.num_tokens)
     losses = losses_of(t, example, positions)
@@ -184,9 +192,15 @@ def test_a_run_may_change_its_future_but_not_its_past(tmp_path: Path) -> None:
         return Run(tmp_path, {}, recipe.steps, recipe.history)
 
     run(Stage(3, 4, 2), Stage(4, 3, 2)).save(5)
-    for longer in [(Stage(3, 4, 2), Stage(4, 9, 2)), (Stage(3, 4, 2), Stage(4, 1, 2), Stage(3, 9, 2))]:
+    for longer in [
+        (Stage(3, 4, 2), Stage(4, 9, 2)),
+        (Stage(3, 4, 2), Stage(4, 1, 2), Stage(3, 9, 2)),
+    ]:
         assert run(*longer).resume()
-    for other in [(Stage(3, 5, 2), Stage(4, 3, 2)), (Stage(3, 4, 2), Stage(4, 9, 2, rates=(0.9, 0.5)))]:
+    for other in [
+        (Stage(3, 5, 2), Stage(4, 3, 2)),
+        (Stage(3, 4, 2), Stage(4, 9, 2, rates=(0.9, 0.5))),
+    ]:
         with pytest.raises(SystemExit, match="the first 5 updates"):
             run(*other).resume()
 
@@ -205,7 +219,9 @@ def test_the_tokenizer_learns_one_batch() -> None:
     recipe = TokenizerRecipe(steps=60, autoencoder_steps=20, warmup=1, whole_image_steps=0)
     t = TokenizerTrainer(dataclasses.replace(CONFIG.tokenizer, patch_size=16), recipe, CPU)
     torch.manual_seed(3)
-    images = torch.rand(2, 3, 1, 2).repeat_interleave(256, 2).repeat_interleave(128, 3) * 2 - 1  # two halves
+    images = (
+        torch.rand(2, 3, 1, 2).repeat_interleave(256, 2).repeat_interleave(128, 3) * 2 - 1
+    )  # two halves
     values = [t.step(step, images) for step in range(60)]
     assert values[-1]["psnr"] > values[0]["psnr"] + 1.5
     assert "codebook_used" not in values[19]
