@@ -54,7 +54,7 @@ format: $(INSTALLED) ## Rewrite the code as ruff would have it
 	$(PY) -m ruff format .
 
 deploy-check: $(DEPLOY_INSTALLED) ## Check all that deploys; says what ran, and what was skipped and why
-	$(PY) -m pytest -q tests/deploy tests/test_dockerfile.py -m "network or not network" --deploy-report $(ARGS)
+	$(PY) -m pytest -q tests/deploy -m "network or not network" --deploy-report $(ARGS)
 
 sbom: $(RUNTIME)/.installed ## List what a server runs on, as CycloneDX, in dist/
 	@test -x build/sbom/bin/cyclonedx-py || { $(PY) -m venv --clear build/sbom && \

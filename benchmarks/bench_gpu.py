@@ -66,7 +66,7 @@ def commands(arguments: argparse.Namespace) -> Iterable[tuple[str, list[str] | s
     """Each part that was asked for, with its command, or with the reason why it is left out."""
     for name in arguments.parts:
         if name == TESTS:
-            yield name, [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/star_model"]
+            yield name, [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/pure/star_model"]
         elif reason := reason_to_skip(VARIANTS[name]):
             yield name, reason
         else:

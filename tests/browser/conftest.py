@@ -22,8 +22,8 @@ from server.dispatch.supervisor import Patience
 from tests.browser.chromium import Watch, open_browser
 from tests.browser.editing import EditEngine
 from tests.live_server import free_port
-from tests.server.conftest import Service, serve_fake
 from tests.server.fakes import FakeEngine, Step
+from tests.server.service import Service, serve_fake
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 860}

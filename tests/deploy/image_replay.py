@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.deploy.test_dockerfile import FINAL, STAGES, Stage, copied
 from tests.live_server import ROOT
-from tests.test_dockerfile import FINAL, STAGES, Stage, copied
 
 STEPS = ("dependencies", "wheel", "inventory", "runtime")
 """The stages that run pip. What apt-get installs before them, this machine must have."""

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from server.settings import Settings
+from tests.deploy.test_dockerfile import FINAL
 from tests.live_server import ROOT
-from tests.test_dockerfile import FINAL
 
 FILE = ROOT / "deploy" / "compose" / "compose.yaml"
 TEXT = FILE.read_text("utf-8")

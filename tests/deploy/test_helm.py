@@ -17,8 +17,8 @@ from server.app import create_app, make_client
 from server.metrics import Metrics
 from server.settings import Settings
 from star_model.config import PRESETS
+from tests.deploy.test_dockerfile import FINAL, PROJECT
 from tests.live_server import ROOT
-from tests.test_dockerfile import FINAL, PROJECT
 
 helm = pytest.importorskip(
     "helm_python", reason="Helm is not installed: make install EXTRAS=test,deploy"

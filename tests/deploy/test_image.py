@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from tests.deploy.image_replay import Image
+from tests.deploy.test_dockerfile import FINAL, PROJECT
 from tests.live_server import ROOT, free_port
 from tests.server.processes import wait_until
-from tests.test_dockerfile import FINAL, PROJECT
 
 REPLAY = [pytest.mark.network, pytest.mark.slow]
 

@@ -9,8 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.deploy.test_dockerfile import PROJECT
 from tests.live_server import ROOT
-from tests.test_dockerfile import PROJECT
 
 TABLE = dict(
     re.findall(

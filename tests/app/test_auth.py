@@ -1,0 +1,219 @@
+"""API keys, limits by caller, and CORS, as the app answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from server.http.auth import needs_key, read_keys
+from server.settings import Settings, SettingsFileError
+from tests.server.service import Service, serve_fake
+
+pytestmark = pytest.mark.anyio
+
+KEY, OTHER = "sk-test-0123456789-a", "sk-test-0123456789-b"
+
+
+@pytest.fixture
+async def locked() -> AsyncIterator[Service]:
+    async with serve_fake(api_keys=[KEY, OTHER]) as running:
+        yield running
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+async def paint(service: Service, **headers: str) -> httpx.Response:
+    return await service.http.post("/generate", json={"prompt": "a red apple"}, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        KEY,
+        f"Basic {KEY}",
+        "Bearer sk-wrong-0123456789",
+        f"Bearer {KEY}x",
+        "Bearer é",
+    ],
+)
+async def test_without_a_valid_key_the_answer_is_401(
+    locked: Service, authorization: str | None
+) -> None:
+    headers = {} if authorization is None else {b"authorization": authorization.encode("latin-1")}
+    answer = await locked.http.post("/generate", json={"prompt": "a"}, headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.headers["x-request-id"]
+    assert not locked.engine.steps
+
+
+@pytest.mark.parametrize("authorization", [f"Bearer {KEY}", f"bearer  {KEY}", f"BEARER {OTHER}"])
+async def test_a_valid_key_is_let_in(locked: Service, authorization: str) -> None:
+    assert (await paint(locked, authorization=authorization)).status_code == 200
+
+
+async def test_a_long_body_is_not_read_without_a_key(locked: Service) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield b" " * 65536
+
+    answer = await locked.http.post("/generate", content=endless())
+    assert answer.status_code == 401
+    assert sent <= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "needed"),
+    [
+        ("GET", "/livez", False),
+        ("GET", "/readyz", False),
+        ("GET", "/startupz", False),
+        ("GET", "/health", False),
+        ("GET", "/metrics", False),
+        ("GET", "/docs", False),
+        ("GET", "/docs/parts/swagger-ui.css", False),
+        ("GET", "/openapi.json", False),
+        ("GET", "/", False),
+        ("HEAD", "/", False),
+        ("GET", "/static/style.css", False),
+        ("GET", "/v1/images/abc/content", False),
+        ("POST", "/", True),
+        ("POST", "/generate", True),
+        ("POST", "/metrics", True),
+        ("POST", "/v1/images/generations", True),
+        ("POST", "/v1/images/edits", True),
+        ("GET", "/v1/models", True),
+        ("GET", "/v1/models/x/content", True),
+        ("GET", "/v1/images/a/b/content", True),
+        ("GET", "/livez/more", True),
+        ("GET", "//livez", True),
+        ("GET", "/anything/else", True),
+    ],
+)
+async def test_what_is_open(locked: Service, method: str, path: str, needed: bool) -> None:
+    assert needs_key(method, path) == needed
+    answer = await locked.http.request(method, f"http://test{path}")
+    assert (answer.status_code == 401) == needed
+
+
+async def test_the_key_is_nowhere_to_be_seen() -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with serve_fake(api_keys=[OTHER, KEY]) as locked:
+            assert (await paint(locked, **bearer(KEY))).status_code == 200
+            assert (await paint(locked, **bearer(KEY + "x"))).status_code == 401
+            shown = (
+                repr(locked.app.state.context.settings) + (await locked.http.get("/metrics")).text
+            )
+    assert [line.get("api_key") for line in lines if line["event"] == "request"] == [2, None, None]
+    assert KEY not in f"{lines}{shown}"
+
+
+async def test_limits_count_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve_fake(api_keys=[KEY, OTHER], requests_per_minute=1) as service:
+        assert (await paint(service, **bearer(KEY))).status_code == 200
+        refused = await paint(service, **bearer(KEY))
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert "x-should-retry" not in refused.headers
+        assert (await paint(service, **bearer(OTHER))).status_code == 200
+        assert (await service.http.get("/v1/models", headers=bearer(KEY))).status_code == 200
+        read = service.client.metrics.registry.get_sample_value
+        assert read("star_rejections_total", {"reason": "rate_limit_exceeded"}) == 1
+
+
+async def test_without_keys_limits_count_by_address() -> None:
+    async with serve_fake(images_per_minute=3) as service:
+
+        def caller(host: str) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(app=service.app, client=(host, 5))
+            return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+        async with caller("192.0.2.1") as one, caller("192.0.2.2") as two:
+            body = {"prompt": "a", "n": 2}
+            statuses = [
+                (await http.post("/generate", json=body)).status_code for http in (one, one, two)
+            ]
+            too_many = await one.post("/generate", json=body | {"n": 4})
+    assert statuses == [200, 429, 200]
+    assert too_many.status_code == 400
+    assert too_many.json()["error"]["param"] == "n"
+
+
+ORIGIN = "https://app.example.org"
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization",
+}
+
+
+async def test_pages_of_other_sites_are_kept_out_unless_named() -> None:
+    async with serve_fake() as service:
+        answer = await paint(service, origin=ORIGIN)
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        assert (
+            await service.http.options("/generate", headers={"origin": ORIGIN, **PREFLIGHT})
+        ).status_code == 405
+
+
+async def test_pages_of_named_sites_are_let_in() -> None:
+    async with serve_fake(cors_origins=[ORIGIN], api_keys=[KEY]) as service:
+        allowed = await service.http.options("/generate", headers={"origin": ORIGIN, **PREFLIGHT})
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == ORIGIN
+        assert "authorization" in allowed.headers["access-control-allow-headers"]
+        answer = await paint(service, origin=ORIGIN, **bearer(KEY))
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
+        assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        refused = await paint(service, origin=ORIGIN)  # so that the page can read why
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (
+            401,
+            ORIGIN,
+        )
+        stranger = await paint(service, origin="https://evil.example.org", **bearer(KEY))
+        assert "access-control-allow-origin" not in stranger.headers
+
+
+def test_keys_come_from_the_settings_and_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# the app's\n\n  {OTHER}  \n")
+    assert read_keys(Settings(api_keys=[SecretStr(KEY)], api_key_file=file)) == [KEY, OTHER]
+    assert read_keys(Settings()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# nothing\n", "is empty"),
+        ("short\n", "API key 1 must be 16 to 512 .* it has 5 characters"),
+        (f"{KEY}\nwith a space in it 12345\n", "API key 2 must be"),
+    ],
+)
+def test_a_file_of_keys_that_is_no_good_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(text)
+    with pytest.raises(SettingsFileError, match=message) as refused:
+        read_keys(Settings(api_key_file=file))
+    assert "space in it" not in str(refused.value)
+
+
+def test_a_file_of_keys_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsFileError, match=r"keys.* cannot be read"):
+        read_keys(Settings(api_key_file=tmp_path / "keys"))

@@ -1,0 +1,112 @@
+"""The OpenAPI document and the page that shows it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.server.service import Service, serve_fake
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sk-test-0123456789"
+
+
+async def operations(service: Service) -> dict[str, dict[str, Any]]:
+    """Each operation of the document, by ``POST /generate``; references are resolved."""
+    spec = (await service.http.get("/openapi.json")).json()
+
+    def resolved(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                assert node["$ref"].startswith("#/components/schemas/")
+                return resolved(spec["components"]["schemas"][node["$ref"].rpartition("/")[2]])
+            return {key: resolved(value) for key, value in node.items()}
+        return [resolved(item) for item in node] if isinstance(node, list) else node
+
+    return {
+        f"{method.upper()} {path}": resolved(operation)
+        for path, found in spec["paths"].items()
+        for method, operation in found.items()
+    }
+
+
+async def test_every_operation_has_examples_of_what_goes_in_and_comes_out(service: Service) -> None:
+    for name, operation in (await operations(service)).items():
+        contents = [operation["requestBody"]["content"]] if "requestBody" in operation else []
+        contents += [
+            answer["content"] for answer in operation["responses"].values() if "content" in answer
+        ]
+        for content in contents:
+            for kind, media in content.items():
+                binary = media.get("schema", {}).get("format") == "binary"
+                shown = {"example", "examples"} & (set(media) | set(media.get("schema", {})))
+                assert shown or binary, f"{name}: {kind} has no example"
+
+
+async def test_every_operation_says_what_it_is(service: Service) -> None:
+    found = await operations(service)
+    assert set(found) == {
+        "GET /",
+        "POST /",
+        "POST /generate",
+        "POST /v1/images/generations",
+        "POST /v1/images/edits",
+        "GET /v1/images/{name}/content",
+        "GET /v1/models",
+        "GET /v1/models/{model}",
+        "GET /livez",
+        "GET /readyz",
+        "GET /startupz",
+        "GET /health",
+        "GET /metrics",
+    }
+    for name, operation in found.items():
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert "422" not in operation["responses"], name
+        for status in ("429", "503"):
+            if status in operation["responses"] and "Not yet started" not in str(
+                operation["responses"][status]
+            ):
+                assert "retry-after" in operation["responses"][status]["headers"], name
+    ids = [operation["operationId"] for operation in found.values()]
+    assert len(set(ids)) == len(ids)
+
+
+async def test_the_key_is_part_of_the_document_when_there_is_one(service: Service) -> None:
+    assert not [
+        name for name, operation in (await operations(service)).items() if "security" in operation
+    ]
+    async with serve_fake(api_keys=[KEY]) as locked:
+        spec = (await locked.http.get("/openapi.json")).json()
+        assert spec["components"]["securitySchemes"] == {
+            "ApiKey": {"type": "http", "scheme": "bearer"}
+        }
+        found = await operations(locked)
+    secured = {name for name, operation in found.items() if "security" in operation}
+    assert secured == {name for name, operation in found.items() if "401" in operation["responses"]}
+    assert secured == {
+        "POST /",
+        "POST /generate",
+        "POST /v1/images/generations",
+        "POST /v1/images/edits",
+        "GET /v1/models",
+        "GET /v1/models/{model}",
+    }
+
+
+async def test_the_page_needs_nothing_from_elsewhere(service: Service) -> None:
+    page = await service.http.get("/docs")
+    assert page.status_code == 200
+    addresses = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page.text)
+    assert len(addresses) == 4
+    for address in addresses:
+        assert address.startswith("/"), address
+        assert (await service.http.get(address)).status_code == 200, address
+    assert "//" not in re.sub(r"//.*swagger-ui", "", page.text.replace("<!DOCTYPE html>", ""))
+    assert '"validatorUrl": null' in page.text
+    assert (await service.http.get("/redoc")).status_code == 404
+    assert (await service.http.get("/docs/parts/../../core.py")).status_code == 404

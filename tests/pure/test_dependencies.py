@@ -1,0 +1,90 @@
+"""The dependencies as declared, pinned, documented and imported are the same."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS: dict[str, list[Requirement]] = {
+    name: [Requirement(line) for line in lines]
+    for name, lines in PROJECT["optional-dependencies"].items()
+}
+DEPENDENCIES = [Requirement(line) for line in PROJECT["dependencies"]]
+PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M))
+
+PARTS_OF = {
+    "starlette": "fastapi",
+    "anyio": "fastapi",
+    "pydantic-core": "pydantic",
+    "annotated-types": "pydantic",
+}
+"""Packages that may be imported because another one, which is declared, is made of them."""
+
+USED_UNNAMED = {"uvloop", "httptools", "numpy", "python-multipart"}
+"""Found by uvicorn and Starlette when they are there; needed by torch for ``Tensor.numpy()``."""
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    """Their names, spelled one way; the project itself left out."""
+    return {str(canonicalize_name(requirement.name)) for requirement in requirements} - {
+        "star-server"
+    }
+
+
+def imports(part: str) -> set[str]:
+    """The third-party distributions that a part of the repository imports."""
+    modules: set[str] = set()
+    for path in (ROOT / part).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.add(node.module.split(".")[0])
+    owners = packages_distributions()
+    ours = {"star_model", "server", "training", "benchmarks"}
+    found = {
+        str(canonicalize_name(owners.get(m, [m])[0]))
+        for m in modules - sys.stdlib_module_names - ours
+    }
+    return {PARTS_OF.get(name, name) for name in found}
+
+
+@pytest.mark.parametrize(
+    "requirement",
+    [*DEPENDENCIES, *(r for name in ("test", "train", "deploy", "ray") for r in EXTRAS[name])],
+    ids=str,
+)
+def test_each_is_pinned_within_its_range(requirement: Requirement) -> None:
+    name = canonicalize_name(requirement.name)
+    if name != "star-server":
+        assert requirement.specifier.contains(PINS[name])
+
+
+def test_each_is_explained() -> None:
+    rows = re.findall(
+        r"^\|(?! ---)(.*)$", (ROOT / "docs" / "dependencies.md").read_text("utf-8"), re.M
+    )
+    told = {name.split("[")[0] for row in rows for name in re.findall(r"`([\w.\[\]-]+)`", row)}
+    declared = names([*DEPENDENCIES, *(r for extra in EXTRAS.values() for r in extra)])
+    missing = declared - {canonicalize_name(name) for name in told}
+    assert not missing
+
+
+def test_what_runs_imports_what_is_declared() -> None:
+    optional = names(EXTRAS["xformers"] + EXTRAS["ray"])
+    imported = imports("star_model") | imports("server")
+    assert imported - optional - USED_UNNAMED == names(DEPENDENCIES) - USED_UNNAMED
+
+
+def test_training_imports_what_is_declared() -> None:
+    assert imports("training") - names(DEPENDENCIES) == names(EXTRAS["train"])

@@ -1,0 +1,111 @@
+"""The app around a fake engine, all in the test's own process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import httpx
+from fastapi import FastAPI
+
+from server.app import create_app
+from server.dispatch.engine_client import ClientLimits, EngineClient
+from server.dispatch.supervisor import Patience
+from server.dispatch.worker_process import Worker
+from server.messages import FromWorker
+from server.settings import Settings
+from tests.server.fakes import FakeEngine, ThreadWorker
+
+
+def post_generate() -> dict[str, Any]:
+    """The ASGI scope of ``POST /generate``, for tests that speak it without a client of HTTP."""
+    return {
+        "type": "http",
+        "asgi": {"spec_version": "2.3"},
+        "method": "POST",
+        "path": "/generate",
+        "raw_path": b"/generate",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "http_version": "1.1",
+        "scheme": "http",
+    }
+
+
+QUICK = Patience(restart_backoff_s=0.01)
+
+
+@dataclass
+class Service:
+    """A running app and what is behind it."""
+
+    http: httpx.AsyncClient
+    app: FastAPI
+    client: EngineClient
+    engines: list[FakeEngine]
+
+    def worker(self, index: int = 0) -> Worker:
+        """A worker that runs."""
+        worker = self.client.workers.supervisors[index].worker
+        assert worker is not None
+        return worker
+
+    @property
+    def engine(self) -> FakeEngine:
+        """The engine of the latest worker."""
+        return self.engines[-1]
+
+    async def generate(self, **body: Any) -> httpx.Response:
+        return await self.http.post("/generate", json={"prompt": "a red apple", **body})
+
+
+@asynccontextmanager
+async def serve_fake(
+    *,
+    make_engine: Callable[[], FakeEngine] = FakeEngine,
+    limits: ClientLimits | None = None,
+    load_errors: Sequence[str | None] = (),
+    loaded: threading.Event | None = None,
+    devices: int = 1,
+    wait: bool = True,
+    **settings: Any,
+) -> AsyncIterator[Service]:
+    """Serve a fake engine in this process.
+
+    ``load_errors`` are those of the first workers; after them they load. ``loaded`` is waited for by each.
+    Each finds ``devices``.
+    """
+    engines: list[FakeEngine] = []
+
+    def launch(index: int, deliver: Callable[[FromWorker], None]) -> ThreadWorker:
+        engines.append(make_engine())
+        error = load_errors[len(engines) - 1] if len(engines) <= len(load_errors) else None
+        return ThreadWorker(engines[-1], deliver, error, loaded, devices)
+
+    client = EngineClient(launch, limits or ClientLimits(patience=QUICK))
+    app = create_app(Settings(**settings), client)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test", timeout=20) as http,
+    ):
+        if wait:
+            await until(lambda: client.phase == "ready")
+        try:
+            yield Service(http, app, client, engines)
+        finally:
+            if loaded is not None:
+                loaded.set()
+            for engine in engines:
+                engine.gate.set()
+
+
+async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Wait for a condition that another task or thread brings about."""
+    with anyio.fail_after(timeout):
+        while not condition():
+            await anyio.sleep(0.005)
