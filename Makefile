@@ -1,24 +1,27 @@
 # On a machine with git, make and Python 3.11 or newer, `make serve` and `make test` do everything.
 # The first of them creates .venv and installs; after that nothing is installed again until pyproject.toml or
 # constraints.txt changes. ARGS passes flags on: make serve ARGS="--port 9000", make test ARGS="-k scheduler".
+# EXTRAS and TOOLS name the extras and the dependency groups of pyproject.toml to install, separated by commas.
 
 ARGS ?=
 VENV ?= .venv
-EXTRAS ?= test
+EXTRAS ?= train
+TOOLS ?= test
+# Processes that run tests at the same time; 0 runs them in one, as a debugger needs.
+JOBS ?= auto
 PYTHON_NAMES ?= python3.13 python3.12 python3.11 python3 python
 
 PY := $(VENV)/bin/python
-INSTALLED := $(VENV)/.installed-$(EXTRAS)
+INSTALLED := $(VENV)/.installed-$(TOOLS)+$(EXTRAS)
 # With the tools that check and list what is deployed.
-DEPLOY_EXTRAS ?= test,deploy,ray
-DEPLOY_INSTALLED := $(VENV)/.installed-$(DEPLOY_EXTRAS)
+DEPLOY_INSTALLED := $(VENV)/.installed-test,deploy+train,ray
 # An environment with what a server needs and nothing else.
 RUNTIME := build/runtime
 CODE := $(wildcard star_model server training benchmarks tests)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test bench check lint types format deploy-check sbom licenses clean
+.PHONY: help install serve test test-fast bench check lint types format deploy-check sbom licenses clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,7 +32,10 @@ serve: $(INSTALLED) ## Serve the embedded default model on port 8000
 	$(PY) -m server serve $(ARGS)
 
 test: $(INSTALLED) ## Run every test that needs no special hardware
-	$(PY) -m pytest -q --durations=15 $(ARGS)
+	$(PY) -m pytest -q -n $(JOBS) --durations=15 $(ARGS)
+
+test-fast: $(INSTALLED) ## Run the tests that start no process or browser and train nothing: a minute
+	$(PY) -m pytest -q -n $(JOBS) -m fast $(ARGS)
 
 bench: $(INSTALLED) ## Measure: a short version of every benchmark; the long ones are in docs/performance.md
 	$(PY) -m benchmarks.bench_engine --repeats 3 --batch 1 4 $(ARGS)
@@ -73,10 +79,17 @@ clean: ## Remove caches and build outputs; the environment, models and training 
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# An interrupted creation can leave a Python without pip behind: hence the second line.
+# The stem of the mark names what was installed: groups, a plus, extras.
+COMMA := ,
+PARTS = $(subst +, ,$*)
+GROUP_FLAGS = $(addprefix --group ,$(subst $(COMMA), ,$(firstword $(PARTS))))
+
+# Before 25.1, pip knows no dependency groups. An interrupted creation can leave a Python
+# without pip behind: hence the first line.
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(PY)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --default-pip
-	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt 'pip>=25.1'
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt $(GROUP_FLAGS) -e '.[$(lastword $(PARTS))]'
 	@touch $@
 
 $(RUNTIME)/.installed: pyproject.toml constraints.txt | $(PY)

