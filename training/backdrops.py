@@ -1,7 +1,7 @@
 """Backdrops: a few fixed, flat pictures of places for drawings to stand in, of our own drawing.
 
 Each is a list of shapes, later ones over earlier ones, in cells: the side of the picture is 16 cells, as in
-``training.scenes.GRID``, with (0, 0) at the top left. Straight edges lie on whole cells, and things that occur
+``training.scene.GRID``, with (0, 0) at the top left. Straight edges lie on whole cells, and things that occur
 several times (stars, flowers, windows) lie in their cells in the same way, so that there are few different cells
 for the tokenizer and the transformer to learn. The middle is left calm, for that is where the drawing stands.
 """

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
-from typing import TYPE_CHECKING
 
 from training.concepts import Concept, with_article, without_article
-
-if TYPE_CHECKING:
-    from training.scenes import Background, PlacedObject, Scene
+from training.scene import Background, PlacedObject, Scene
 
 #: Background colour -> the words for it, the plain one first.
 COLOUR_WORDS: dict[str, tuple[str, ...]] = {

@@ -1,9 +1,9 @@
-"""Scenes: what is where on which background, made from (seed, index) alone, and their rendering."""
+"""Generating scenes from (seed, index) alone, and painting them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -20,47 +20,29 @@ from training.concepts import (
     held_out_styles,
     load_concepts,
 )
+from training.scene import (
+    BIG,
+    COLOURS,
+    GRID,
+    RGB,
+    SMALL,
+    Arrangement,
+    Background,
+    PlacedObject,
+    Scene,
+)
 from training.sources import STYLES
 from training.sprites import Pixels, Sprites
 
-RGB = tuple[int, int, int]
-Arrangement = Literal[
-    "left of", "above", "row", "top left", "top right", "bottom left", "bottom right"
-]
 Split = Literal["train", "held_out"]
 
-#: Named background colours. Each is farther from all others than the jitter can carry it.
-COLOURS: dict[str, RGB] = {
-    "white": (246, 246, 244),
-    "black": (18, 18, 20),
-    "gray": (136, 136, 140),
-    "red": (214, 48, 49),
-    "orange": (243, 146, 40),
-    "yellow": (250, 214, 60),
-    "green": (62, 160, 76),
-    "turquoise": (48, 190, 180),
-    "light blue": (158, 208, 240),
-    "blue": (42, 104, 214),
-    "navy": (24, 34, 88),
-    "purple": (130, 68, 176),
-    "pink": (244, 154, 190),
-    "brown": (124, 80, 50),
-    "beige": (232, 216, 186),
-}
 COLOUR_JITTER = 3  # largest deviation of a channel from the named colour
-
-GRID = 16
-"""Sides and corners of drawings are whole cells of a grid of 16 x 16, one cell for each of the tokenizer's 32 px.
-
-A drawing then falls on the finest token map in one way for each of its sizes, wherever it is, instead of in another for
-each pixel that it moves: far less for a transformer to learn, and still hundreds of pictures for each drawing.
-"""
 
 _CORNERS: tuple[Arrangement, ...] = ("top left", "top right", "bottom left", "bottom right")
 _GRADIENT_SHARE = 0.15  # of the scenes, where gradients are allowed
 _MIRRORED_SHARE = 0.25  # of the drawings that may be mirrored
 _SMALL_SHARE, _BIG_SHARE, _CORNER_SHARE = 0.1, 0.1, 0.4  # corners: of the small ones
-_SMALL, _USUAL, _BIG = 6, (10, 12, 12), 14  # sides in cells of `GRID`
+_USUAL = (10, 12, 12)  # sides in cells of `GRID`
 _DRIFT = {
     6: 0,
     10: 2,
@@ -69,70 +51,6 @@ _DRIFT = {
 }  # by side: cells that an object may be off the middle, in one direction
 _PHRASE_SHARE = 0.5  # of the captions of single objects, where there are phrases for them
 _OBJECT_WEIGHTS = {1: (1.0,), 2: (0.75, 0.25), 3: (0.7, 0.22, 0.08)}  # by max_objects
-
-
-@dataclass(frozen=True)
-class Background:
-    """What is behind the objects.
-
-    Attributes:
-        kind: "plain" (one colour) or "gradient" (vertical, first colour at the top).
-        colours: names out of `COLOURS`, one or two.
-        rgb: the colours as painted, jittered.
-    """
-
-    kind: Literal["plain", "gradient"]
-    colours: tuple[str, ...]
-    rgb: tuple[RGB, ...]
-
-
-@dataclass(frozen=True)
-class PlacedObject:
-    """A drawing on the canvas: centre (x to the right, y down) and side of its square, as fractions of it."""
-
-    concept: Concept
-    style: str
-    x: float
-    y: float
-    size: float
-    mirrored: bool
-
-    @property
-    def size_word(self) -> Literal["small", "big"] | None:
-        """What a caption may call its size when it is alone; None for the usual sizes."""
-        if self.size <= _SMALL / GRID:
-            return "small"
-        return "big" if self.size >= _BIG / GRID else None
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A picture to be.
-
-    Attributes:
-        objects: one to three, all of one style; the order is that of `arrangement`.
-        background: what is behind them.
-        arrangement: None for an object by itself in the middle; a corner for one that is in it; "left of" and
-            "above" for two; "row" for three, from left to right.
-        caption: one way to say it. It may leave things out, and says nothing untrue.
-    """
-
-    objects: tuple[PlacedObject, ...]
-    background: Background
-    arrangement: Arrangement | None
-    caption: str
-
-    @property
-    def style(self) -> str:
-        """The style that all objects share."""
-        return self.objects[0].style
-
-
-def nearest_colour(rgb: Sequence[float]) -> str:
-    """The name in `COLOURS` whose colour is nearest to `rgb` (0 to 255), by Euclidean distance."""
-    return min(
-        COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(rgb, COLOURS[name], strict=True))
-    )
 
 
 class SceneGenerator:
@@ -322,7 +240,7 @@ def _place_single(rng: Random) -> tuple[tuple[int, int, int], Arrangement | None
     """(left, top, side) in cells of an object by itself, and the corner it is in, if it is in one."""
     kind = rng.random()
     if kind < _SMALL_SHARE:
-        side = _SMALL
+        side = SMALL
         if rng.random() < _CORNER_SHARE:
             corner = rng.choice(_CORNERS)
             vertical, horizontal = corner.split()
@@ -333,7 +251,7 @@ def _place_single(rng: Random) -> tuple[tuple[int, int, int], Arrangement | None
                 side,
             ), corner
     else:
-        side = _BIG if kind < _SMALL_SHARE + _BIG_SHARE else rng.choice(_USUAL)
+        side = BIG if kind < _SMALL_SHARE + _BIG_SHARE else rng.choice(_USUAL)
     middle, drift = (GRID - side) // 2, _DRIFT[side]
     x, y = rng.choice(((0, 0), (-drift, 0), (drift, 0), (0, -drift), (0, drift)))
     return (middle + x, middle + y, side), None

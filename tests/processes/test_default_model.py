@@ -17,7 +17,7 @@ from star_model.checkpoints.native import verify_checksums
 from tests.drawings import LABELS, read_sheet
 from tests.live_server import ROOT, LiveServer, running_server
 from training.recognition import References, background_of, find_object, to_canvas
-from training.scenes import COLOURS, nearest_colour
+from training.scene import COLOURS, nearest_colour
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,8 @@ from training.concepts import (
     with_article,
     without_article,
 )
-from training.scenes import COLOURS, Background, PlacedObject, Scene, SceneGenerator
+from training.scene import COLOURS, Background, PlacedObject, Scene
+from training.scenes import SceneGenerator
 from training.sources import STYLES
 
 SAMPLES = 4000

@@ -11,7 +11,8 @@ import pytest
 from tests.training.fake_data import CONCEPTS, mosaic, write_fake_data
 from training.evaluate import HALVES, SIZE, Judge, make_splits, psnr, spread
 from training.recognition import background_of, find_object, to_canvas
-from training.scenes import COLOURS, Scene, SceneGenerator, nearest_colour, render
+from training.scene import COLOURS, Scene, nearest_colour
+from training.scenes import SceneGenerator, render
 from training.sprites import Pixels, Sprites
 
 

@@ -6,17 +6,8 @@ import pytest
 
 from tests.training.fake_data import CONCEPTS, SIZE, drawing, write_fake_data
 from training.concepts import held_out_colours, held_out_styles, load_concepts, without_article
-from training.scenes import (
-    COLOUR_JITTER,
-    COLOURS,
-    GRID,
-    Background,
-    PlacedObject,
-    Scene,
-    SceneGenerator,
-    nearest_colour,
-    render,
-)
+from training.scene import COLOURS, GRID, Background, PlacedObject, Scene, nearest_colour
+from training.scenes import COLOUR_JITTER, SceneGenerator, render
 from training.sources import STYLES
 from training.sprites import Sprites
 
