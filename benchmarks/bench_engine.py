@@ -45,7 +45,7 @@ def run(
 
 def guided(model: StarModel, guidance_scale: float) -> StarModel:
     """``model`` with another guidance by default."""
-    sampling = dataclasses.replace(model.sampling_defaults, guidance_scale=guidance_scale)
+    sampling = model.config.sampling.changed({"guidance_scale": guidance_scale})
     return dataclasses.replace(model, config=dataclasses.replace(model.config, sampling=sampling))
 
 
@@ -70,16 +70,14 @@ def main() -> None:
         for b in arguments.batch
     }
 
-    print(
-        f"{heading(model)}, {arguments.mode}, guidance {model.sampling_defaults.guidance_scale:g}"
-    )
+    print(f"{heading(model)}, {arguments.mode}, guidance {model.config.sampling.guidance_scale:g}")
     print("milliseconds".ljust(14) + "".join(f"batch {b}".rjust(12) for b in results))
     for stage in next(iter(results.values())):
         print(stage.ljust(14) + "".join(f"{r[stage]:12.1f}" for r in results.values()))
     print("per image".ljust(14) + "".join(f"{r['total'] / b:12.1f}" for b, r in results.items()))
     print_json(
         "engine", **conditions(model), mode=arguments.mode, cpu_time=arguments.cpu_time,
-        guidance_scale=model.sampling_defaults.guidance_scale, milliseconds=results,
+        guidance_scale=model.config.sampling.guidance_scale, milliseconds=results,
     )  # fmt: skip
 
 

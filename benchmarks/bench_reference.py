@@ -26,7 +26,6 @@ from benchmarks.workload import (
     paint,
     prepare,
     print_json,
-    sampling_params,
 )
 from star_model import Engine, StarModel
 from star_model.engine.engine import Mode
@@ -47,7 +46,7 @@ def compare(
     same = images = 0
 
     def by_plain(prompts: list[str], seeds: range) -> torch.Tensor:
-        tokens, _ = plain.generate(prompts, [sampling_params(model, seed) for seed in seeds])
+        tokens, _ = plain.generate(prompts, [model.config.sampling] * len(seeds), seeds)
         return torch.cat(tokens, dim=1)
 
     def by_engine(prompts: list[str], seeds: range) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from star_model import SamplingParams, StarModel, TextConditioning
+from star_model import Sampling, StarModel, TextConditioning
 from star_model.config import HEAD_DIM
 from star_model.networks.transformer import (
     MAX_LOG_TEMPERATURE,
@@ -43,7 +43,7 @@ class PlainLoop:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[str], params: Sequence[SamplingParams]
+        self, prompts: Sequence[str], sampling: Sequence[Sampling], seeds: Sequence[int]
     ) -> tuple[list[Tensor], Tensor]:
         """The token maps (B, p * p) of each scale, and images (B, H, W, 3) in uint8."""
         model, transformer, quantizer = (
@@ -58,7 +58,7 @@ class PlainLoop:
         hidden = torch.stack([t.hidden for t in texts]).to(model.device, model.dtype)
         mask = torch.stack([t.mask for t in texts]).to(model.device)[:, None, None, :]
         pooled = torch.stack([t.pooled for t in texts]).to(model.device, model.dtype)
-        streams = [torch.Generator(model.device).manual_seed(p.seed) for p in params]
+        streams = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
         caches: list[Cache | None] = [None] * len(transformer.blocks)
         side = self.schedule.last_side
         f_hat = torch.zeros(
@@ -76,12 +76,12 @@ class PlainLoop:
             ).float()  # (2 B, p * p, V)
             conditional, unconditional = logits.chunk(2)
             ramp = scale / (len(self.schedule) - 1)
-            t = torch.tensor([p.guidance_scale * ramp for p in params], device=x.device).view(
+            t = torch.tensor([p.guidance_scale * ramp for p in sampling], device=x.device).view(
                 -1, 1, 1
             )
-            likely, order = cut((1 + t) * conditional - t * unconditional, params)
+            likely, order = cut((1 + t) * conditional - t * unconditional, sampling)
             tokens.append(draw(likely, order, streams))
-            smooth = [scale >= len(self.schedule) - p.smooth_scales for p in params]
+            smooth = [scale >= len(self.schedule) - p.smooth_scales for p in sampling]
             vectors = quantizer.codebook(tokens[-1])
             if any(smooth):
                 means = (likely.unsqueeze(-1) * quantizer.codebook(order)).sum(2)
@@ -165,7 +165,7 @@ def temperature(attention: SelfAttention | CrossAttention) -> Tensor:
     return attention.log_temperature.unsqueeze(-1).clamp(max=MAX_LOG_TEMPERATURE).exp()
 
 
-def cut(logits: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
+def cut(logits: Tensor, sampling: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
     """What is left of ``logits`` (B, L, V), by a full sort: probabilities (B, L, V), and of which tokens they are.
 
     They are in the order of rank; in that of the vocabulary where nothing is cut.
@@ -173,12 +173,12 @@ def cut(logits: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tenso
     vocab = logits.shape[2]
     ranked, order = logits.sort(dim=-1, descending=True, stable=True)
     whole = torch.tensor(
-        [p.top_k in (0, vocab) and p.top_p == 1 for p in params], device=logits.device
+        [p.top_k in (0, vocab) and p.top_p == 1 for p in sampling], device=logits.device
     ).view(-1, 1, 1)
     ranked = torch.where(whole, logits, ranked)
     order = torch.where(whole, torch.arange(vocab, device=logits.device), order)
-    top_k = torch.tensor([p.top_k or vocab for p in params], device=logits.device).view(-1, 1, 1)
-    top_p = torch.tensor([p.top_p for p in params], device=logits.device).view(-1, 1, 1)
+    top_k = torch.tensor([p.top_k or vocab for p in sampling], device=logits.device).view(-1, 1, 1)
+    top_p = torch.tensor([p.top_p for p in sampling], device=logits.device).view(-1, 1, 1)
     ranked = ranked.masked_fill(torch.arange(vocab, device=logits.device) >= top_k, float("-inf"))
     before = ranked.softmax(-1).cumsum(-1).roll(1, -1)  # probability of all that come before
     before[..., 0] = -1  # the likeliest is always a candidate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import platform
 import time
@@ -18,7 +17,6 @@ from star_model import (
     Engine,
     ImageSequence,
     ModelConfig,
-    SamplingParams,
     StarModel,
     TextConditioning,
 )
@@ -68,7 +66,7 @@ def random_model(
         for parameter in transformer.parameters():
             parameter.data = parameter.data.to(precision.transformer)
         vqvae = VQVAE(config.tokenizer, config.schedule).eval().requires_grad_(False)
-    vqvae.lay_out_decoder(precision.decoder)
+    vqvae.set_decoder_format(precision.decoder)
     classes = config.transformer.num_classes
     encoder: TextEncoder = ClassEncoder(classes) if classes else RandomText(config)
     return StarModel(config, transformer, vqvae, encoder, device, precision.transformer)
@@ -119,11 +117,6 @@ def open_model(arguments: argparse.Namespace) -> StarModel:
     return random_model(PRESETS[arguments.preset], device, dtype)
 
 
-def sampling_params(model: StarModel, seed: int) -> SamplingParams:
-    """The model's own defaults, with a seed."""
-    return SamplingParams(seed=seed, **dataclasses.asdict(model.sampling_defaults))
-
-
 def encode(model: StarModel, first: int = 0, count: int = 1) -> Sequence[Conditioning]:
     """The conditioning of ``count`` prompts, or classes, from number ``first`` on; the prompts repeat."""
     numbers = [i % len(PROMPTS) for i in range(first, first + count)]
@@ -136,7 +129,7 @@ def prepare(
 ) -> list[ImageSequence]:
     """One image for each seed; they take ``texts`` in turn."""
     return [
-        engine.prepare(texts[i % len(texts)], sampling_params(engine.model, seed))
+        engine.prepare(texts[i % len(texts)], engine.model.config.sampling, seed=seed)
         for i, seed in enumerate(seeds)
     ]
 

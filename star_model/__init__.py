@@ -8,18 +8,22 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from star_model.threads import limit_spinning
+
 if TYPE_CHECKING:
     from star_model import errors
     from star_model.checkpoints.hub import resolve_model
     from star_model.checkpoints.native import load_model, save_model
-    from star_model.config import PRESETS, ModelConfig, SamplingDefaults
+    from star_model.config import PRESETS, ModelConfig
     from star_model.engine.editing import Edit, make_edit, place_on_canvas
     from star_model.engine.engine import Engine
-    from star_model.engine.sampling import SamplingParams
     from star_model.engine.sequence import ImageSequence
     from star_model.model import StarModel
     from star_model.networks.text_encoder import ClassConditioning, TextConditioning
+    from star_model.sampling import Sampling
     from star_model.scales import ScaleSchedule
+
+limit_spinning()  # first of all: any other module of this package may load torch
 
 _HOMES = {
     "ClassConditioning": "networks.text_encoder",
@@ -28,8 +32,7 @@ _HOMES = {
     "Engine": "engine.engine",
     "ImageSequence": "engine.sequence",
     "ModelConfig": "config",
-    "SamplingDefaults": "config",
-    "SamplingParams": "engine.sampling",
+    "Sampling": "sampling",
     "ScaleSchedule": "scales",
     "StarModel": "model",
     "TextConditioning": "networks.text_encoder",
@@ -47,8 +50,7 @@ __all__ = [
     "Engine",
     "ImageSequence",
     "ModelConfig",
-    "SamplingDefaults",
-    "SamplingParams",
+    "Sampling",
     "ScaleSchedule",
     "StarModel",
     "TextConditioning",

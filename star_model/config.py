@@ -6,12 +6,14 @@ A native model directory stores :class:`ModelConfig` as ``config.json``; see :mo
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_type_hints
 
+from pydantic import ValidationError
+
 from star_model.errors import ConfigError
+from star_model.sampling import Sampling
 from star_model.scales import ScaleSchedule
 
 HEAD_DIM = 64
@@ -220,29 +222,6 @@ class TextEncoderConfig:
 
 
 @dataclass(frozen=True)
-class SamplingDefaults:
-    """What a request gets that does not say otherwise; chosen for each model by its scores."""
-
-    guidance_scale: float = 4.0
-    top_k: int = 600
-    top_p: float = 0.8
-    smooth_scales: int = 0
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "guidance_scale": 100.0,
-            "top_k": math.inf,
-            "top_p": 1.0,
-            "smooth_scales": math.inf,
-        }
-        for name, largest in ranges.items():
-            value = getattr(self, name)
-            _require(
-                0 <= value <= largest, f"sampling.{name} must be 0 to {largest:g}, got {value}"
-            )
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """Everything that ``config.json`` holds."""
 
@@ -251,7 +230,7 @@ class ModelConfig:
     transformer: TransformerConfig
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         try:
@@ -290,7 +269,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; the inverse of :meth:`from_dict`."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"sampling": self.sampling.model_dump()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
@@ -322,7 +301,12 @@ def _from_dict(cls: type[Any], data: Any, path: str) -> Any:
             _require(optional, f"missing key {path}{name}")
             continue
         hint, value = hints[name], data[name]
-        if dataclasses.is_dataclass(hint):
+        if hint is Sampling:
+            try:
+                values[name] = Sampling(**value)
+            except ValidationError as error:
+                raise ConfigError(f"{path}{name}.{error.errors()[0]['loc'][0]}: {error}") from error
+        elif dataclasses.is_dataclass(hint):
             values[name] = _from_dict(hint, value, f"{path}{name}.")  # type: ignore[arg-type]
         elif hint == tuple[int, ...]:
             whole = isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
@@ -364,9 +348,7 @@ def _var(
         patch_nums=patch_nums,
         transformer=transformer,
         text_encoder=TextEncoderConfig(family="imagenet", max_tokens=0),
-        sampling=SamplingDefaults(
-            guidance_scale=4.0, top_k=900, top_p=0.95
-        ),  # those of the published demo
+        sampling=Sampling(guidance_scale=4.0, top_k=900, top_p=0.95),  # those of the published demo
     )
 
 

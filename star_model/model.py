@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from star_model.about import About
-from star_model.config import ModelConfig, SamplingDefaults
+from star_model.config import ModelConfig
 from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextEncoder
 from star_model.networks.transformer import StarTransformer
 from star_model.networks.vqvae import VQVAE
+from star_model.sampling import Sampling
 from star_model.vocabulary import PromptReader
 
 
@@ -51,7 +52,7 @@ class StarModel:
         return sum(p.numel() for m in (self.transformer, self.vqvae) for p in m.parameters())
 
     @property
-    def sampling_defaults(self) -> SamplingDefaults:
+    def sampling_defaults(self) -> Sampling:
         return self.config.sampling
 
     def decode(self, f_hat: Tensor) -> Tensor:

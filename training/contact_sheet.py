@@ -123,7 +123,8 @@ def guidance_sheet(engine: Engine) -> Image.Image:
     tiles = []
     for prompt in VARIED:
         for scale in GUIDANCE:
-            picture = paint(engine, prompt, 0, sampling={"guidance_scale": scale})
+            sampling = engine.model.config.sampling.changed({"guidance_scale": scale})
+            picture = paint(engine, prompt, 0, sampling=sampling)
             tiles.append(label(picture, f"guidance {scale:g}: {prompt}", 192))
     return grid(tiles, len(GUIDANCE))
 

@@ -25,7 +25,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
 from random import Random
@@ -34,7 +34,7 @@ from statistics import mean
 import numpy as np
 import torch
 
-from star_model import Engine, SamplingDefaults, StarModel, load_model
+from star_model import Engine, Sampling, StarModel, load_model
 from star_model.engine.editing import Edit
 from training.captions import plain_caption
 from training.concepts import held_out_keywords, load_concepts, with_article
@@ -42,13 +42,14 @@ from training.contact_sheet import grid, label
 from training.other_words import Encode, load_words, make_phrase, nearest_name
 from training.painting import paint
 from training.recognition import References, Window, background_of, find_object, to_canvas
-from training.scenes import Arrangement, Scene, SceneGenerator, nearest_colour, render
+from training.scene import Arrangement, Scene, nearest_colour
+from training.scenes import SceneGenerator, render
 from training.sprites import Pixels, Sprites
 from training.tokenize import load_encoder
 from training.train_tokenizer import to_tensor
 
 SIZE = 512
-SETTINGS = tuple(field.name for field in dataclasses.fields(SamplingDefaults))
+SETTINGS = tuple(Sampling.model_fields)
 """Of sampling; flags of the command."""
 SEEDS_APART = 8
 """Pictures of one caption that diversity is measured on."""
@@ -206,9 +207,9 @@ def _splits_of_others(
 class Painter:
     """Paints captions as the server would, and counts the time."""
 
-    def __init__(self, model: StarModel, sampling: dict[str, float]) -> None:
+    def __init__(self, model: StarModel, sampling: Mapping[str, float | None]) -> None:
         self.model, self.engine = model, Engine(model, slots=1)
-        self.sampling = dataclasses.asdict(model.sampling_defaults) | sampling
+        self.sampling = model.config.sampling.changed(sampling)
         self.seconds: list[float] = []
 
     def paint(self, caption: str, seed: int, edit: Edit | None = None) -> Pixels:
@@ -291,7 +292,7 @@ def main() -> None:
     model, sprites = load_model(arguments.model), Sprites(arguments.data)
     if arguments.as_written:
         model = dataclasses.replace(model, reader=None)
-    painter = Painter(model, {name: value for name, value in given.items() if value is not None})
+    painter = Painter(model, given)
     judge = Judge(sprites, (c.label for c in load_concepts(arguments.data, arguments.vocabulary)))
     encode = load_encoder(arguments.data, torch.device("cpu")).encode if arguments.others else None
     splits = make_splits(
@@ -323,7 +324,7 @@ def main() -> None:
         "diversity": round(diversity(painter, splits, sprites, arguments.seed), 3),
         "seconds_per_image": round(float(np.median(painter.seconds)), 3),
         "references": len(sprites.labels(sprites.styles[0])) * len(sprites.styles),
-        **painter.sampling,
+        **painter.sampling.model_dump(),
     }
     print(f"\n{'split':>10}  {'object':>7}  {'style':>7}  {'colour':>7}  {'known':>7}  pictures")
     for name, s in scores.items():

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from star_model.config import (
     ModelConfig,
-    SamplingDefaults,
     TextEncoderConfig,
     TokenizerConfig,
     TransformerConfig,
 )
+from star_model.sampling import Sampling
 
 PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 """680 tokens for 512 pixels: a token stands for 32 x 32 pixels, which makes training and sampling five times
@@ -39,7 +39,7 @@ MODEL = ModelConfig(
     ),
     tokenizer=TOKENIZER,
     text_encoder=TEXT_ENCODER,
-    sampling=SamplingDefaults(guidance_scale=1.0, top_k=600, top_p=0.6, smooth_scales=8),
+    sampling=Sampling(guidance_scale=1.0, top_k=600, top_p=0.6, smooth_scales=8),
 )
 
 Recipe = TypeVar("Recipe")

@@ -181,7 +181,7 @@ def load_model(
             place
         )
     _fill(vqvae, directory / TOKENIZER, place, torch.float32)
-    vqvae.lay_out_decoder(precision.decoder)
+    vqvae.set_decoder_format(precision.decoder)
     text_encoder = _load_encoder(directory / TEXT_ENCODER, config, place, precision.text_encoder)
     reader = None
     vocabulary = read_vocabulary(directory)

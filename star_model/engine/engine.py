@@ -28,15 +28,16 @@ import torch
 from torch import Tensor
 
 from star_model.config import KEPT_TEXTS
+from star_model.engine.candidates import candidates, random_numbers
 from star_model.engine.editing import Edit
 from star_model.engine.forward import EagerForward, Forward
 from star_model.engine.graphs import Capture, GraphedForward, Progress, buckets
 from star_model.engine.kv_cache import KVCache
-from star_model.engine.sampling import SamplingParams, candidates, random_numbers
 from star_model.engine.sequence import ImageSequence
 from star_model.errors import CaptureError
 from star_model.model import StarModel
 from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextConditioning
+from star_model.sampling import SEEDS, Sampling
 from star_model.transfer import to_device
 
 Mode = Literal["deterministic", "fast"]
@@ -48,10 +49,9 @@ class Engine:
     Args:
         model: a loaded model.
         slots: how many images may be in flight at once.
-        mode: ``deterministic`` computes every step at one fixed batch shape, so that an image's tokens are
-            the same whatever else is in the batch; ``fast`` batches as it comes, which changes the low bits
-            of sums and, now and then, a token.
-        step_batch: sequences in the fixed shape of the deterministic mode; a step pads up to it.
+        mode: ``deterministic`` computes every image by itself, so that its tokens are the same whatever else is in
+            the step; ``fast`` computes all images of a step in one batch, which changes the low bits of sums and,
+            now and then, a token.
         unguided_scales: last scales painted without guidance, from the prompt's row alone. It saves half of
             their work and changes the image, so it is off by default.
         capture: how the network's work is recorded to be replayed, on a device that can; None runs it as it is.
@@ -65,29 +65,25 @@ class Engine:
         *,
         slots: int,
         mode: Mode = "deterministic",
-        step_batch: int = 1,
         unguided_scales: int = 0,
         capture: Capture | None = None,
         largest_batches: Sequence[int] | None = None,
     ) -> None:
-        if slots < 1 or step_batch < 1:
-            raise ValueError(
-                f"slots and step_batch must be at least 1, got {slots} and {step_batch}"
-            )
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}")
         if not 0 <= unguided_scales <= len(model.config.schedule):
             raise ValueError(
                 f"unguided_scales must be 0 to {len(model.config.schedule)}, got {unguided_scales}"
             )
         self.model = model
         self.mode = mode
-        self.step_batch = step_batch
         self.schedule = model.config.schedule
         with torch.inference_mode():
             model.transformer.freeze()
         self._guided_scales = self.num_scales - unguided_scales
         # All images of a request have one text, and most have the empty one to be led away from.
         self._text_keys_values = lru_cache(maxsize=KEPT_TEXTS)(self._compute_text_keys_values)
-        pads = capture is not None or (step_batch > 1 and mode == "deterministic")
+        pads = capture is not None
         self.cache = KVCache(
             model.config, slots=slots + pads, device=model.device, dtype=model.dtype
         )
@@ -104,12 +100,12 @@ class Engine:
         if capture is not None and self._padding_slot is not None:
             largest = [min(slots, n) for n in largest_batches or [slots] * self.num_scales]
             # What the model does by default is what most images do: what others do is run without a graph.
-            guided = self._guided_scales if model.sampling_defaults.guidance_scale > 0 else 0
+            guided = self._guided_scales if model.config.sampling.guidance_scale > 0 else 0
             self._forward = GraphedForward(
                 self._eager,
                 capture,
                 model.config,
-                sizes=[buckets(n) if mode == "fast" else (step_batch,) for n in largest],
+                sizes=[buckets(n) if mode == "fast" else (1,) for n in largest],
                 padding_slot=self._padding_slot,
                 unguided_scales=self.num_scales - guided,
             )
@@ -144,8 +140,9 @@ class Engine:
     def prepare(
         self,
         conditioning: Conditioning,
-        params: SamplingParams,
+        sampling: Sampling,
         *,
+        seed: int,
         negative: Conditioning | None = None,
         edit: Edit | None = None,
     ) -> ImageSequence:
@@ -153,24 +150,30 @@ class Engine:
 
         Args:
             conditioning: of the prompt, from the model's encoder.
-            params: guidance, cuts and seed.
+            sampling: guidance, and which tokens may be drawn.
+            seed: start of the image's own random stream, 0 to 2**32 - 1.
             negative: what guidance leads away from; the empty prompt, or no class, when absent.
             edit: what of an image to keep, from :func:`star_model.engine.editing.make_edit`.
 
         Raises:
             OutOfSlotsError: when no slot is free.
             TypeError: when the conditioning is of the other kind of model.
+            ValueError: when the seed is out of range.
         """
+        if not 0 <= seed < SEEDS:
+            raise ValueError(f"seed must be 0 to {SEEDS - 1}, got {seed}")
         model, config = self.model, self.model.config
         slot = self.cache.allocate()
         try:
             start = self._condition(slot, [conditioning, negative or self._empty])
             side = self.schedule.last_side
             f_hat = torch.zeros(config.tokenizer.latent_channels, side, side, device=model.device)
-            uniform = to_device(random_numbers(params.seed, self.schedule.num_tokens), model.device)
-            controls = to_device(torch.tensor([params.guidance_scale, params.top_p]), model.device)
+            uniform = to_device(random_numbers(seed, self.schedule.num_tokens), model.device)
+            controls = to_device(
+                torch.tensor([sampling.guidance_scale, sampling.top_p]), model.device
+            )
             return ImageSequence(
-                slot, params, uniform, controls, start, f_hat, self.num_scales, edit
+                slot, sampling, seed, uniform, controls, start, f_hat, self.num_scales, edit
             )
         except BaseException:  # whoever asked never hears of the slot, so nobody else could free it
             self.cache.free(slot)
@@ -231,14 +234,14 @@ class Engine:
         others = [
             s for s in sequences if not self._is_guided(s)
         ]  # all decided before the first moves on
-        largest = self.step_batch if self.mode == "deterministic" else len(sequences)
+        largest = 1 if self.mode == "deterministic" else len(sequences)
         for alike in (guided, others):
             for start in range(0, len(alike), largest):
                 yield alike[start : start + largest]
 
     def _is_guided(self, sequence: ImageSequence) -> bool:
         """Whether the next scale of ``sequence`` needs the row that guidance leads away from."""
-        return sequence.params.guidance_scale > 0 and sequence.scale < self._guided_scales
+        return sequence.sampling.guidance_scale > 0 and sequence.scale < self._guided_scales
 
     def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
         """Advance ``sequences`` by one scale, in one batch."""
@@ -249,41 +252,34 @@ class Engine:
     def _predict(self, sequences: Sequence[ImageSequence]) -> Tensor:
         """Guided logits (B, p * p, V) of the next token maps."""
         scale = sequences[0].scale
-        rows, slots = self._fill_up(sequences), [s.slot for s in sequences if s.slot is not None]
-        if self._padding_slot is not None:
-            slots += [self._padding_slot] * (len(rows) - len(slots))
+        slots = [s.slot for s in sequences if s.slot is not None]
         guided = self._is_guided(sequences[0])
         x = torch.cat(
             [
                 s.next_tokens.expand(2, -1, -1)[: 1 + guided]
-                for s in rows
+                for s in sequences
                 if s.next_tokens is not None
             ]
         )  # (2 B, p * p, C)
         ramp = self.schedule.progress(scale)
-        strength = torch.stack([s.guidance_scale for s in rows]) * ramp if guided else None
-        return self._forward(scale, x, slots, strength)[: len(sequences)]
+        strength = torch.stack([s.guidance_scale for s in sequences]) * ramp if guided else None
+        return self._forward(scale, x, slots, strength)
 
     def _advance(self, sequences: Sequence[ImageSequence], tokens: Tensor, vectors: Tensor) -> None:
         """Note ``tokens`` (B, p * p), add ``vectors`` (B, p * p, z) to the latents, embed what the next scale sees."""
         transformer, quantizer = self.model.transformer, self.model.vqvae.quantizer
-        scale, rows = sequences[0].scale, self._fill_up(sequences)
-        filled = torch.cat([vectors, vectors[:1].expand(len(rows) - len(vectors), -1, -1)])
-        f_hat = torch.stack([s.f_hat for s in rows]) + quantizer.contribution_of(filled, scale)
+        scale = sequences[0].scale
+        f_hat = torch.stack([s.f_hat for s in sequences])
+        f_hat = f_hat + quantizer.contribution_of(vectors, scale)
         for i, sequence in enumerate(sequences):
             if sequence.edit is not None:
                 f_hat[i] = sequence.edit.keep_latent(f_hat[i], scale)
-        next_tokens: Sequence[Tensor | None] = [None] * len(rows)
+        next_tokens: Sequence[Tensor | None] = [None] * len(sequences)
         if scale + 1 < self.num_scales:
             next_input = quantizer.next_input(f_hat, scale + 1).to(self.model.dtype)
             next_tokens = transformer.embed_scale(next_input, scale + 1).unsqueeze(1).unbind()
-        for sequence, *state in zip(sequences, tokens, f_hat, next_tokens, strict=False):
+        for sequence, *state in zip(sequences, tokens, f_hat, next_tokens, strict=True):
             sequence.advance(*state)
-
-    def _fill_up(self, sequences: Sequence[ImageSequence]) -> list[ImageSequence]:
-        """The rows of a batch: in deterministic mode up to the fixed shape, with copies whose results nobody reads."""
-        missing = self.step_batch - len(sequences) if self.mode == "deterministic" else 0
-        return [*sequences, *[sequences[0]] * missing]
 
     def _sample(self, logits: Tensor, sequences: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
         """Tokens (B, p * p) from ``logits`` (B, p * p, V), and what they are in the latent (B, p * p, z)."""
@@ -297,8 +293,8 @@ class Engine:
                 if len(members) == len(sequences)
                 else torch.stack([logits[i] for i in members])
             )
-            top_p = torch.stack([s.top_p for s in images]) if images[0].params.top_p < 1 else None
-            left = candidates(rows, top_k=images[0].params.top_k, top_p=top_p)
+            top_p = torch.stack([s.top_p for s in images]) if images[0].sampling.top_p < 1 else None
+            left = candidates(rows, top_k=images[0].sampling.top_k, top_p=top_p)
             tokens = left.draw(torch.stack([s.uniform[start:end] for s in images]))
             vectors = left.mean(codebook.weight) if images[0].smooth else codebook(tokens)
             maps.update(zip(members, zip(tokens, vectors, strict=True), strict=True))
@@ -314,7 +310,7 @@ class Engine:
             return ([i] for i in range(len(sequences)))
         groups: dict[tuple[int, bool, bool], list[int]] = {}
         for i, sequence in enumerate(sequences):
-            kind = (sequence.params.top_k, sequence.params.top_p < 1, sequence.smooth)
+            kind = (sequence.sampling.top_k, sequence.sampling.top_p < 1, sequence.smooth)
             groups.setdefault(kind, []).append(i)
         return groups.values()
 

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from star_model.engine.candidates import guide
 from star_model.engine.kv_cache import KVCache
-from star_model.engine.sampling import guide
 from star_model.networks.transformer import StarTransformer
 
 

@@ -137,7 +137,7 @@ class GraphedForward:
             progress(done, len(keys))
             try:
                 self._graphs[key] = self._captured(*key)
-                self._try(*key)
+                self._verify(*key)
             except RuntimeError as error:  # PyTorch's own, of which running out of memory is one
                 raise CaptureError(
                     f"the graph of scale {key[0]} for {key[1]} images: {error}"
@@ -179,7 +179,7 @@ class GraphedForward:
 
         return self._capture(work)
 
-    def _try(self, scale: int, size: int) -> None:
+    def _verify(self, scale: int, size: int) -> None:
         """Replay a new graph once, and compare; on the slot of nobody, which all images of the batch then share."""
         x, slots, strength, logits = self._tensors(scale, size)
         x.copy_(

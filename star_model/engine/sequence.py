@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from star_model.engine.editing import Edit
-from star_model.engine.sampling import SamplingParams
+from star_model.sampling import Sampling
 
 
 class ImageSequence:
@@ -18,7 +18,7 @@ class ImageSequence:
         f_hat: the latent (z, P, P) that they add up to; at smooth scales, the means of what might have been drawn do.
         uniform: the image's own random numbers, one for each token of all scales (L,).
         edit: what it keeps of an image, if it is not painted from nothing.
-        guidance_scale, top_p: those of ``params``, on the device.
+        guidance_scale, top_p: those of ``sampling``, on the device.
         next_tokens: the embedded input of the next scale, (2, p * p, C), or (1, p * p, C) for both guidance
             rows.
     """
@@ -26,7 +26,8 @@ class ImageSequence:
     def __init__(
         self,
         slot: int,
-        params: SamplingParams,
+        sampling: Sampling,
+        seed: int,
         uniform: Tensor,
         controls: Tensor,
         start: Tensor,
@@ -35,7 +36,8 @@ class ImageSequence:
         edit: Edit | None = None,
     ) -> None:
         self.slot: int | None = slot
-        self.params = params
+        self.sampling = sampling
+        self.seed = seed
         self.uniform = uniform
         self.guidance_scale, self.top_p = controls
         self.scale = 0
@@ -53,7 +55,7 @@ class ImageSequence:
     @property
     def smooth(self) -> bool:
         """Whether the next scale is painted with the candidates' means."""
-        return self.scale >= self.num_scales - self.params.smooth_scales
+        return self.scale >= self.num_scales - self.sampling.smooth_scales
 
     def advance(self, tokens: Tensor, f_hat: Tensor, next_tokens: Tensor | None) -> None:
         """Take the result of a step; ``next_tokens`` is None after the last scale."""

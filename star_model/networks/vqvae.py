@@ -217,7 +217,7 @@ class VQVAE(nn.Module):
         """The token maps of images (B, 3, H, W) in [-1, 1]: for each scale a (B, p * p) tensor of indices."""
         return self.quantizer.encode(self.features(image))
 
-    def lay_out_decoder(self, dtype: torch.dtype) -> None:
+    def set_decoder_format(self, dtype: torch.dtype) -> None:
         """Give the decoder the precision and the memory format in which it is fastest; the rest stays as it is."""
         for module in (self.post_quant_conv, self.decoder):
             module.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
-from star_model.engine.sampling import SamplingParams
 from star_model.networks.text_encoder import TextConditioning
+from star_model.sampling import Sampling
 from tests.star_model.formula import official_parameter
 from tests.star_model.tiny import HashTextEncoder, write_tiny_clip
 
@@ -97,10 +97,11 @@ class Golden:
             else ["a cat", "three green frogs in a row", "moon"]
         )
 
-    def params(self, seed: int = 0) -> SamplingParams:
+    @property
+    def sampling(self) -> Sampling:
         """Greedy, with the recorded guidance."""
         cfg = self.description["config"]["cfg"]
-        return SamplingParams(seed=seed, guidance_scale=cfg, top_k=1, top_p=0.0)
+        return Sampling(guidance_scale=cfg, top_k=1, top_p=0.0)
 
     def official_state(self, part: str) -> dict[str, Tensor]:
         """The official state dict of ``transformer`` or ``vae``, buffers included."""

@@ -17,7 +17,7 @@ from benchmarks.gpu_variant import VARIANTS, Variant, floors, measure
 from star_model.config import PRESETS
 from star_model.cost import DEVICES, image_floor
 from star_model.engine.compilation import compile_networks
-from tests.pure.star_model.test_graphs import RecordingCapture
+from tests.star_model.captures import RecordingCapture
 from tests.star_model.tiny import build_tiny_model
 
 STAGES = ["prepare", "scale 1x1", "scale 2x2", "scale 5x5", "scale 7x7", "decode", "image"]
@@ -152,7 +152,6 @@ def test_what_was_found_is_kept_though_a_part_fails(
     ]
 
 
-@pytest.mark.slow
 def test_one_command_does_it_all(tmp_path: Path) -> None:
     """The real processes, on a CPU, for the smallest published model."""
     command = [

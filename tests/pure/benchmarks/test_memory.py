@@ -31,7 +31,6 @@ def test_a_slot_takes_what_is_said() -> None:
     assert predicted == found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_default_models_peak_is_predicted_within_five_percent(batch: int) -> None:
     predicted, found = measure(load_model(resolve_model("star-mini"), device="cpu"), 4, batch)[

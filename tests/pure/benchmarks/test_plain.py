@@ -12,18 +12,19 @@ from benchmarks.plain import PlainLoop
 from benchmarks.workload import paint, prepare
 from star_model.config import HEAD_DIM
 from star_model.engine.engine import Engine, Mode
-from star_model.engine.sampling import SamplingParams
+from star_model.sampling import Sampling
 from tests.star_model.tiny import build_tiny_model, tiny_config
 
-PARAMS = [
-    SamplingParams(seed=1),
-    SamplingParams(seed=2, top_k=5, top_p=1.0),
-    SamplingParams(seed=3, guidance_scale=0.0, top_k=0, top_p=1.0),
-    SamplingParams(seed=4, guidance_scale=20.0, top_k=0, top_p=0.5),
-    SamplingParams(seed=5, top_k=1),
-    SamplingParams(seed=6, smooth_scales=2),
-    SamplingParams(seed=7, top_k=0, top_p=1.0, smooth_scales=4),
+SAMPLINGS = [
+    Sampling(),
+    Sampling(top_k=5, top_p=1.0),
+    Sampling(guidance_scale=0.0, top_k=0, top_p=1.0),
+    Sampling(guidance_scale=20.0, top_k=0, top_p=0.5),
+    Sampling(top_k=1),
+    Sampling(smooth_scales=2),
+    Sampling(top_k=0, top_p=1.0, smooth_scales=4),
 ]
+SEEDS = range(1, 8)
 PROMPTS = ["a cat", "a red apple on a table", "", "moon", "a green frog", "a ship", "two moons"]
 
 
@@ -38,10 +39,13 @@ def test_the_engine_gives_the_tokens_of_the_plain_loop(
     )
     assert config.transformer.width == 2 * HEAD_DIM
     model = build_tiny_model(config)
-    expected, images = PlainLoop(model).generate(PROMPTS, PARAMS)
-    engine = Engine(model, slots=len(PARAMS), mode=mode)
+    expected, images = PlainLoop(model).generate(PROMPTS, SAMPLINGS, SEEDS)
+    engine = Engine(model, slots=len(SAMPLINGS), mode=mode)
     texts = model.text_encoder.encode(PROMPTS)
-    sequences = [engine.prepare(text, params) for text, params in zip(texts, PARAMS, strict=True)]
+    sequences = [
+        engine.prepare(text, sampling, seed=seed)
+        for text, sampling, seed in zip(texts, SAMPLINGS, SEEDS, strict=True)
+    ]
     paint(engine, sequences)
     for i, sequence in enumerate(sequences):
         assert (
@@ -57,6 +61,6 @@ def test_prepare_takes_texts_in_turn() -> None:
     model = build_tiny_model()
     engine = Engine(model, slots=3)
     sequences = prepare(engine, model.text_encoder.encode(["a", "b"]), [7, 8, 9])
-    assert [s.params.seed for s in sequences] == [7, 8, 9]
+    assert [s.seed for s in sequences] == [7, 8, 9]
     assert torch.equal(engine.cache.text[:, :, 0], engine.cache.text[:, :, 2])
     assert not torch.equal(engine.cache.text[:, :, 0], engine.cache.text[:, :, 1])

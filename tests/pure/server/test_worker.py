@@ -29,8 +29,8 @@ from server.worker.scheduler import Scheduler
 from server.worker.star_engine import StarEngine
 from star_model.engine import compilation, graphs
 from star_model.networks import precision
-from tests.pure.star_model.test_graphs import BrokenCapture, ForgetfulCapture, RecordingCapture
 from tests.server.fakes import make_job
+from tests.star_model.captures import BrokenCapture, ForgetfulCapture, RecordingCapture
 from tests.star_model.tiny import write_tiny_model
 
 PROMPTS = ["a red apple", "a cat", "a green apple on blue", "", "a cat"]

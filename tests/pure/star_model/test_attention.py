@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from star_model.engine.engine import Engine
-from star_model.engine.sampling import SamplingParams
 from star_model.errors import ConfigError
 from star_model.networks.attention import additive_bias, choose_backend, sdpa, xformers
 from star_model.networks.transformer import CosineAttention
+from star_model.sampling import Sampling
 from tests.star_model.tiny import build_tiny_model, tiny_config
 
 CPU = torch.device("cpu")
@@ -154,7 +154,7 @@ def test_a_whole_cohort_by_xformers(rows: Literal["own", "conditional"]) -> None
                 module.attend = attend
         engine = Engine(model, slots=4, mode="fast")
         texts = model.text_encoder.encode(["a cat", "x", "a red apple on a table", ""])
-        sequences = [engine.prepare(text, SamplingParams(seed=i)) for i, text in enumerate(texts)]
+        sequences = [engine.prepare(text, Sampling(), seed=i) for i, text in enumerate(texts)]
         engine.release(sequences.pop(1))
         while not sequences[0].done:
             engine.step(sequences)
@@ -162,7 +162,7 @@ def test_a_whole_cohort_by_xformers(rows: Literal["own", "conditional"]) -> None
     assert found[0] == found[1]
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 def test_xformers_against_sdpa() -> None:
     pytest.importorskip(
         "xformers", reason="the extra xformers is not installed", exc_type=ImportError

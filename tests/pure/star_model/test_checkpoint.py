@@ -17,10 +17,10 @@ from torch import Tensor
 from star_model.checkpoints import native as checkpoint
 from star_model.checkpoints.native import choose_device, load_model, read_config, save_model
 from star_model.engine.engine import Engine
-from star_model.engine.sampling import SamplingParams
 from star_model.errors import CheckpointError, ConfigError
 from star_model.model import StarModel
 from star_model.networks.text_encoder import TransformersTextEncoder
+from star_model.sampling import Sampling
 from tests.star_model.tiny import (
     build_tiny_model,
     class_conditional,
@@ -53,7 +53,7 @@ def saved() -> StarModel:
 
 def tokens(model: StarModel, prompt: str = "a red apple") -> list[int]:
     engine = Engine(model, slots=1)
-    sequence = engine.prepare(model.text_encoder.encode([prompt])[0], SamplingParams(seed=3))
+    sequence = engine.prepare(model.text_encoder.encode([prompt])[0], Sampling(), seed=3)
     while not sequence.done:
         engine.step([sequence])
     drawn: list[int] = torch.cat(sequence.tokens).tolist()

@@ -12,8 +12,8 @@ import torch
 from star_model.config import ModelConfig
 from star_model.engine.compilation import compile_networks, restore_networks
 from star_model.engine.engine import Engine
-from star_model.engine.sampling import SamplingParams
 from star_model.model import StarModel
+from star_model.sampling import Sampling
 from tests.pure.star_model.test_graphs import on_gpu
 from tests.star_model.tiny import build_tiny_model, class_conditional, tiny_config
 
@@ -27,7 +27,7 @@ def paint(model: StarModel, count: int) -> tuple[list[list[int]], torch.Tensor]:
         [str(i) for i in range(count)] if model.config.transformer.num_classes else PROMPTS[:count]
     )
     texts = model.text_encoder.encode(prompts)
-    sequences = [engine.prepare(text, SamplingParams(seed=i)) for i, text in enumerate(texts)]
+    sequences = [engine.prepare(text, Sampling(), seed=i) for i, text in enumerate(texts)]
     while not sequences[0].done:
         engine.step(sequences)
     pixels = engine.finish(sequences)
@@ -59,7 +59,6 @@ def test_what_is_traced_gives_the_same_tokens(config: ModelConfig) -> None:
     check(config, "eager")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings(
     "ignore:.*torch.jit:DeprecationWarning"
@@ -104,7 +103,7 @@ def test_it_can_be_undone() -> None:
     assert torch.equal(pixels, expected[1])
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 def test_what_is_compiled_on_a_gpu_gives_nearly_the_same_images() -> None:
     config = tiny_config()
     model, plain = on_gpu(torch.float32), on_gpu(torch.float32)

@@ -25,9 +25,9 @@ from star_model.engine.editing import (
     window_around,
 )
 from star_model.engine.engine import Engine, Mode
-from star_model.engine.sampling import SamplingParams
 from star_model.engine.sequence import ImageSequence
 from star_model.model import StarModel
+from star_model.sampling import Sampling
 from star_model.scales import ScaleSchedule
 from tests.star_model.tiny import build_tiny_model, class_conditional, tiny_config
 
@@ -57,7 +57,7 @@ def prepare(
     engine: Engine, edit: Edit | None, prompt: str = "a cat", seed: int = 1
 ) -> ImageSequence:
     (conditioning,) = engine.model.text_encoder.encode([prompt])
-    return engine.prepare(conditioning, SamplingParams(seed=seed, top_k=0, top_p=1.0), edit=edit)
+    return engine.prepare(conditioning, Sampling(top_k=0, top_p=1.0), seed=seed, edit=edit)
 
 
 def run(engine: Engine, *sequences: ImageSequence) -> None:
@@ -235,8 +235,7 @@ def test_what_is_kept_is_not_averaged(tiny_model: StarModel) -> None:
     engine = Engine(tiny_model, slots=2)
     (text,) = engine.model.text_encoder.encode(["a cat"])
     smooth, drawn = (
-        engine.prepare(text, SamplingParams(seed=1, top_k=9, smooth_scales=n), edit=edit)
-        for n in (4, 0)
+        engine.prepare(text, Sampling(top_k=9, smooth_scales=n), seed=1, edit=edit) for n in (4, 0)
     )
     for _ in range(3):
         engine.step([smooth])
@@ -420,20 +419,17 @@ def jobs(model: StarModel) -> list[tuple[Edit | None, str, int]]:
     return [(edit, prompts[i % 2], i % 3) for i, edit in enumerate(edits)]
 
 
-@pytest.mark.parametrize("step_batch", [1, 4])
-def test_edits_batch_with_generations_and_keep_the_seed_guarantee(
-    model: StarModel, step_batch: int
-) -> None:
+def test_edits_batch_with_generations_and_keep_the_seed_guarantee(model: StarModel) -> None:
     todo = jobs(model)
     alone = []
     for edit, prompt, seed in todo:
-        engine = Engine(model, slots=1, step_batch=step_batch)
+        engine = Engine(model, slots=1)
         sequence = prepare(engine, edit, prompt, seed)
         run(engine, sequence)
         alone.append((tokens_of(sequence), engine.finish([sequence])[0]))
     for shift in range(len(todo)):
         order = [*range(shift, len(todo)), *range(shift)]
-        engine = Engine(model, slots=len(todo), step_batch=step_batch)
+        engine = Engine(model, slots=len(todo))
         sequences = {i: prepare(engine, *todo[i]) for i in order}
         run(engine, *sequences.values())
         images = engine.finish(list(sequences.values()))

@@ -7,17 +7,20 @@ import pytest
 import torch
 
 from star_model.engine.engine import Engine, Mode
-from star_model.engine.sampling import SamplingParams
 from star_model.engine.sequence import ImageSequence
 from star_model.errors import OutOfSlotsError
 from star_model.model import StarModel
 from star_model.networks.text_encoder import ClassConditioning, TextConditioning
+from star_model.sampling import SEEDS, Sampling
+from tests.star_model.captures import RecordingCapture
 from tests.star_model.tiny import HashTextEncoder, build_tiny_model, class_conditional, tiny_config
 
 
-def prepare(engine: Engine, prompt: str = "a cat", **params: float) -> ImageSequence:
+def prepare(
+    engine: Engine, prompt: str = "a cat", seed: int = 1, **changes: float
+) -> ImageSequence:
     (text,) = engine.model.text_encoder.encode([prompt])
-    return engine.prepare(text, replace(SamplingParams(seed=1), **params))  # type: ignore[arg-type]
+    return engine.prepare(text, Sampling().changed(changes), seed=seed)
 
 
 def run(engine: Engine, *sequences: ImageSequence) -> None:
@@ -100,7 +103,7 @@ def test_out_of_slots(tiny_model: StarModel) -> None:
 
 
 def test_the_padding_slot_is_nobodys(tiny_model: StarModel) -> None:
-    engine = Engine(tiny_model, slots=2, step_batch=3)
+    engine = Engine(tiny_model, slots=2, capture=RecordingCapture())
     assert (engine.total_slots, engine.free_slots) == (2, 2)
     prepare(engine), prepare(engine)
     with pytest.raises(OutOfSlotsError):
@@ -135,7 +138,8 @@ def test_a_reused_slot_has_no_trace_of_the_former_image(tiny_model: StarModel) -
 
 
 def test_padding_computes_numbers(tiny_model: StarModel) -> None:
-    engine = Engine(tiny_model, slots=1, step_batch=2)
+    engine = Engine(tiny_model, slots=1, mode="fast", capture=RecordingCapture())
+    engine.warm_up()
     run(engine, prepare(engine))
     assert engine.cache.image.isfinite().all()
     assert engine.cache.text_mask.any(-1).all()  # attention to nothing at all is not a number
@@ -146,7 +150,7 @@ def test_a_failing_prepare_keeps_its_slot_free(tiny_model: StarModel) -> None:
     (text,) = HashTextEncoder().encode(["a cat"])
     wrong = TextConditioning(text.hidden[:, :5], text.mask, text.pooled)
     with pytest.raises(RuntimeError):
-        engine.prepare(wrong, SamplingParams(seed=1))
+        engine.prepare(wrong, Sampling(), seed=1)
     assert engine.free_slots == 1
 
 
@@ -180,10 +184,17 @@ def test_finish_needs_all_scales(tiny_model: StarModel) -> None:
     assert sequence.slot is not None
 
 
-@pytest.mark.parametrize("wrong", [{"slots": 0}, {"slots": 1, "step_batch": 0}])
-def test_sizes_are_checked(tiny_model: StarModel, wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        Engine(tiny_model, **wrong)  # type: ignore[arg-type]
+def test_slots_are_checked(tiny_model: StarModel) -> None:
+    with pytest.raises(ValueError, match="slots must be at least 1"):
+        Engine(tiny_model, slots=0)
+
+
+@pytest.mark.parametrize("seed", [-1, SEEDS])
+def test_seeds_are_checked(tiny_model: StarModel, seed: int) -> None:
+    engine = Engine(tiny_model, slots=1)
+    with pytest.raises(ValueError, match=f"seed must be 0 to {SEEDS - 1}, got {seed}"):
+        prepare(engine, seed=seed)
+    assert engine.free_slots == 1
 
 
 def test_a_class_conditional_model() -> None:
@@ -200,13 +211,13 @@ def test_a_class_conditional_model() -> None:
 def test_the_conditioning_must_be_the_models(tiny_model: StarModel) -> None:
     engine = Engine(tiny_model, slots=1)
     with pytest.raises(TypeError, match="tiny is text-conditional"):
-        engine.prepare(ClassConditioning(3), SamplingParams(seed=1))
+        engine.prepare(ClassConditioning(3), Sampling(), seed=1)
     (text,) = tiny_model.text_encoder.encode(["a cat"])
     with pytest.raises(TypeError, match="tiny is text-conditional"):
-        engine.prepare(text, SamplingParams(seed=1), negative=ClassConditioning(3))
+        engine.prepare(text, Sampling(), seed=1, negative=ClassConditioning(3))
     by_class = Engine(build_tiny_model(tiny_config(**class_conditional())), slots=1)
     with pytest.raises(TypeError, match="tiny is class-conditional"):
-        by_class.prepare(text, SamplingParams(seed=1))
+        by_class.prepare(text, Sampling(), seed=1)
     assert engine.free_slots == by_class.free_slots == 1
 
 
@@ -215,9 +226,7 @@ def test_a_negative_class_changes_the_image() -> None:
     positive, negative, none = engine.model.text_encoder.encode(["ostrich", "tench", ""])
     results = []
     for against in (None, negative, none):
-        sequence = engine.prepare(
-            positive, SamplingParams(seed=1, guidance_scale=20.0), negative=against
-        )
+        sequence = engine.prepare(positive, Sampling(guidance_scale=20.0), seed=1, negative=against)
         run(engine, sequence)
         results.append(torch.cat(sequence.tokens).tolist())
         engine.release(sequence)
@@ -233,9 +242,7 @@ def test_a_negative_prompt_changes_the_image(rows: Literal["own", "conditional"]
     positive, negative = engine.model.text_encoder.encode(["a cat", "blurry"])
     results = []
     for against in (None, negative):
-        sequence = engine.prepare(
-            positive, SamplingParams(seed=1, guidance_scale=20.0), negative=against
-        )
+        sequence = engine.prepare(positive, Sampling(guidance_scale=20.0), seed=1, negative=against)
         run(engine, sequence)
         results.append(torch.cat(sequence.tokens).tolist())
         engine.release(sequence)
@@ -302,16 +309,16 @@ def test_an_image_without_guidance_costs_one_row(
         return features(x, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tiny_model.transformer, "features", counted)
-    engine = Engine(tiny_model, slots=4, mode=mode, step_batch=3)
+    engine = Engine(tiny_model, slots=4, mode=mode)
     without = [prepare(engine, seed=seed, guidance_scale=0.0) for seed in (0, 1)]
     guided = prepare(engine, seed=2, guidance_scale=2.0)
     run(engine, without[0], guided, without[1])
-    assert rows == ([6, 3] if mode == "deterministic" else [2, 2]) * 4
+    assert rows == ([2, 1, 1] if mode == "deterministic" else [2, 2]) * 4
     if mode == "deterministic":  # then each is what it is alone
-        alone = Engine(tiny_model, slots=1, step_batch=3)
+        alone = Engine(tiny_model, slots=1)
         for sequence in (guided, *without):
             same = prepare(
-                alone, seed=sequence.params.seed, guidance_scale=sequence.params.guidance_scale
+                alone, seed=sequence.seed, guidance_scale=sequence.sampling.guidance_scale
             )
             run(alone, same)
             assert torch.equal(torch.cat(same.tokens), torch.cat(sequence.tokens))
@@ -339,5 +346,5 @@ def test_a_texts_keys_and_values_are_computed_once(monkeypatch: pytest.MonkeyPat
     engine = Engine(model, slots=8)
     first, second = model.text_encoder.encode(["a cat", "moon"])
     for text in (first, first, second, second, second, first):
-        engine.prepare(text, SamplingParams(seed=1))
+        engine.prepare(text, Sampling(), seed=1)
     assert computed == [1, 1, 1], "two prompts, and the empty one"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,11 +9,12 @@ import torch
 
 from star_model.engine.engine import Engine, Mode
 from star_model.engine.graphs import CudaCapture, buckets, choose_capture
-from star_model.engine.sampling import SamplingParams
 from star_model.engine.sequence import ImageSequence
 from star_model.errors import CaptureError
 from star_model.model import StarModel
+from star_model.sampling import Sampling
 from star_model.transfer import ToHost
+from tests.star_model.captures import BrokenCapture, ForgetfulCapture, RecordingCapture
 from tests.star_model.tiny import build_tiny_model
 
 PROMPTS = ["a cat", "a red apple", "", "moon", "two moons"]
@@ -31,46 +31,11 @@ def on_gpu(dtype: torch.dtype) -> StarModel:
     )
 
 
-class RecordingCapture:
-    """Replays by running the work, which it does not run before: nothing is there that was not replayed."""
-
-    def __init__(self) -> None:
-        self.captured = 0
-        self.replayed = 0
-
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        self.captured += 1
-
-        def replay() -> None:
-            self.replayed += 1
-            work()
-
-        return replay
-
-
-class BrokenCapture(RecordingCapture):
-    """Captures some, then fails as a device does."""
-
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        if self.captured == 3:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        return super().__call__(work)
-
-
-class ForgetfulCapture(RecordingCapture):
-    """Its replays do nothing, as those of a graph whose work went elsewhere."""
-
-    def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        super().__call__(work)
-        return lambda: None
-
-
 def prepare(engine: Engine, count: int, **params: float) -> list[ImageSequence]:
     texts = engine.model.text_encoder.encode(PROMPTS[:count])
-    all_params = [SamplingParams(seed=i, guidance_scale=1.0 + 3.0 * i) for i in range(count)]
     return [
-        engine.prepare(text, replace(p, **params))  # type: ignore[arg-type]
-        for text, p in zip(texts, all_params, strict=True)
+        engine.prepare(text, Sampling(guidance_scale=1.0 + 3.0 * i).changed(params), seed=i)
+        for i, text in enumerate(texts)
     ]
 
 
@@ -84,21 +49,17 @@ def tokens(engine: Engine, count: int, **params: float) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize(
-    ("mode", "step_batch"), [("fast", 1), ("deterministic", 1), ("deterministic", 3)]
-)
+@pytest.mark.parametrize("mode", ["fast", "deterministic"])
 def test_graphs_compute_what_is_computed_without(
-    tiny_model: StarModel, mode: Mode, step_batch: int, count: int
+    tiny_model: StarModel, mode: Mode, count: int
 ) -> None:
     capture = RecordingCapture()
-    engine = Engine(tiny_model, slots=5, mode=mode, step_batch=step_batch, capture=capture)
-    plain = Engine(tiny_model, slots=5, mode=mode, step_batch=step_batch)
+    engine = Engine(tiny_model, slots=5, mode=mode, capture=capture)
+    plain = Engine(tiny_model, slots=5, mode=mode)
     assert tokens(engine, count) == tokens(plain, count)
     assert tokens(engine, count) == tokens(plain, count), "the same graphs, again"
     assert capture.captured == engine.num_scales
-    assert capture.replayed == 2 * engine.num_scales * (
-        -(-count // step_batch) if mode == "deterministic" else 1
-    )
+    assert capture.replayed == 2 * engine.num_scales * (count if mode == "deterministic" else 1)
 
 
 def test_any_slots_in_any_order(tiny_model: StarModel) -> None:
@@ -195,7 +156,7 @@ def test_graphs_are_for_what_the_model_does_by_default(
     tiny_model: StarModel, default: float
 ) -> None:
     """Guided images, or those without guidance; the others are made all the same."""
-    sampling = replace(tiny_model.sampling_defaults, guidance_scale=default)
+    sampling = Sampling(guidance_scale=default)
     model = replace(tiny_model, config=replace(tiny_model.config, sampling=sampling))
     for asked in (0.0, 4.0):
         capture = RecordingCapture()
@@ -223,7 +184,7 @@ def test_little_of_a_bucket_is_padding() -> None:
         assert (size - n) / size <= 1 / 3
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_cuda_graphs(dtype: torch.dtype) -> None:
     model, device = on_gpu(dtype), torch.device("cuda")
@@ -233,7 +194,7 @@ def test_cuda_graphs(dtype: torch.dtype) -> None:
         assert tokens(engine, count) == tokens(Engine(model, slots=4, mode="fast"), count)
 
 
-@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("graphs", [False, True])
 def test_nothing_between_preparing_and_the_pixels_waits_for_the_device(graphs: bool) -> None:
     """PyTorch raises an error at every wait that it knows of; of memory that is not pinned, too."""

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_model.engine.engine import Engine
-from star_model.engine.sampling import SamplingParams
 from star_model.engine.sequence import ImageSequence
 from star_model.model import StarModel
+from star_model.sampling import Sampling
 from tests.star_model.tiny import build_tiny_model
 
 
@@ -22,24 +22,25 @@ class Job:
     """One image to be made."""
 
     prompt: str
-    params: SamplingParams
+    sampling: Sampling
+    seed: int
 
 
 JOBS = [
-    Job("a red apple", SamplingParams(seed=7)),
-    Job("a red apple", SamplingParams(seed=8, smooth_scales=9)),
-    Job("a cat", SamplingParams(seed=7, top_k=5, top_p=1.0, smooth_scales=2)),
-    Job("", SamplingParams(seed=2**32 - 1, guidance_scale=0.0)),
-    Job("a cat on a mat", SamplingParams(seed=0, guidance_scale=100.0, top_k=0, top_p=0.5)),
-    Job("moon", SamplingParams(seed=3, top_k=1)),
-    Job("two moons", SamplingParams(seed=4, top_p=0.0)),
-    Job("a green frog", SamplingParams(seed=5, top_k=0, top_p=1.0)),
+    Job("a red apple", Sampling(), 7),
+    Job("a red apple", Sampling(smooth_scales=9), 8),
+    Job("a cat", Sampling(top_k=5, top_p=1.0, smooth_scales=2), 7),
+    Job("", Sampling(guidance_scale=0.0), 2**32 - 1),
+    Job("a cat on a mat", Sampling(guidance_scale=100.0, top_k=0, top_p=0.5), 0),
+    Job("moon", Sampling(top_k=1), 3),
+    Job("two moons", Sampling(top_p=0.0), 4),
+    Job("a green frog", Sampling(top_k=0, top_p=1.0), 5),
 ]
 
 
 def prepare(engine: Engine, job: Job) -> ImageSequence:
     (text,) = engine.model.text_encoder.encode([job.prompt])
-    return engine.prepare(text, job.params)
+    return engine.prepare(text, job.sampling, seed=job.seed)
 
 
 def paint(engine: Engine, jobs: list[Job]) -> list[list[int]]:
@@ -67,32 +68,24 @@ def alone(job: Job) -> list[int]:
     return paint(Engine(model(), slots=1), [job])[0]
 
 
-@pytest.mark.parametrize("step_batch", [1, 3, 8])
 @pytest.mark.parametrize("shift", range(8))
-def test_any_position_in_a_batch_of_8(step_batch: int, shift: int) -> None:
+def test_any_position_in_a_batch_of_8(shift: int) -> None:
     jobs = JOBS[shift:] + JOBS[:shift]
-    engine = Engine(model(), slots=8, step_batch=step_batch)
-    if step_batch == 1:
-        assert paint(engine, jobs) == [alone(job) for job in jobs]
-    else:  # another fixed shape may be another image, but always the same one
-        assert paint(engine, jobs) == [paint(engine, [job])[0] for job in jobs]
+    assert paint(Engine(model(), slots=8), jobs) == [alone(job) for job in jobs]
 
 
 def test_order_of_a_step_does_not_matter() -> None:
-    engine = Engine(model(), slots=8, step_batch=4)
+    engine = Engine(model(), slots=8)
     sequences = [prepare(engine, job) for job in JOBS]
     for scale in range(engine.num_scales):
         engine.step(sequences[scale:] + sequences[:scale])
     assert [tokens_of(s) for s in sequences] == [alone(job) for job in JOBS]
 
 
-@pytest.mark.parametrize("step_batch", [1, 4])
 @settings(max_examples=30)
 @given(joins=st.lists(st.integers(0, 6), min_size=8, max_size=8), finest_first=st.booleans())
-def test_joining_while_others_are_at_a_later_scale(
-    step_batch: int, joins: list[int], finest_first: bool
-) -> None:
-    engine = Engine(model(), slots=8, step_batch=step_batch)
+def test_joining_while_others_are_at_a_later_scale(joins: list[int], finest_first: bool) -> None:
+    engine = Engine(model(), slots=8)
     waiting = dict(enumerate(JOBS))
     running: dict[int, ImageSequence] = {}
     done: dict[int, list[int]] = {}
@@ -113,17 +106,16 @@ def test_joining_while_others_are_at_a_later_scale(
 
 
 def test_different_seeds_differ() -> None:
-    jobs = [Job("a red apple", SamplingParams(seed=seed)) for seed in range(8)]
+    jobs = [Job("a red apple", Sampling(), seed) for seed in range(8)]
     assert len({tuple(alone(job)) for job in jobs}) == 8
 
 
 def test_different_prompts_differ() -> None:
-    params = SamplingParams(seed=1)
-    assert len({tuple(alone(Job(prompt, params))) for prompt in ("", "a", "b", "a b")}) == 4
+    assert len({tuple(alone(Job(prompt, Sampling(), 1))) for prompt in ("", "a", "b", "a b")}) == 4
 
 
 def test_fast_mode_agrees_nearly_always() -> None:
-    jobs = [Job(f"prompt {i}", SamplingParams(seed=i)) for i in range(24)]
+    jobs = [Job(f"prompt {i}", Sampling(), i) for i in range(24)]
     engine = Engine(model(), slots=8, mode="fast")
     together = [tokens for i in range(0, 24, 8) for tokens in paint(engine, jobs[i : i + 8])]
     agree = sum(tokens == alone(job) for tokens, job in zip(together, jobs, strict=True))

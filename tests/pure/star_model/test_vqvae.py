@@ -101,7 +101,7 @@ def test_a_decoder_in_half_precision_is_a_hair_off() -> None:
     model = build_tiny_model()
     f_hat = torch.randn(2, 8, 7, 7, generator=torch.Generator().manual_seed(0)) * 0.3
     exact = model.vqvae.decode(f_hat)
-    model.vqvae.lay_out_decoder(torch.bfloat16)
+    model.vqvae.set_decoder_format(torch.bfloat16)
     half = model.vqvae.decode(f_hat)
     assert half.dtype == torch.float32
     assert not torch.equal(half, exact)

@@ -2,52 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-MAX_SEED = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How one image is sampled.
-
-    Args:
-        seed: start of the image's own random stream, 0 to 2**32 - 1.
-        guidance_scale: strength of classifier-free guidance at the last scale, 0 (none) to 100; it grows
-            linearly from 0 at the first scale.
-        top_k: only the ``top_k`` likeliest tokens are candidates; 0 means all, 1 is greedy.
-        top_p: only the likeliest tokens that together reach this probability are candidates, 0 to 1; 1 means
-            all.
-        smooth_scales: the last ``smooth_scales`` scales are painted with the mean of the candidates' codebook
-            vectors, not with one that is drawn; 0 is none, and any number that the model does not have is all.
-
-    Raises:
-        ValueError: naming the parameter that is out of range.
-    """
-
-    seed: int
-    guidance_scale: float = 4.0
-    top_k: int = 600
-    top_p: float = 0.8
-    smooth_scales: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed must be 0 to {MAX_SEED}, got {self.seed}")
-        if not (math.isfinite(self.guidance_scale) and 0 <= self.guidance_scale <= 100):
-            raise ValueError(f"guidance_scale must be 0 to 100, got {self.guidance_scale}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 0 (0 means all tokens), got {self.top_k}")
-        if not 0 <= self.top_p <= 1:
-            raise ValueError(f"top_p must be 0 to 1 (1 means all tokens), got {self.top_p}")
-        if self.smooth_scales < 0:
-            raise ValueError(
-                f"smooth_scales must be at least 0 (0 means none), got {self.smooth_scales}"
-            )
 
 
 def random_numbers(seed: int, count: int) -> Tensor:
@@ -108,7 +66,7 @@ def candidates(logits: Tensor, *, top_k: int, top_p: Tensor | None) -> Candidate
     Only the ``top_k`` likeliest are ever sorted, and nothing waits for the device.
 
     Args:
-        top_k: as in :class:`SamplingParams`, the same for all.
+        top_k: as in :class:`star_model.sampling.Sampling`, the same for all.
         top_p: that of each image (B,); None where it is 1 for all.
     """
     vocab = logits.shape[-1]
