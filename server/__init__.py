@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from star_model.threads import limit_spinning
+
+limit_spinning()  # before the worker or an offline command loads torch; child processes inherit it
+
 try:
     __version__ = version("star-server")
 except PackageNotFoundError:  # run from a source tree that is not installed
