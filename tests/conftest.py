@@ -1,4 +1,4 @@
-"""What all tests share: no network, markers for hardware, one way to run the real server."""
+"""What all tests share: no network, markers from what a test needs, one way to run the real server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from tests.live_server import LiveServer, running_server
+from star_model.threads import limit_spinning
+from tests.live_server import ROOT, LiveServer, running_server
+
+# Before anything imports torch, which reads these once. A thread that waits by spinning takes the core
+# that another needs, and one thread is enough for each of several processes that run tests.
+limit_spinning()
+PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
+if PARALLEL:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # Before anything imports the hub's client, which reads it once: a test that would fetch fails instead.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,14 +28,33 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("star", deadline=None, derandomize=True)
 settings.load_profile("star")
 
+FOLDERS = {
+    "tests/processes/": "process",
+    "tests/browser/": "browser",
+    "tests/deploy/": "deploy",
+    "tests/pure/benchmarks/": "benchmark",
+}
+"""Folder -> the marker of all tests in it."""
 
+FIXTURES = {
+    "live_server": "process",
+    "browser": "browser",
+    "cuda": "gpu",
+    "network": "network",
+}
+"""Fixture -> the marker of all tests that take it, directly or through another fixture."""
+
+NOT_FAST = {"process", "browser", "deploy", "benchmark", "training", "network", "soak"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by the markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run, or was not asked to, and say so."""
-    if any(item.get_closest_marker("gpu") for item in items):
-        import torch  # only now: most runs of a few tests need not wait for it
-
-        if not torch.cuda.is_available():
-            skip(items, "gpu", "needs a CUDA device")
+    """Mark what each test needs; skip what this machine cannot run, or was not asked to, and say so."""
+    for item in items:
+        for marker in needs(item):
+            item.add_marker(marker)
+        if not NOT_FAST & {marker.name for marker in item.iter_markers()}:
+            item.add_marker("fast")
     if any(item.get_closest_marker("browser") for item in items):
         from tests.browser.chromium import find_browser
 
@@ -37,6 +64,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         skip(items, "network", "installs from the package index; ask for it with -m network")
     if "soak" not in config.option.markexpr:
         skip(items, "soak", "runs for long; ask for it with -m soak")
+    if PARALLEL:  # long files first: one that is begun last would keep a single process busy
+        items.sort(key=lambda item: item.get_closest_marker("fast") is not None)
+
+
+def needs(item: pytest.Item) -> set[str]:
+    """The markers that a test gets from its folder and its fixtures."""
+    name = item.path.relative_to(ROOT).as_posix()
+    taken = getattr(item, "fixturenames", ())
+    of_folder = {marker for folder, marker in FOLDERS.items() if name.startswith(folder)}
+    return of_folder | {marker for fixture, marker in FIXTURES.items() if fixture in taken}
 
 
 def skip(items: list[pytest.Item], marker: str, reason: str) -> None:
@@ -44,6 +81,20 @@ def skip(items: list[pytest.Item], marker: str, reason: str) -> None:
     for item in items:
         if item.get_closest_marker(marker):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def cuda() -> None:
+    """Skips the test that takes it on a machine without a CUDA device."""
+    import torch  # only now: most runs of a few tests need not wait for it
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def network() -> None:
+    """Taken by what installs from the package index."""
 
 
 @pytest.fixture(autouse=True)

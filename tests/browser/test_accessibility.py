@@ -14,8 +14,6 @@ from tests.browser.playground import ask, wait_until_painted
 from tests.server.fakes import FakeEngine
 from tests.server.pictures import photo
 
-pytestmark = pytest.mark.browser
-
 
 def complaints(page: Page) -> list[str]:
     """What axe-core finds, a line each."""

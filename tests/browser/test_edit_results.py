@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -37,8 +36,6 @@ from tests.browser.playground import (
     width_of_content,
 )
 from tests.server.pictures import file_of, photo
-
-pytestmark = pytest.mark.browser
 
 Serve = Callable[..., FakeServer]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -25,8 +24,6 @@ from tests.browser.editing import (
 )
 from tests.browser.playground import ask, wait_until_painted
 from tests.server.pictures import mask, photo, see_through
-
-pytestmark = pytest.mark.browser
 
 Serve = Callable[..., FakeServer]
 

@@ -26,8 +26,6 @@ from tests.browser.playground import (
     width_of_content,
 )
 
-pytestmark = pytest.mark.browser
-
 Serve = Callable[..., FakeServer]
 
 NO_INDEXED_DB = (

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import httpx
-import pytest
 from PIL import Image, ImageChops
 from playwright.sync_api import expect
 
@@ -19,8 +18,6 @@ from tests.browser.editing import drag, saved_file
 from tests.browser.playground import NASTY, ask, copied, saved, seeds, wait_until_painted
 from tests.live_server import LiveServer
 from tests.server.pictures import opened
-
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 RECORD = """
     window.shown = [];

@@ -7,15 +7,12 @@ import threading
 from collections.abc import Callable
 
 import httpx
-import pytest
 from playwright.sync_api import expect
 
 from server.dispatch.engine_client import ClientLimits
 from tests.browser.conftest import FakeServer, OpenPage, halting_engine, let_go, wait_for
 from tests.browser.playground import ask, copied, said, wait_until_painted
 from tests.server.fakes import FakeEngine
-
-pytestmark = pytest.mark.browser
 
 Serve = Callable[..., FakeServer]
 

@@ -19,8 +19,6 @@ from tests.deploy.test_dockerfile import FINAL, PROJECT
 from tests.live_server import ROOT, free_port
 from tests.server.processes import wait_until
 
-REPLAY = [pytest.mark.network, pytest.mark.slow]
-
 
 def engine_answers() -> bool:
     """Whether a Docker engine runs here."""
@@ -63,7 +61,7 @@ def test_the_labels_say_what_it_is() -> None:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(network: None, tmp_path_factory: pytest.TempPathFactory) -> Image:
     built = Image(tmp_path_factory.mktemp("image"))
     built.build()
     return built
@@ -82,8 +80,6 @@ def run(image: Image, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 class TestReplay:
-    pytestmark = REPLAY
-
     def test_nothing_is_missing_or_too_much(self, image: Image) -> None:
         assert run(image, "python", "-m", "pip", "check").returncode == 0
         listed = json.loads(run(image, "python", "-m", "pip", "list", "--format=json").stdout)
@@ -170,9 +166,7 @@ def server(image: Image) -> Iterator[str]:
 class TestEngine:
     """What only an engine can tell. It builds the CPU variant, and runs it as Compose and Kubernetes do."""
 
-    pytestmark = REPLAY
-
-    def test_it_builds_and_is_healthy(self) -> None:
+    def test_it_builds_and_is_healthy(self, network: None) -> None:
         tag = "star-server:test"
         build = ["docker", "build", "--build-arg", "VARIANT=cpu", "--tag", tag]
         if index := os.environ.get("PIP_EXTRA_INDEX_URL"):

@@ -24,7 +24,7 @@ from tests.live_server import ROOT, LiveServer, running_server
 from tests.server.processes import wait_until, workers_of
 from tests.star_model.tiny import write_tiny_model
 
-pytestmark = [needs_prometheus, pytest.mark.slow]
+pytestmark = needs_prometheus
 
 FLAGS = (
     "--threads",

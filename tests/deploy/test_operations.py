@@ -34,7 +34,6 @@ READY = {
 """What answers 200 once it is up."""
 
 pytestmark = [
-    pytest.mark.slow,
     needs_proc,
     pytest.mark.skipif(
         not all(map(shutil.which, TOOLS)),

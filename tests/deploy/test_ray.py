@@ -19,7 +19,7 @@ pytest.importorskip("ray.serve", reason="Ray is not installed: make install EXTR
 
 from tests.deploy.ray_cluster import REPLICAS, Cluster, running_cluster
 
-pytestmark = [needs_proc, pytest.mark.slow]
+pytestmark = needs_proc
 
 BODY = {"prompt": "a red apple", "seed": 1}
 STREAM = BODY | {"stream": True, "partial_images": 2}

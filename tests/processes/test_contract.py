@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.live_server import running_server
 from tests.star_model.tiny import write_tiny_model
@@ -18,7 +17,6 @@ CONFIG = Path(__file__).parent / "schemathesis.toml"
 EXAMPLES = 10  # of each operation, beside those of the coverage phase; all in all under a thousand requests
 
 
-@pytest.mark.slow
 def test_the_server_keeps_its_contract(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     flags = ("--model", str(model), "--threads", "1", "--api-keys", KEY, "--log-format", "json")

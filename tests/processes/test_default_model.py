@@ -19,8 +19,6 @@ from tests.live_server import ROOT, LiveServer, running_server
 from training.recognition import References, background_of, find_object, to_canvas
 from training.scene import COLOURS, nearest_colour
 
-pytestmark = pytest.mark.slow
-
 WEIGHTS = ROOT / "weights" / "star-mini"
 COLOURED = {
     "a red apple on a blue background": "blue",

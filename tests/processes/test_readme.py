@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.live_server import LiveServer
-from tests.markdown_blocks import Block, read_blocks, read_commands
+from tests.markdown_blocks import Block, check_diagram, read_blocks, read_commands
 from tests.readme_commands import LOCAL, ROOT, is_run
 
 README = read_blocks((ROOT / "README.md").read_text("utf-8"))
@@ -48,6 +48,7 @@ class Reader:
             "bash": self.shell,
             "python": self.python,
             "json": self.json,
+            "mermaid": check_diagram,
         }
         assert block.language in languages, (
             f"line {block.line}: no way to test a block of {block.language!r}"
@@ -123,7 +124,6 @@ def reader(live_server: LiveServer, tmp_path_factory: pytest.TempPathFactory) ->
     return Reader(tmp_path_factory.mktemp("readme"), live_server.port)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
     [*README, *API],
@@ -171,6 +171,7 @@ ASK = "import urllib.request as u\nu.urlopen('http://localhost:8000{path}', data
     ("language", "text"),
     [
         ("json", '{"prompt": "a red apple"}'),
+        ("mermaid", 'flowchart LR\nsubgraph a\nb["c"] -->|d| e\nend'),
         ("python", ASK.format(path="/generate")),
         (
             "bash",
@@ -195,6 +196,9 @@ def test_what_is_right_passes(sample: Reader, language: str, text: str) -> None:
         ("json", '{"prompt": }', "Expecting value"),
         ("python", "raise SystemExit('no apple')", "no apple"),
         ("python", ASK.format(path="/nowhere"), "HTTP Error 404"),
+        ("mermaid", "piechart", "no kind of diagram: 'piechart'"),
+        ("mermaid", "flowchart LR\nsubgraph a\nb --> c", "never ends"),
+        ("mermaid", 'flowchart LR\na["one] --> b', "never closes"),
         ("yaml", "a: 1", "no way to test a block of 'yaml'"),
         ("", "anything", "no way to test a block of ''"),
         ("bash", "wget localhost:8000", "no rule says how to test: wget"),

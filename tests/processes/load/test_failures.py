@@ -17,7 +17,7 @@ from tests.live_server import LiveServer
 from tests.processes.load.metrics_page import scrape, settled
 from tests.server.processes import alive, needs_proc, wait_until, workers_of
 
-pytestmark = [needs_proc, pytest.mark.slow]
+pytestmark = needs_proc
 
 KILLED_WITHIN = 5.0
 """Seconds, at most, from a worker's death to the answer of those that it takes with it."""

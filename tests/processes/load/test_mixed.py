@@ -15,7 +15,7 @@ from tests.live_server import LiveServer
 from tests.processes.load.metrics_page import scrape
 from tests.server.processes import wait_until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = pytest.mark.anyio
 
 PROMPTS = ("a red apple", "a blue cat on green", "cat", "a red background, a cat", "apple " * 30)
 

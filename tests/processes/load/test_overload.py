@@ -16,7 +16,7 @@ from tests.live_server import LiveServer
 from tests.processes.load.metrics_page import scrape
 from tests.server.processes import wait_until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = pytest.mark.anyio
 
 REQUESTS = 60
 SLOTS = 2 * 4

@@ -6,13 +6,10 @@ import json
 import socket
 
 import httpx
-import pytest
 
 from tests.live_server import LiveServer
 from tests.processes.load.metrics_page import scrape
 from tests.server.processes import wait_until
-
-pytestmark = pytest.mark.slow
 
 
 def test_it_loses_previews_but_no_image_and_holds_up_nobody(slow_workers: LiveServer) -> None:

@@ -8,13 +8,11 @@ import signal
 import socket
 import struct
 
-import pytest
-
 from tests.live_server import LiveServer
 from tests.processes.load.metrics_page import scrape, settled
 from tests.server.processes import needs_proc, resident_bytes, wait_until, workers_of
 
-pytestmark = [needs_proc, pytest.mark.slow]
+pytestmark = needs_proc
 
 WAVE = 250
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
