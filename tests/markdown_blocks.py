@@ -81,3 +81,23 @@ def complete(command: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+DIAGRAMS = ("flowchart", "sequenceDiagram", "gantt")
+OPENS = re.compile(r"^\s*(subgraph|loop|opt|alt|par)\b", re.M)
+ENDS = re.compile(r"^\s*end\s*$", re.M)
+
+
+def check_diagram(mermaid: str) -> None:
+    """Check what breaks most easily in a Mermaid diagram, without drawing it.
+
+    Raises:
+        ValueError: the kind of diagram is unknown, or a group, bracket or quote never closes.
+    """
+    kind = mermaid.split(maxsplit=1)[0] if mermaid.strip() else ""
+    if kind not in DIAGRAMS:
+        raise ValueError(f"no kind of diagram: {kind!r}")
+    if len(OPENS.findall(mermaid)) != len(ENDS.findall(mermaid)):
+        raise ValueError("a group of the diagram never ends, or ends twice")
+    if any(mermaid.count(a) != mermaid.count(b) for a, b in ("[]", "()")) or mermaid.count('"') % 2:
+        raise ValueError("a bracket or a quote of the diagram never closes")
