@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -22,8 +21,7 @@ from server.api import (
 )
 from server.api.context import Context
 from server.api.openapi import Api
-from server.dispatch.engine_client import ClientLimits, EngineClient
-from server.dispatch.supervisor import Patience
+from server.dispatch.engine_client import EngineClient
 from server.dispatch.worker_process import WorkerProcess
 from server.http.auth import ApiKeyCheck, read_keys
 from server.http.error_handlers import install_error_handlers
@@ -48,21 +46,9 @@ _EXPOSED_HEADERS = (
 
 
 def make_client(settings: Settings) -> EngineClient:
-    """A client that runs the model which the settings name in a worker process."""
-    options = settings.worker_options()
-    limits = ClientLimits(
-        workers=settings.workers,
-        queue_capacity=settings.queue_capacity,
-        preview_buffer=settings.preview_buffer,
-        patience=Patience(
-            heartbeat_timeout_s=settings.heartbeat_timeout_s,
-            stall_timeout_s=settings.stall_timeout_s,
-            restart_backoff_s=settings.restart_backoff_s,
-        ),
-    )
-    return EngineClient(
-        lambda index, deliver: WorkerProcess(replace(options, index=index), deliver), limits
-    )
+    """Return a client that runs the model of the settings in worker processes."""
+    for_worker = settings.for_worker()
+    return EngineClient(lambda index, deliver: WorkerProcess(for_worker, index, deliver), settings)
 
 
 def create_app(settings: Settings, client: EngineClient) -> FastAPI:

@@ -1,4 +1,6 @@
-"""Every error that a caller of the service can meet: one tree, one envelope.
+"""All errors that a client of the service or a user of the command line can meet.
+
+Clients get one tree and one envelope:
 
     ServerError
     ├── InvalidRequest            400  invalid_request_error
@@ -22,6 +24,12 @@
     └── DeadlineExceeded          504  deadline_exceeded
 
 The envelope is ``{"error": {"message", "type", "param", "code"}}`` for all of them.
+
+Users of the command line get one sentence on stderr:
+
+    UsageError
+    ├── CannotListen      the address or port cannot be bound
+    └── ServingFailed     the server had to stop because its model cannot be loaded
 """
 
 from __future__ import annotations
@@ -31,11 +39,11 @@ from typing import ClassVar, Literal, TypedDict
 from starlette.responses import JSONResponse
 
 Outcome = Literal["ok", "invalid", "rejected", "cancelled", "deadline", "oom", "error"]
-"""What became of a request, as ``star_requests_total`` counts it."""
+"""Outcome of a request in ``star_requests_total``."""
 
 
 class ErrorBody(TypedDict):
-    """What stands under ``error`` in an answer."""
+    """The value of ``error`` in an answer."""
 
     message: str
     type: str
@@ -44,17 +52,17 @@ class ErrorBody(TypedDict):
 
 
 class Envelope(TypedDict):
-    """The whole body of an answer that is an error."""
+    """The body of an answer that is an error."""
 
     error: ErrorBody
 
 
 class ServerError(Exception):
-    """Base of all errors that reach a caller.
+    """Base of all errors that reach a client.
 
     Args:
         message: a sentence that says what went wrong and what to do.
-        param: the field of the request that caused it, if one did.
+        param: the field of the request that caused it, if any.
         retry_after: seconds after which trying again may help.
     """
 
@@ -74,7 +82,7 @@ class ServerError(Exception):
         self.retry_after = retry_after
 
     def envelope(self) -> Envelope:
-        """The body that is sent, as plain data."""
+        """Return the body of the answer, as plain data."""
         return {
             "error": {
                 "message": self.message,
@@ -85,7 +93,7 @@ class ServerError(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        """The headers that go with it."""
+        """Return the headers of the answer."""
         headers = {} if self.retryable else {"x-should-retry": "false"}
         if self.retry_after is not None:
             headers["retry-after"] = str(self.retry_after)
@@ -102,7 +110,7 @@ class InvalidRequest(ServerError):
 
 
 class InvalidApiKey(InvalidRequest):
-    """The server wants an API key, and the request has none or a wrong one."""
+    """The server needs an API key, and the request has none or a wrong one."""
 
     status = 401
     code = "invalid_api_key"
@@ -133,14 +141,14 @@ class MethodNotAllowed(InvalidRequest):
 
 
 class NotAcceptable(InvalidRequest):
-    """The ``Accept`` header names nothing that the endpoint can answer with."""
+    """The ``Accept`` header allows no media type that the endpoint can answer with."""
 
     status = 406
     code = "not_acceptable"
 
 
 class RequestTooLarge(InvalidRequest):
-    """The body is longer than the server reads."""
+    """The body is larger than allowed."""
 
     status = 413
     code = "request_too_large"
@@ -154,7 +162,7 @@ class UnsupportedMediaType(InvalidRequest):
 
 
 class TooManyRequests(ServerError):
-    """Right now, more is asked for than is given."""
+    """The request exceeds a limit for now; it may succeed later."""
 
     status = 429
     type = "rate_limit_error"
@@ -169,13 +177,13 @@ class QueueFull(TooManyRequests):
 
 
 class RateLimitExceeded(TooManyRequests):
-    """The caller has used up what it may ask for in a minute."""
+    """The caller has used up its limit per minute."""
 
     code = "rate_limit_exceeded"
 
 
 class ClientClosed(ServerError):
-    """The client left before the answer; seen in logs and metrics only."""
+    """The client disconnected before the answer; seen in logs and metrics only."""
 
     status = 499
     type = "client_error"
@@ -184,11 +192,11 @@ class ClientClosed(ServerError):
 
 
 class InternalError(ServerError):
-    """A fault of the server's own."""
+    """A fault of the server."""
 
 
 class Unavailable(ServerError):
-    """The server cannot work right now."""
+    """The server cannot serve requests right now."""
 
     status = 503
     code = "unavailable"
@@ -203,27 +211,27 @@ class ModelLoading(Unavailable):
 
 
 class Draining(Unavailable):
-    """The server is shutting down and takes nothing new."""
+    """The server is shutting down and takes no new requests."""
 
     code = "draining"
 
 
 class EngineDead(Unavailable):
-    """The worker process died while it held the request, or is being started again."""
+    """The worker process died with the request, or is restarting."""
 
     code = "engine_dead"
     outcome = "error"
 
 
 class OutOfMemory(Unavailable):
-    """The batch that the request was in did not fit in the device's memory."""
+    """The request's batch did not fit in the device's memory."""
 
     code = "out_of_memory"
     outcome = "oom"
 
 
 class DeadlineExceeded(ServerError):
-    """The request's own deadline passed, queued or running."""
+    """The request's deadline passed, queued or running."""
 
     status = 504
     type = "timeout_error"
@@ -232,5 +240,17 @@ class DeadlineExceeded(ServerError):
 
 
 def error_response(error: ServerError) -> JSONResponse:
-    """The answer that an error is."""
+    """Return the answer for an error."""
     return JSONResponse(error.envelope(), status_code=error.status, headers=error.headers())
+
+
+class UsageError(Exception):
+    """A command cannot be carried out as it was given; the text is a sentence for the user."""
+
+
+class CannotListen(UsageError):
+    """The address or port cannot be bound."""
+
+
+class ServingFailed(UsageError):
+    """The server had to stop because its model cannot be loaded."""

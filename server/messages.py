@@ -1,18 +1,30 @@
-"""What the event loop and the worker process say to each other: frozen, picklable, free of torch.
+"""Messages between the event loop and a worker process: frozen, picklable, free of torch.
 
 All times are seconds on ``time.monotonic()``, which the processes of one machine share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-FailureCode = Literal["deadline_exceeded", "out_of_memory", "internal_error"]
+from star_model.sampling import Sampling
+
+FailureCode = Literal["out_of_memory", "internal_error"]
 Stage = Literal["text_encode", "scale_step", "vae_decode"]
 LoadPhase = Literal["starting", "loading", "capturing", "warming"]
+
+
+class Key(NamedTuple):
+    """Identifies one image of one job.
+
+    Attributes:
+        job_id: of the job.
+        image: index in the job's seeds.
+    """
+
+    job_id: str
+    image: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,38 +37,16 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How images are sampled.
-
-    Args:
-        guidance_scale: weight of the prompt against the negative prompt.
-        top_k: tokens kept before drawing; 0 keeps all.
-        top_p: probability mass kept before drawing, in ``(0, 1]``.
-        smooth_scales: last scales that are painted with the mean of the tokens kept, instead of one drawn.
-    """
-
-    guidance_scale: float
-    top_k: int
-    top_p: float
-    smooth_scales: int = 0
-
-    def changed(self, given: Mapping[str, Any]) -> Sampling:
-        """This, with what ``given`` has of it in its place; None is not given, and other entries do not matter."""
-        values = asdict(self)
-        return Sampling(**{k: v if given.get(k) is None else given[k] for k, v in values.items()})
-
-
-@dataclass(frozen=True, slots=True)
 class ImageEdit:
-    """An image that a job starts from, and what is to become of it.
+    """The image that an edit starts from, and how it is edited.
 
     Args:
-        image: of the model's size.
-        mask: a byte for each pixel of it, row by row, other than 0 where it is to be painted; None is everywhere.
-        keep_scales: coarse scales that are the image's own inside the mask too.
-        erase: forget what is inside the mask.
-        focus: paint a small masked part at full resolution, in a window around it.
-        feather: fade into the painted part over a few pixels.
+        image: has the model's image size.
+        mask: one byte per pixel, row by row; non-zero pixels are painted. None paints everywhere.
+        keep_scales: coarse scales taken from the image inside the mask too.
+        erase: discard the image's content inside the mask.
+        focus: paint a small masked region at full resolution, in a window around it.
+        feather: blend into the painted region over a few pixels.
     """
 
     image: Pixels
@@ -69,17 +59,16 @@ class ImageEdit:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request as the worker sees it; it becomes one sequence for each seed.
+    """One request as the worker sees it; each seed becomes one sequence in the engine.
 
     Args:
         id: unique among the requests of this server process.
-        prompt: what to draw.
-        negative_prompt: what the unguided row is conditioned on; empty for none.
-        seeds: one for each image, each in ``0 ... 2**32 - 1``.
-        sampling: of all images.
-        partial_images: previews wanted of each image while it is painted.
-        deadline: when the request is of no more use to its caller.
-        edit: the image to start from; None paints from nothing.
+        prompt: describes the images.
+        negative_prompt: what guidance leads away from; empty for none.
+        seeds: one per image, each in ``0 ... 2**32 - 1``.
+        sampling: parameters of all images.
+        partial_images: previews wanted of each image.
+        edit: the image to start from; None generates from nothing.
     """
 
     id: str
@@ -87,67 +76,51 @@ class Job:
     negative_prompt: str
     seeds: tuple[int, ...]
     sampling: Sampling
-    partial_images: int
-    deadline: float
+    partial_images: int = 0
     edit: ImageEdit | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """What a worker process is started with; see :class:`server.settings.Settings` for most of it.
-
-    Args:
-        index: of this worker, from 0.
-        workers: how many there are; 0 when their number is found out.
-    """
-
-    model: str
-    device: str
-    dtype: str
-    mode: str
-    threads: int
-    cache_dir: Path | None
-    offline: bool
-    allow_unsafe_pickle: bool
-    attention: str
-    cuda_graphs: bool
-    compile: bool
-    slots: int
-    max_batch: int
-    catch_up: float
-    patience: float
-    max_step: float
-    text_cache: int
-    log_level: str
-    log_format: str
-    index: int = 0
-    workers: int = 1
+    @property
+    def parameters(self) -> dict[str, float | int | str]:
+        """Parameters that the images are sampled with, as answers and PNG files state them."""
+        parameters: dict[str, float | int | str] = self.sampling.model_dump()
+        if self.negative_prompt:
+            parameters["negative_prompt"] = self.negative_prompt
+        if self.edit is not None:
+            parameters["keep_scales"] = self.edit.keep_scales
+        return parameters
 
 
 # To the worker.
 
 
 @dataclass(frozen=True, slots=True)
-class Paint:
-    """Paint this image of the job. It is sent to a worker that has a slot free for it."""
+class Accept:
+    """Hands a job to the worker, once and before any of its images."""
 
     job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """Asks for one image of an accepted job. It is sent when the worker has a free slot for it."""
+
+    job_id: str
     image: int
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Nobody waits for this job any more: its images leave before the next step."""
+    """Ends a job, finished or not: the worker forgets it, and drops its images before the next step."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
-    """Stop after the running step."""
+    """Stops the worker after the running step."""
 
 
-ToWorker = Paint | Cancel | Shutdown
+ToWorker = Accept | Paint | Cancel | Shutdown
 
 
 # From the worker.
@@ -155,29 +128,27 @@ ToWorker = Paint | Cancel | Shutdown
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The loaded model and how it runs; what the event-loop side needs to validate, answer and estimate.
+    """The loaded model and how it runs: what validation, answers and estimates need.
 
     Args:
         name: public name.
         image_size: side of the square image in pixels.
         patch_nums: side of each scale's token map.
-        vocab_size: vectors of the codebook.
-        num_classes: of a class-conditional model, whose prompts are names of classes; 0 for a text-conditional one.
-        parameters: parameters of the model.
-        sampling: what a request gets that does not say otherwise.
-        slots: images that can be painted at a time.
+        parameters: number of parameters of the transformer and the VQVAE.
+        sampling: defaults for parameters that a request leaves out.
+        slots: images in flight at most.
         device: ``cpu`` or ``cuda``.
-        dtype: of the weights.
+        dtype: of the transformer's weights.
         mode: ``deterministic`` or ``fast``.
         seconds_per_image: measured by the warm-up, one image alone.
-        description: what it draws, in sentences.
+        description: sentences about what the model draws.
         examples: prompts that it draws well.
+        num_classes: of a class-conditional model, whose prompts are class names; 0 for a text-conditional one.
     """
 
     name: str
     image_size: int
     patch_nums: tuple[int, ...]
-    vocab_size: int
     parameters: int
     sampling: Sampling
     slots: int
@@ -189,38 +160,53 @@ class ModelInfo:
     examples: tuple[str, ...] = ()
     num_classes: int = 0
 
+    @property
+    def size(self) -> str:
+        """Width and height of an image, as the API writes them: ``512x512``."""
+        return f"{self.image_size}x{self.image_size}"
+
+    @property
+    def num_scales(self) -> int:
+        """Number of scales."""
+        return len(self.patch_nums)
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Tokens of one image, all scales together."""
+        return sum(side * side for side in self.patch_nums)
+
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """The worker has come to this phase of its start."""
+    """The worker has entered this phase of its start."""
 
     phase: LoadPhase
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """For how many workers the machine has devices: one for each visible GPU, or one on the CPU."""
+    """Number of workers that the machine has devices for: one per visible GPU, or one on the CPU."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is warm; jobs may come."""
+    """The model is loaded and warm; jobs may come."""
 
     model: ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The model cannot be loaded, for a reason that the user can mend. The worker exits."""
+    """The model cannot be loaded, for a reason that the user can fix. The worker exits."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The worker has begun an image: from here on, it and the image share their fate."""
+    """The worker has begun an image: if the worker dies from here on, the image is lost with it."""
 
     job_id: str
     image: int
@@ -228,12 +214,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class TextRead:
-    """A job's texts have been encoded. It is told for each image, and is the same for all.
+class PromptEncoded:
+    """The texts of a job are encoded. Sent for each image of the job, with the same content.
 
     Args:
-        tokens: that the text encoder read of the prompt and the negative prompt.
-        warnings: sentences for the caller, such as what of the prompt did not fit.
+        job_id: of the job.
+        tokens: tokens of the prompt and the negative prompt together.
+        warnings: sentences for the caller, such as which part of the prompt was cut off.
     """
 
     job_id: str
@@ -243,7 +230,7 @@ class TextRead:
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """An image has all its scales, and its slot can be given to another; its pixels follow."""
+    """All scales of an image are done and its slot is free; its pixels follow."""
 
     job_id: str
     image: int
@@ -251,11 +238,13 @@ class Freed:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """An unfinished image of a job, decoded from what is painted so far.
+    """An unfinished image, decoded from the scales done so far.
 
     Args:
+        job_id: of the job.
         image: index in the job's seeds.
-        index: how many previews of this image came before.
+        index: number of previews of this image before this one.
+        pixels: the decoded image.
     """
 
     job_id: str
@@ -275,7 +264,7 @@ class Painted:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A job ended without all its images; nothing more comes of it."""
+    """A job has failed; no further images of it come."""
 
     job_id: str
     code: FailureCode
@@ -284,9 +273,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one piece of work took.
+    """Duration of one piece of work.
 
     Args:
+        stage: kind of work.
         seconds: its duration.
         batch: prompts or images in it.
         scale: index of the scale, for ``scale_step``.
@@ -300,18 +290,16 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The worker is alive.
+    """Sign of life, sent every second by a thread of the worker from its first line on.
 
     Args:
-        at: when it was sent.
-        turned_at: when the main loop last came round; old while a step is long, or hangs.
-        idle: the main loop waits for a message.
-        slots_in_use: slots that the engine has given out.
+        turned_at: start of the main loop's current turn, or of the load; old while a step is long or hangs.
+        idle: the main loop is waiting for a message.
+        slots_in_use: slots that hold an image.
         memory_allocated: bytes of device memory in tensors; 0 on a CPU.
         memory_reserved: bytes of device memory held by the process; 0 on a CPU.
     """
 
-    at: float
     turned_at: float
     idle: bool
     slots_in_use: int = 0
@@ -321,12 +309,12 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The worker is gone; put in by the parent, always the last message of a worker."""
+    """The worker process is gone. The parent adds this as the last message of a worker."""
 
     reason: str
 
 
-Work = Started | TextRead | Freed | Preview | Painted | Failed | Timing
-"""What a worker says of its jobs."""
+Work = Started | PromptEncoded | Freed | Preview | Painted | Failed | Timing
+"""Messages about jobs."""
 
 FromWorker = Loading | Devices | Ready | LoadFailed | Work | Heartbeat | Exited

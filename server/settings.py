@@ -1,6 +1,6 @@
-"""Every setting, once: a flag of the command line, a variable ``STAR_...``, and a key of a YAML file.
+"""All settings. Each is a flag of the command line, a variable ``STAR_...`` and a key of a YAML file.
 
-They take precedence in that order. A name that does not exist is an error that suggests the nearest.
+They take precedence in that order. An unknown name is an error that suggests the nearest one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from server.messages import WorkerOptions
 from server.validation import unknown
 
 ENV_PREFIX = "STAR_"
@@ -31,7 +30,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 def _split(value: Any) -> Any:
-    """The list that ``a,b`` or ``["a", "b"]`` is in a flag or a variable."""
+    """Parse ``a,b`` or ``["a", "b"]``, as a flag or a variable writes a list."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -60,68 +59,81 @@ class SettingsFileError(ValueError):
 
 
 class ModelSettings(BaseSettings):
-    """Which model, and how it runs."""
+    """The model, and how it runs. Frozen, like all settings."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, extra="forbid", protected_namespaces=("model_validate", "model_dump")
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=("model_validate", "model_dump"),
     )
 
-    model: str = Field(
-        "star-mini", min_length=1, description="name of a model, or the directory of a native one"
-    )
+    model: str = Field("star-mini", min_length=1, description="name or directory of a model")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where it runs; auto takes a GPU if any"
+        "auto", description="device to run on; auto is a GPU if there is one"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the transformer's weights; auto is the best for the device"
+        "auto", description="type of the transformer's weights; auto is the best for the device"
     )
     mode: Literal["auto", "deterministic", "fast"] = Field(
         "auto",
-        description="deterministic: an image is the same in any batch; auto is that on a CPU, fast on a GPU",
+        description="deterministic: an image is the same in any batch; auto: that on a CPU, fast on a GPU",
     )
     threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads of the model; 0 is its share of the processors"
+        0, ge=0, le=1024, description="CPU threads of each worker; 0 is its share of the processors"
     )
     attention: Literal["auto", "sdpa", "xformers"] = Field(
-        "auto",
-        description="kernels of attention; xformers is an extra and needs a GPU, auto is sdpa",
+        "auto", description="attention backend; auto is sdpa, xformers is an extra and needs a GPU"
     )
-    cache_dir: Path | None = Field(None, description="where fetched and converted models are kept")
-    offline: bool = Field(False, description="never fetch a model; an absent one is an error")
+    cache_dir: Path | None = Field(
+        None, description="directory for downloaded and converted models"
+    )
+    offline: bool = Field(False, description="never download a model; a missing one is an error")
     allow_unsafe_pickle: bool = Field(
         False,
-        description="convert published files that need more than tensors, and can run any code",
+        description="convert published files that hold more than tensors; loading them can run any code",
     )
 
-    def worker_options(self, **others: Any) -> WorkerOptions:
-        """What a worker needs of these; ``others`` overrides and adds."""
-        return WorkerOptions(
-            **{
-                "model": self.model,
-                "device": self.device,
-                "dtype": self.dtype,
-                "mode": self.mode,
-                "threads": self.threads,
-                "cache_dir": self.cache_dir,
-                "offline": self.offline,
-                "allow_unsafe_pickle": self.allow_unsafe_pickle,
-                "attention": self.attention,
-                "cuda_graphs": False,
-                "compile": False,
-                "slots": 1,
-                "max_batch": 1,
-                "catch_up": 0.0,
-                "patience": 0.0,
-                "max_step": 0.0,
-                "text_cache": 1,
-                "log_level": "warning",
-                "log_format": "auto",
-                **others,
-            }
-        )
+
+class WorkerSettings(ModelSettings):
+    """All that a worker process needs: a frozen part of :class:`Settings`, sent to it when it starts."""
+
+    workers: int = Field(
+        0, ge=0, le=64, description="worker processes; 0 is one per visible GPU, or one on a CPU"
+    )
+    slots: int = Field(
+        8, ge=1, le=1024, description="images in flight per worker; each takes a slot of memory"
+    )
+    max_batch: int = Field(
+        0, ge=0, le=1024, description="images in one step at most; 0 is as many as slots"
+    )
+    max_step: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="work of one step at most, in images; 0 is 0.2 in deterministic mode, 1 in fast mode",
+    )
+    cuda_graphs: bool = Field(
+        False, description="on a GPU, capture CUDA graphs at start and replay them; takes memory"
+    )
+    compile: bool = Field(
+        False, description="fuse kernels with torch.compile at start, which takes minutes on a CPU"
+    )
+    text_cache: int = Field(256, ge=0, le=1_000_000, description="encoded prompts that are cached")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest level that is logged"
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="log format; auto is console on a terminal and JSON elsewhere"
+    )
+
+    @property
+    def largest_batch(self) -> int:
+        """Images in one step at most."""
+        return min(self.max_batch or self.slots, self.slots)
 
 
-class Settings(ModelSettings):
+class Settings(WorkerSettings):
     """Everything that can be set about the server."""
 
     config: Path | None = Field(
@@ -132,138 +144,85 @@ class Settings(ModelSettings):
         "127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 is every interface"
     )
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
-
-    workers: int = Field(
-        0,
-        ge=0,
-        le=64,
-        description="processes that paint; 0 is one for each visible GPU, one on a CPU",
-    )
-    slots: int = Field(
-        8,
-        ge=1,
-        le=1024,
-        description="images painted at a time by a worker; each takes a slot of memory",
-    )
-    max_batch: int = Field(
-        0, ge=0, le=1024, description="most images in one step; 0 is as many as slots"
-    )
     queue_capacity: int = Field(64, ge=1, le=100_000, description="images that may wait for a slot")
-    catch_up: float = Field(
-        0.0, ge=0, le=1, description="share of an image's work a newcomer may need to be waited for"
-    )
-    patience: float = Field(
-        1.0, ge=0, le=100, description="work, in images, that an image waits for others to catch up"
-    )
-    max_step: float = Field(
-        0.0,
-        ge=0,
-        le=1000,
-        description="most work in one step, in images; 0 is 0.2 in deterministic mode, 1 in fast mode",
-    )
-    cuda_graphs: bool = Field(
-        False,
-        description="on a GPU, record the network's work at the start and replay it; takes memory",
-    )
-    compile: bool = Field(
-        False,
-        description="fuse kernels with torch.compile at the start, which takes minutes on a CPU",
-    )
-    text_cache: int = Field(256, ge=0, le=1_000_000, description="encoded prompts that are kept")
 
     default_timeout_s: Seconds = Field(
-        300.0, description="deadline of a request that names none, in seconds"
+        300.0, description="seconds until a request fails that sets no timeout_s"
     )
-    max_timeout_s: Seconds = Field(
-        3600.0, description="longest deadline a request may ask for, in seconds"
-    )
+    max_timeout_s: Seconds = Field(3600.0, description="largest timeout_s of a request, in seconds")
     max_body_bytes: int = Field(
-        1 << 20, ge=1024, le=1 << 30, description="longest request body, in bytes"
+        1 << 20, ge=1024, le=1 << 30, description="largest request body, in bytes"
     )
     max_upload_bytes: int = Field(
         16 << 20,
         ge=1024,
         le=1 << 30,
-        description="longest request body where it may hold images, in bytes",
+        description="largest request body that may hold images, in bytes",
     )
     max_image_pixels: int = Field(
-        1 << 24,
-        ge=1,
-        le=1 << 27,
-        description="most pixels of an image that is sent; more is not decoded",
+        1 << 24, ge=1, le=1 << 27, description="pixels of an uploaded image at most"
     )
     api_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)] = Field(
-        [], description="keys that callers must send, separated by commas; none lets everybody in"
+        [], description="keys that clients must send, separated by commas; empty lets everyone in"
     )
     api_key_file: Path | None = Field(
-        None, description="a file of further keys, one a line, which no process list shows"
+        None, description="file of further keys, one per line, which no process list shows"
     )
     requests_per_minute: int = Field(
-        0,
-        ge=0,
-        le=1_000_000,
-        description="for each key, or each address without keys; 0 is no limit",
+        0, ge=0, le=1_000_000, description="limit per key, or per address without keys; 0 is none"
     )
     images_per_minute: int = Field(
-        0,
-        ge=0,
-        le=1_000_000,
-        description="for each key, or each address without keys; 0 is no limit",
+        0, ge=0, le=1_000_000, description="limit per key, or per address without keys; 0 is none"
     )
     trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         ["127.0.0.1", "::1"],
-        description="whose X-Forwarded-For and -Proto are believed, by commas; * is all",
+        description="proxies whose X-Forwarded-For and -Proto are trusted, separated by commas; * is all",
     )
     cors_origins: Annotated[
         list[str], NoDecode, BeforeValidator(_split), AfterValidator(_are_origins)
     ] = Field([], description="sites whose pages may call the API, separated by commas; * is all")
     public_url: Annotated[str, AfterValidator(_is_address)] | None = Field(
-        None,
-        description="address that callers reach the server under; that of the request when left out",
+        None, description="address of the server in image URLs; the request's own when left out"
     )
     stored_images: int = Field(
         1000, ge=0, le=1_000_000, description='images kept for response_format "url"; 0 refuses it'
     )
     # At least what one request can make: ten images of 1024 x 1024 pixels, not compressed at all.
     stored_bytes: int = Field(
-        256 << 20, ge=32 << 20, le=1 << 40, description="most bytes of all kept images"
+        256 << 20, ge=32 << 20, le=1 << 40, description="bytes of all kept images at most"
     )
-    stored_s: Seconds = Field(3600.0, description="how long an image is kept, in seconds")
+    stored_s: Seconds = Field(3600.0, description="seconds that an image is kept")
     previews: bool = Field(True, description="allow streams with partial images")
     preview_buffer: int = Field(
-        2, ge=1, le=100, description="previews kept for a slow reader; older ones are dropped"
+        2, ge=1, le=100, description="previews kept for a slow client; older ones are dropped"
     )
     write_timeout_s: Seconds = Field(
-        60.0,
-        description="how long a client may take none of its answer before it is cut off, in seconds",
+        60.0, description="seconds after which a client that reads nothing is disconnected"
     )
     keepalive_s: Seconds = Field(
-        15.0, description="silence in a stream before a comment is sent, in seconds"
+        15.0, description="seconds of silence in a stream before a comment is sent"
     )
     encode_threads: int = Field(
-        2, ge=1, le=64, description="threads that read and write PNG, WebP and JPEG"
+        2, ge=1, le=64, description="threads that decode and encode PNG, WebP and JPEG"
     )
 
     drain_timeout_s: Seconds = Field(
-        30.0, description="how long a stopping server finishes what runs, in seconds"
+        30.0, description="seconds that a stopping server has to finish running requests"
     )
     heartbeat_timeout_s: Seconds = Field(
-        30.0, description="silence of the worker before it is replaced, in seconds"
+        30.0, description="seconds without a heartbeat before a worker is replaced"
+    )
+    load_timeout_s: Seconds = Field(
+        3600.0,
+        description="seconds that a worker may take to load, downloads included, before it is replaced",
     )
     stall_timeout_s: Seconds = Field(
-        600.0, description="longest step of the engine before the worker is replaced, in seconds"
+        600.0, description="seconds that one step may take before the worker is replaced"
     )
     restart_backoff_s: Seconds = Field(
-        1.0, description="wait before the worker is started again, doubled each time up to 60 s"
+        1.0, description="seconds before a worker is restarted, doubled each time up to 60"
     )
-
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least that is logged"
-    )
-    log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="auto is console on a terminal and JSON elsewhere"
-    )
-    log_prompts: bool = Field(False, description="put prompts into the log")
+    log_prompts: bool = Field(False, description="log prompts")
 
     @classmethod
     def settings_customise_sources(
@@ -274,7 +233,7 @@ class Settings(ModelSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, which arrive as arguments, before the environment, before the file."""
+        """Order the sources: flags, which arrive as arguments, before the environment, before the file."""
         check_environment(os.environ, list(cls.model_fields))
         given = init_settings.init_kwargs if isinstance(init_settings, InitSettingsSource) else {}
         path = given.get("config") or os.environ.get(f"{ENV_PREFIX}CONFIG")
@@ -292,28 +251,14 @@ class Settings(ModelSettings):
             )
         return self
 
-    def worker_options(self, **others: Any) -> WorkerOptions:
-        """What the worker process is started with."""
-        return super().worker_options(
-            **{
-                "workers": self.workers,
-                "slots": self.slots,
-                "max_batch": self.max_batch or self.slots,
-                "catch_up": self.catch_up,
-                "patience": self.patience,
-                "max_step": self.max_step,
-                "cuda_graphs": self.cuda_graphs,
-                "compile": self.compile,
-                "text_cache": self.text_cache,
-                "log_level": self.log_level,
-                "log_format": self.log_format,
-                **others,
-            }
-        )
+    def for_worker(self) -> WorkerSettings:
+        """Return the worker's part; secrets stay in the parent process."""
+        values = {name: getattr(self, name) for name in WorkerSettings.model_fields}
+        return WorkerSettings.model_construct(**values)
 
 
 def check_environment(environment: Mapping[str, str], names: list[str]) -> None:
-    """Refuse variables with this program's prefix that are no setting.
+    """Refuse variables with this program's prefix that are not settings.
 
     Args:
         environment: all variables.
@@ -329,21 +274,21 @@ def check_environment(environment: Mapping[str, str], names: list[str]) -> None:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """Where and why, as far as the parser says."""
+    """Return the position and the reason of a YAML error, as far as the parser tells."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
     return f"{place}: {problem}" if problem else place
 
 
 def read_settings_file(path: Path, names: list[str]) -> dict[str, Any]:
-    """The settings in a YAML file.
+    """Read the settings in a YAML file.
 
     Args:
         path: of the file.
         names: of the settings.
 
     Raises:
-        SettingsFileError: the file cannot be read, is no mapping, or has a key that is no setting.
+        SettingsFileError: the file cannot be read, is not a mapping, or has an unknown key.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

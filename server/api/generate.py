@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from server.api.accept import preferred
 from server.api.context import AppContext
-from server.api.painting import Painting, admit
+from server.api.delivery import Delivery, admit
 from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, GenerateResponse, ImageData
 from server.errors import InvalidRequest, NotAcceptable
@@ -48,11 +48,16 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
     as_image = None if body.stream else _negotiate(request, body)
     if as_image is not None:
         body = body.model_copy(update={"format": as_image})
-    painting = await admit(request, body, context, _files(body))
+    model = context.client.require_ready()
+    delivery = await admit(request, body, context, model, _files(body))
     if body.stream:
-        return painting.stream()
-    files = await painting.files()
-    return painting.image_answer(files) if as_image is not None else _json_answer(painting, files)
+        return delivery.stream()
+    files = await delivery.files()
+    return (
+        delivery.image_answer(files)
+        if as_image is not None
+        else _json_answer(delivery, body, files)
+    )
 
 
 def _files(body: GenerateRequest) -> EditFiles | None:
@@ -93,18 +98,18 @@ def _negotiate(request: Request, body: GenerateRequest) -> ImageFormat | None:
     return FORMATS[choice]
 
 
-def _json_answer(painting: Painting, files: Sequence[bytes]) -> Response:
-    plan = painting.plan
+def _json_answer(delivery: Delivery, body: GenerateRequest, files: Sequence[bytes]) -> Response:
+    ticket = delivery.ticket
     answer = GenerateResponse(
         created=int(time.time()),
-        model=plan.model.name,
-        size=plan.size,
-        format=plan.image_format,
-        parameters=plan.parameters,
+        model=ticket.model.name,
+        size=ticket.model.size,
+        format=body.image_format,
+        parameters=ticket.job.parameters,
         data=[
             ImageData(b64_json=base64.b64encode(file).decode("ascii"), seed=seed)
-            for file, seed in zip(files, plan.job.seeds, strict=True)
+            for file, seed in zip(files, ticket.job.seeds, strict=True)
         ],
-        warnings=list(painting.ticket.warnings),
+        warnings=list(ticket.warnings),
     )
-    return painting.timed(Response(answer.model_dump_json(), media_type="application/json"))
+    return delivery.timed(Response(answer.model_dump_json(), media_type="application/json"))

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from server.api.accept import preferred
 from server.api.context import AppContext
-from server.api.painting import admit
+from server.api.delivery import admit
 from server.api.responses import IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, Prompt, SamplingFields, input_config
 from server.errors import InvalidRequest, NotAcceptable
@@ -61,7 +61,8 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
     The answer is the bytes of the image, in the format that the `Accept` header prefers: PNG, WebP or JPEG.
     """
     parameters = body.parameters or TextToImageParameters()
-    _check(parameters, context.client.admit())
+    model = context.client.require_ready()
+    _check(parameters, model)
     accept = request.headers.get("accept")
     media_type = preferred(accept, list(FORMATS))
     if media_type is None:
@@ -69,8 +70,8 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
             f"Accept must allow {', '.join(FORMATS)}; it is {accept}.", param="accept"
         )
     native = GenerateRequest(prompt=body.inputs, format=FORMATS[media_type], **parameters.sampling)
-    painting = await admit(request, native, context)
-    return painting.image_answer(await painting.files())
+    delivery = await admit(request, native, context, model)
+    return delivery.image_answer(await delivery.files())
 
 
 def _check(parameters: TextToImageParameters, model: ModelInfo) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 
 from fastapi import APIRouter
 
@@ -57,10 +56,10 @@ def _card(model: ModelInfo, context: Context) -> ModelCard:
     return ModelCard(
         id=model.name,
         created=int(time.time() - context.client.uptime_seconds),
-        size=f"{model.image_size}x{model.image_size}",
+        size=model.size,
         scales=list(model.patch_nums),
         parameters=model.parameters,
-        **asdict(model.sampling),
+        **model.sampling.model_dump(),
         device=model.device,
         dtype=model.dtype,
         mode=model.mode,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Form, Request
 from starlette.responses import Response
 
 from server.api.context import AppContext
-from server.api.openai_images import paint
+from server.api.openai_images import respond
 from server.api.openai_schemas import OpenAIEditForm, OpenAIImagesResponse
 from server.api.responses import TIMES, error_responses, event_stream
 from server.errors import InvalidRequest, UnsupportedMediaType
@@ -56,4 +56,4 @@ async def edits(
         raise InvalidRequest(f"image must be one file; got {len(given)}.", param="image")
     image = Upload("image", await given[0].read())
     mask = Upload("mask", await body.mask.read()) if body.mask is not None else None
-    return await paint(request, body, context, EditFiles(image, mask))
+    return await respond(request, body, context, EditFiles(image, mask))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.context import AppContext, Context
+from server.api.delivery import admit
 from server.api.models import check_model
 from server.api.openai_schemas import OpenAIImage, OpenAIImageRequest, OpenAIImagesResponse
-from server.api.painting import Painting, admit
 from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
-from server.api.schemas import GenerateRequest, Usage
+from server.api.schemas import GenerateRequest
+from server.api.streaming import usage_of
+from server.dispatch.ticket import Ticket
 from server.errors import InvalidRequest, NotFound
 from server.images.encode import MEDIA_TYPES
 from server.images.store import StoredImage
@@ -47,7 +49,7 @@ async def generations(request: Request, body: OpenAIImageRequest, context: AppCo
     The native fields, such as `seed` and `guidance_scale`, are accepted beside OpenAI's: with the official
     client, through `extra_body`.
     """
-    return await paint(request, body, context)
+    return await respond(request, body, context)
 
 
 @router.get(
@@ -78,19 +80,29 @@ async def content(name: str, context: AppContext) -> Response:
     return Response(image.data, media_type=image.media_type, headers=headers)
 
 
-async def paint(
+async def respond(
     request: Request, body: OpenAIImageRequest, context: Context, files: EditFiles | None = None
 ) -> Response:
-    """Serve a request of OpenAI's, with the image to edit if there is one."""
-    check_model(body.model, context.client.admit())
+    """Serve a request in OpenAI's form, with the image to edit if there is one."""
+    model = context.client.require_ready()
+    check_model(body.model, model)
     _check(body, context)
-    painting = await admit(request, _native(body), context, files)
+    native = _native(body)
+    delivery = await admit(request, native, context, model, files)
     if body.stream:
-        return painting.stream("image_generation" if files is None else "image_edit")
-    painted = await painting.files()
-    images = _links(painting, painted) if body.response_format == "url" else _contents(painted)
-    answer = _answer(painting, list(images))
-    return painting.timed(
+        return delivery.stream("image_generation" if files is None else "image_edit")
+    encoded = await delivery.files()
+    if body.response_format == "url":
+        base = context.settings.public_url or str(request.base_url).rstrip("/")
+        media_type = MEDIA_TYPES[native.image_format]
+        images = [
+            {"url": f"{base}/v1/images/{quote(name)}/content"}
+            for name in (context.store.put(StoredImage(media_type, file)) for file in encoded)
+        ]
+    else:
+        images = [{"b64_json": base64.b64encode(file).decode("ascii")} for file in encoded]
+    answer = _answer(delivery.ticket, native, images)
+    return delivery.timed(
         Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
     )
 
@@ -134,33 +146,19 @@ def _native(body: OpenAIImageRequest) -> GenerateRequest:
     )
 
 
-def _contents(files: Sequence[bytes]) -> Iterator[dict[str, str]]:
-    for file in files:
-        yield {"b64_json": base64.b64encode(file).decode("ascii")}
-
-
-def _links(painting: Painting, files: Sequence[bytes]) -> Iterator[dict[str, str]]:
-    context = painting.context
-    base = context.settings.public_url or str(painting.request.base_url).rstrip("/")
-    media_type = MEDIA_TYPES[painting.plan.image_format]
-    for file in files:
-        yield {
-            "url": f"{base}/v1/images/{quote(context.store.put(StoredImage(media_type, file)))}/content"
-        }
-
-
-def _answer(painting: Painting, images: Sequence[dict[str, str]]) -> OpenAIImagesResponse:
-    plan, ticket = painting.plan, painting.ticket
+def _answer(
+    ticket: Ticket, native: GenerateRequest, images: Sequence[dict[str, str]]
+) -> OpenAIImagesResponse:
+    job, model = ticket.job, ticket.model
     return OpenAIImagesResponse(
         created=int(time.time()),
         data=[
-            OpenAIImage(seed=seed, **image)
-            for seed, image in zip(plan.job.seeds, images, strict=True)
+            OpenAIImage(seed=seed, **image) for seed, image in zip(job.seeds, images, strict=True)
         ],
-        output_format=plan.image_format,
-        size=plan.size,
-        usage=Usage.of(ticket.text_tokens, plan.image_tokens * len(images), plan.edited_tokens),
-        model=plan.model.name,
-        parameters=plan.parameters,
+        output_format=native.image_format,
+        size=model.size,
+        usage=usage_of(ticket, len(images)),
+        model=model.name,
+        parameters=job.parameters,
         warnings=list(ticket.warnings),
     )

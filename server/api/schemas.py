@@ -16,6 +16,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from server.images.encode import ImageFormat
+from server.sampling import SamplingOverrides
+from star_model.sampling import Sampling, Seed
 
 Prompt = Annotated[
     str,
@@ -49,47 +51,26 @@ def output_config(example: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [example]})
 
 
-class SamplingFields(BaseModel):
-    """What every way of asking for an image has. What is left out has the model's own default."""
+class SamplingFields(SamplingOverrides):
+    """Fields of every request for images. A field left out has the model's default."""
 
     model_config = input_config()
 
-    negative_prompt: NegativePrompt | None = Field(None, description="What to lead away from.")
-    seed: int | None = Field(
+    negative_prompt: NegativePrompt | None = Field(
+        None, description="Text that guidance leads away from."
+    )
+    seed: Seed | None = Field(
         None,
-        ge=0,
-        le=2**32 - 1,
-        description="Of the first image; the next have the numbers after it, wrapping at 2^32. "
+        description="Seed of the first image; the next images have the numbers after it, wrapping at 2^32. "
         "Random when left out, and reported either way.",
     )
-    guidance_scale: float | None = Field(
-        None, ge=0, le=100, description="How closely to follow the prompt; 0 is no guidance."
-    )
-    top_k: int | None = Field(
-        None, ge=0, le=1_000_000, description="Only the likeliest tokens are drawn from; 0 is all."
-    )
-    top_p: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Only tokens up to this total probability are drawn from; 1 is all.",
-    )
-    smooth_scales: int | None = Field(
-        None,
-        ge=0,
-        description="How many of the model's scales, counted from the finest, are painted with the mean of the tokens "
-        "that might be drawn instead of one of them: calmer surfaces, fewer surprises; 0 is none.",
-    )
     timeout_s: float | None = Field(
-        None,
-        gt=0,
-        le=86_400,
-        description="Seconds after which the answer is of no more use, queue included.",
+        None, gt=0, le=86_400, description="Give up after this many seconds, queueing included."
     )
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """These fields as they are given, for a request of another kind."""
+        """These fields as they are given, for a request of another form."""
         return {name: getattr(self, name) for name in SamplingFields.model_fields}
 
 
@@ -181,6 +162,11 @@ class GenerateRequest(EditFields, SamplingFields, PromptField):
         description="Previews of each image in a stream: decoded from its coarser scales.",
     )
 
+    @property
+    def image_format(self) -> ImageFormat:
+        """Format of the image files."""
+        return self.format or "png"
+
     @model_validator(mode="before")
     @classmethod
     def _class_in_place_of_prompt(cls, data: Any) -> Any:
@@ -209,7 +195,7 @@ class ImageData(BaseModel):
     seed: int = Field(description="With which the same request paints it again.")
 
 
-SAMPLED: dict[str, Any] = {"guidance_scale": 4.0, "top_k": 600, "top_p": 0.8, "smooth_scales": 0}
+SAMPLED: dict[str, Any] = Sampling().model_dump()
 """The parameters of the examples."""
 
 

@@ -16,11 +16,11 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from server.api.context import Context
-from server.api.plan import Plan
-from server.api.schemas import CompletedEvent, PartialImageEvent, Usage
+from server.api.schemas import CompletedEvent, GenerateRequest, PartialImageEvent, Usage
 from server.dispatch.ticket import Ticket
 from server.errors import ClientClosed, InternalError, ServerError
 from server.http.request_log import RequestRecord
+from server.images.encode import png_text
 from server.messages import Painted, Preview
 
 EventKind = Literal["image_generation", "image_edit"]
@@ -29,22 +29,34 @@ EventKind = Literal["image_generation", "image_edit"]
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
+def usage_of(ticket: Ticket, images: int) -> Usage:
+    """Return the usage of this many images of a request, in tokens."""
+    tokens = ticket.model.tokens_per_image
+    edited = tokens if ticket.job.edit is not None else 0
+    return Usage.of(ticket.text_tokens, tokens * images, edited)
+
+
 class ImageStream(EventSourceResponse):
-    """Streams one ticket.
+    """Streams the images of one request.
 
     Args:
         context: of the app.
-        plan: what is painted.
-        ticket: of it; left when the stream ends, however it ends.
+        body: how the images are to be delivered.
+        ticket: of the request; left when the stream ends, however it ends.
         record: of the request.
         kind: of the events.
     """
 
     def __init__(
-        self, context: Context, plan: Plan, ticket: Ticket, record: RequestRecord, kind: EventKind
+        self,
+        context: Context,
+        body: GenerateRequest,
+        ticket: Ticket,
+        record: RequestRecord,
+        kind: EventKind,
     ) -> None:
         self._context = context
-        self._plan = plan
+        self._body = body
         self._ticket = ticket
         self._record = record
         self._kind = kind
@@ -57,7 +69,7 @@ class ImageStream(EventSourceResponse):
             finally:
                 self._record.details |= ticket.times
                 if not ticket.over:
-                    self._record.fail(ClientClosed("The client left."))
+                    self._record.fail(ClientClosed("The client disconnected."))
 
     async def _events(self) -> AsyncIterator[bytes]:
         silence = self._context.settings.keepalive_s
@@ -84,30 +96,30 @@ class ImageStream(EventSourceResponse):
         return PartialImageEvent(**fields, partial_image_index=event.index)
 
     async def _completed(self, event: Painted) -> CompletedEvent:
-        fields, plan = await self._fields(event, "completed"), self._plan
+        fields, ticket = await self._fields(event, "completed"), self._ticket
         return CompletedEvent(
             **fields,
-            usage=Usage.of(self._ticket.text_tokens, plan.image_tokens, plan.edited_tokens),
-            seed=plan.job.seeds[event.image],
-            model=plan.model.name,
-            parameters=plan.parameters,
-            warnings=list(self._ticket.warnings),
+            usage=usage_of(ticket, 1),
+            seed=ticket.job.seeds[event.image],
+            model=ticket.model.name,
+            parameters=ticket.job.parameters,
+            warnings=list(ticket.warnings),
         )
 
     async def _fields(self, event: Preview | Painted, name: str) -> dict[str, Any]:
-        """What both kinds of event have."""
-        plan = self._plan
-        text = plan.text(event.image)
+        """Return the fields that both kinds of event have."""
+        body, ticket = self._body, self._ticket
+        text = png_text(ticket.job, event.image, ticket.model.name)
         data = await self._context.encoder.encode(
-            event.pixels, plan.image_format, plan.quality, text
+            event.pixels, body.image_format, body.quality, text
         )
         return {
             "type": f"{self._kind}.{name}",
             "b64_json": base64.b64encode(data).decode("ascii"),
             "created_at": int(time.time()),
-            "size": plan.size,
-            "output_format": plan.image_format,
-            "image_index": event.image if len(plan.job.seeds) > 1 else None,
+            "size": ticket.model.size,
+            "output_format": body.image_format,
+            "image_index": event.image if len(ticket.job.seeds) > 1 else None,
         }
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from server.commands.offline import UsageError
 from server.commands.simulation import Outcome, Simulation, StepTimes, Strategy
+from server.errors import UsageError
 from server.worker.scheduler import Policy
 from star_model.config import ModelConfig
 from star_model.cost import Device, decode_work, step_work

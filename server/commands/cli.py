@@ -1,24 +1,20 @@
 """The command line: ``star-server serve | generate | info | convert | plan``.
 
-What a user can get wrong ends in one sentence on stderr and exit code 2, never in a traceback.
+A mistake of the user ends in one sentence on stderr and exit code 2, never in a traceback.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     CliApp,
-    CliPositionalArg,
     CliSettingsSource,
     CliSubCommand,
     SettingsConfigDict,
@@ -26,16 +22,20 @@ from pydantic_settings import (
 )
 
 from server import __version__
+from server.commands.convert import Convert
+from server.commands.generate import Generate, remark
+from server.commands.info import Info
 from server.commands.plan import Plan
-from server.messages import Sampling
-from server.settings import ModelSettings, Settings, SettingsFileError
+from server.errors import UsageError
+from server.settings import Settings, SettingsFileError
 from server.validation import complaints, nearest, unknown
+from star_model.errors import StarError
 
 PROGRAM = "star-server"
 EXIT_USAGE = 2
 EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 _NULL = "\0"
-"""What stands for null in arguments, which cannot hold it: so the prompt "None" is a prompt."""
+"""Stands for null in arguments. They cannot contain it, so the prompt "None" is a prompt."""
 
 
 class Serve(Settings):
@@ -48,148 +48,13 @@ class Serve(Settings):
         serve(self)
 
 
-class Generate(ModelSettings):
-    """Paint a prompt into files."""
-
-    model_config = SettingsConfigDict(validate_by_name=True)
-
-    prompt: CliPositionalArg[
-        Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
-    ] = Field(description="what to paint")
-    output: Path = Field(
-        Path("image.png"),
-        validation_alias=AliasChoices("o", "output"),
-        description="file to write (.png, .webp, .jpg); with --n 4, a.png becomes a-1.png to a-4.png",
-    )
-    n: int = Field(1, ge=1, le=1000, description="images to paint, each with a seed of its own")
-    seed: int | None = Field(
-        None, ge=0, le=2**32 - 1, description="of the first image; random when left out"
-    )
-    negative_prompt: str = Field("", max_length=2000, description="what to lead away from")
-    guidance_scale: float | None = Field(
-        None, ge=0, le=100, allow_inf_nan=False, description="how closely to follow the prompt"
-    )
-    top_k: int | None = Field(
-        None, ge=0, description="draw from the likeliest tokens only; 0 is all"
-    )
-    top_p: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="draw from tokens up to this probability; 1 is all",
-    )
-    smooth_scales: int | None = Field(
-        None,
-        ge=0,
-        description="last scales painted with the mean of the likely tokens, not with one; 0 is none",
-    )
-    quality: int | None = Field(None, ge=1, le=100, description="of webp and jpeg")
-    batch: int = Field(8, ge=1, le=1024, description="images painted at a time")
-
-    def cli_cmd(self) -> None:
-        """Paint, and say what was written."""
-        from tqdm import tqdm
-
-        from server.commands.offline import Picture, Progress, generate
-
-        picture = Picture(
-            prompt=self.prompt,
-            negative_prompt=self.negative_prompt,
-            seed=self.seed,
-            n=self.n,
-            sampling={f.name: getattr(self, f.name) for f in dataclasses.fields(Sampling)},
-            quality=self.quality,
-        )
-        bars: list[tqdm[int]] = []
-
-        def begin(scales: int, images: int) -> Progress:
-            bar: tqdm[int] = tqdm(
-                total=scales * images, unit="scale", desc=f"painting {images}", leave=False
-            )
-            bars.append(bar)
-
-            def progress(painted: int, together: int) -> None:
-                bar.update(painted * together)
-                bar.set_postfix_str(f"{bar.n // scales} of {images} images done")
-
-            return progress
-
-        options = self.worker_options(slots=self.batch, max_batch=self.batch)
-        try:
-            files, warnings = generate(picture, self.output, options, begin, _remark)
-        finally:
-            for bar in bars:
-                bar.close()
-        for warning in warnings:
-            _remark(warning)
-        for path, seed in files:
-            print(f"wrote {path} (seed {seed})")
-
-
-class Info(BaseModel):
-    """Print a model's architecture, parameters, scales and memory per slot."""
-
-    model_config = ConfigDict(extra="forbid", validate_by_name=True)
-
-    model: CliPositionalArg[str] = Field(
-        "star-mini", description="name of a model, or the directory of one"
-    )
-    cache_dir: Path | None = Field(None, description="where fetched and converted models are kept")
-    as_json: bool = Field(False, validation_alias=AliasChoices("json"), description="print JSON")
-
-    def cli_cmd(self) -> None:
-        """Print it."""
-        from server.commands.offline import describe, description_text
-
-        info = describe(self.model, self.cache_dir)
-        print(json.dumps(info, indent=2) if self.as_json else description_text(info))
-
-
-class Convert(BaseModel):
-    """Convert the files of a published STAR or VAR checkpoint into a native model directory."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    transformer: Path = Field(description="the transformer, a .pth file")
-    vqvae: Path = Field(description="the VQVAE, a .pth file")
-    text_encoder: Path | None = Field(
-        None, description="the folder of the CLIP text encoder; a VAR has none"
-    )
-    out: Path = Field(description="directory to create")
-    preset: str = Field("star-512", description="which published model the files are of")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="of the converted transformer; that of the files when left out"
-    )
-    overwrite: bool = Field(False, description="replace a model that is already in the directory")
-    allow_unsafe_pickle: bool = Field(
-        False, description="load files that need more than tensors, and can run any code"
-    )
-
-    def cli_cmd(self) -> None:
-        """Convert, and say what was written."""
-        from star_model.checkpoints.published import convert_published
-
-        convert_published(
-            transformer=self.transformer,
-            vqvae=self.vqvae,
-            text_encoder=self.text_encoder,
-            out=self.out,
-            preset=self.preset,
-            allow_unsafe_pickle=self.allow_unsafe_pickle,
-            dtype=self.dtype,
-            overwrite=self.overwrite,
-        )
-        print(f"wrote {self.out}; serve it with: {PROGRAM} serve --model {self.out}")
-
-
 class Cli(BaseModel):
-    """Text to image with STAR, scale-wise autoregressive models that paint coarse to fine."""
+    """Serve and run STAR, scale-wise autoregressive text-to-image models."""
 
     model_config = SettingsConfigDict(
         cli_prog_name=PROGRAM,
         cli_parse_none_str=_NULL,
-        # What CliApp does by itself, but not for a source of one's own.
+        # Defaults of CliApp, which it does not apply to a source of our own.
         case_sensitive=True,
         cli_avoid_json=True,
         cli_enforce_required=True,
@@ -199,10 +64,10 @@ class Cli(BaseModel):
     )
 
     serve: CliSubCommand[Serve] = Field(description="serve a model over HTTP")
-    generate: CliSubCommand[Generate] = Field(description="paint a prompt into files")
+    generate: CliSubCommand[Generate] = Field(description="generate images from a prompt")
     info: CliSubCommand[Info] = Field(description="describe a model")
     convert: CliSubCommand[Convert] = Field(description="convert a published checkpoint")
-    plan: CliSubCommand[Plan] = Field(description="say how many GPUs a load needs")
+    plan: CliSubCommand[Plan] = Field(description="estimate the GPUs that a load needs")
 
     def cli_cmd(self) -> None:
         """Run the subcommand."""
@@ -225,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the process when None.
 
     Returns:
-        the exit code: 0, or 2 when the user can mend it, or 130 after Ctrl-C, or 141 when nobody reads the output.
+        the exit code: 0; 2 for a mistake of the user; 130 after Ctrl-C; 141 when the output is a closed pipe.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -233,10 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run(given)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # `star-server info | head`: nobody reads on
+    except BrokenPipeError:  # `star-server info | head`: the reader is gone
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # what Python flushes when it ends
+        )  # Python flushes it when it exits
         return EXIT_BROKEN_PIPE
     except ValidationError as error:
         return _complain(_explain_values(given, error))
@@ -244,9 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(_explain_flags(given, str(error)))
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
-        if not _is_users(error):
-            raise
+    except (UsageError, StarError) as error:
         return _complain(str(error))
     return 0
 
@@ -255,13 +118,13 @@ def _run(arguments: list[str]) -> None:
     if arguments[:1] in (["--version"], ["version"]):
         print(f"{PROGRAM} {__version__}")
         return
-    # Any model has a source of its own, whatever the types say: CliApp itself makes them so.
+    # The types demand BaseSettings; CliApp itself builds sources for any model in this way.
     source = CliSettingsSource[Any](Cli, cli_exit_on_error=False, formatter_class=_Help)  # type: ignore[arg-type]
     CliApp.run(Cli, _normalised(arguments), cli_settings_source=source, cli_exit_on_error=False)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help that has no default to tell where there is none."""
+    """Help that shows no default where there is none."""
 
     def _expand_help(self, action: argparse.Action) -> str:
         return super()._expand_help(action).replace(f" (default: {_NULL})", "")
@@ -276,34 +139,14 @@ def _normalised(arguments: list[str]) -> list[str]:
     return flags + arguments[end:]
 
 
-def _remark(sentence: str) -> None:
-    print(f"{PROGRAM}: {sentence}", file=sys.stderr)
-
-
 def _complain(message: str) -> int:
     whole = "\n" in message or message.endswith((".", "?"))  # several lines end with a list
-    _remark(message if whole else f"{message}.")
+    remark(message if whole else f"{message}.")
     return EXIT_USAGE
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether an exception's text is a sentence for the user; modules that are not loaded raised nothing."""
-    kinds = {
-        "server.commands.serve": ("CannotListen", "ServingFailed"),
-        "server.commands.offline": ("UsageError",),
-        "star_model.errors": ("StarError",),
-    }
-    types = [
-        getattr(sys.modules[m], name)
-        for m, names in kinds.items()
-        if m in sys.modules
-        for name in names
-    ]
-    return isinstance(error, tuple(types))
-
-
 def _explain_values(arguments: Sequence[str], error: ValidationError) -> str:
-    """Which value of which setting is wrong."""
+    """Return a sentence about each wrong value."""
     command = _COMMANDS.get(arguments[0] if arguments else "", Cli)
     found = complaints(error.errors(), command, skip=1)
     return " ".join(c.message for c in found)
@@ -319,7 +162,7 @@ def _flag(name: str, field: FieldInfo) -> str:
 
 
 def _explain_flags(arguments: Sequence[str], message: str) -> str:
-    """What argparse or the settings refused, with the nearest flag that exists."""
+    """Return a sentence about what argparse or the settings refused, with the nearest flag."""
     message = (
         message.removeprefix("error parsing CLI: ")
         .removeprefix("Error: ")
@@ -343,7 +186,7 @@ def _explain_flags(arguments: Sequence[str], message: str) -> str:
         return unknown("command", arguments[0], list(_COMMANDS))
     if message.startswith("CLI subcommand is required"):
         return (
-            f"Say what to do: {', '.join(_COMMANDS)}. `{PROGRAM} serve` serves a model; `{PROGRAM} --help` "
-            "tells of the others."
+            f"Name a command: {', '.join(_COMMANDS)}. `{PROGRAM} serve` serves a model; `{PROGRAM} --help` "
+            "describes all."
         )
     return message

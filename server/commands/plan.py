@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from server.commands.simulation import StepTimes, Strategy
+from server.errors import UsageError
 from server.worker.scheduler import Policy, token_shares
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ class Plan(BaseModel):
         allow_inf_nan=False,
         description="of one GPU for an hour, in any currency; 0 leaves costs out",
     )
-    catch_up: float = Field(0.0, ge=0, le=1, description="as of serve")
-    patience: float = Field(1.0, ge=0, le=100, description="as of serve")
     max_step: float = Field(1.0, gt=0, le=1000, description="as of serve")
     step_times: Path | None = Field(
         None, description="output of benchmarks.bench_engine, in place of counted times"
@@ -86,7 +85,7 @@ class Plan(BaseModel):
     def cli_cmd(self) -> None:
         """Simulate, and print."""
         from server.commands.capacity import Demand, compare, plan
-        from server.commands.offline import find_config
+        from server.commands.info import find_config
 
         config, _ = find_config(self.model, self.cache_dir)
         times, source = self._times(config)
@@ -115,7 +114,7 @@ class Plan(BaseModel):
     def policy(self, config: ModelConfig) -> Policy:
         """What every worker's scheduler decides by."""
         shares = token_shares(config.patch_nums)
-        return Policy(shares, self.slots, self.catch_up, self.patience, self.max_step)
+        return Policy(shares, self.slots, self.max_step)
 
     def _times(self, config: ModelConfig) -> tuple[StepTimes, str]:
         """Step times, and a phrase that says where they are from."""
@@ -128,7 +127,6 @@ class Plan(BaseModel):
 
     def _memory(self, config: ModelConfig) -> int | None:
         """Bytes that each GPU needs; None where the machine is not one of the known GPUs."""
-        from server.commands.offline import UsageError
         from star_model.cost import peak_bytes
 
         if self.step_times is not None:
@@ -142,7 +140,6 @@ class Plan(BaseModel):
         return needed
 
     def _device(self) -> Device:
-        from server.commands.offline import UsageError
         from star_model.cost import DEVICES
 
         if self.gpu not in DEVICES:

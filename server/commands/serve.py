@@ -11,6 +11,7 @@ import uvicorn
 
 from server.app import create_app, make_client
 from server.dispatch.engine_client import EngineClient
+from server.errors import CannotListen, ServingFailed
 from server.logs import configure_logging
 from server.settings import Settings
 
@@ -19,24 +20,16 @@ _UNSENT_BYTES = 128 << 10
 _LAST_BYTES_SECONDS = 5
 
 
-class CannotListen(Exception):
-    """The address or port cannot be bound; the text is a sentence for the user."""
-
-
-class ServingFailed(Exception):
-    """The server had to stop because its model cannot be loaded; the text is a sentence for the user."""
-
-
 class DrainingServer(uvicorn.Server):
-    """A uvicorn server that, asked to stop, goes on answering until what runs is done.
+    """A uvicorn server that drains when asked to stop: it goes on until running requests are done.
 
-    While it drains it still listens, so that probes and new requests get a proper 503. A second signal ends
-    it at once.
+    While it drains it still listens, so that probes and new requests get a proper 503. A second signal ends it at
+    once.
 
     Args:
-        config: of uvicorn.
-        client: whose requests are waited for.
-        drain_timeout_s: at most so long, in seconds.
+        config: uvicorn's.
+        client: its requests are awaited.
+        drain_timeout_s: seconds that draining may take.
     """
 
     def __init__(
@@ -50,11 +43,11 @@ class DrainingServer(uvicorn.Server):
         self._log = structlog.get_logger("star.server")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note the signal; unlike uvicorn's own, it is not raised again at the end, so the exit code is 0."""
+        """Count the signal. Unlike uvicorn, do not raise it again at the end, so the exit code is 0."""
         self._signals += 1
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; true ends the main loop."""
+        """Check ten times a second whether to stop; true ends the main loop."""
         if await super().on_tick(counter) or self._client.workers.fatal is not None:
             return True
         if not self._signals:
@@ -73,15 +66,15 @@ class DrainingServer(uvicorn.Server):
 
 
 def listen(host: str, port: int, write_timeout_s: float = 60.0) -> list[socket.socket]:
-    """Bind the addresses that a host name has: ``localhost`` may be one of IPv4 and one of IPv6.
+    """Bind all addresses of a host name: ``localhost`` may have one of IPv4 and one of IPv6.
 
     Args:
         host: name or address.
         port: 0 takes a free one.
-        write_timeout_s: seconds after which a client is cut off that takes none of what it was sent.
+        write_timeout_s: seconds after which a client that reads nothing is disconnected.
 
     Raises:
-        CannotListen: none of the addresses is this machine's, or the port is taken; with what to do about it.
+        CannotListen: none of the addresses is this machine's, or the port is taken; the text says what to do.
     """
     sockets: list[socket.socket] = []
     failure: OSError | None = None
@@ -117,7 +110,7 @@ def _bind(
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _bound_what_is_unread(bound, write_timeout_s)
+        _limit_unsent(bound, write_timeout_s)
         bound.bind(address)
         bound.listen(_BACKLOG)
     except OSError:
@@ -126,11 +119,11 @@ def _bind(
     return bound
 
 
-def _bound_what_is_unread(listener: socket.socket, write_timeout_s: float) -> None:
-    """Limit what a reader that is slow, or has stopped, can make the server keep; connections inherit it.
+def _limit_unsent(listener: socket.socket, write_timeout_s: float) -> None:
+    """Limit what a slow or stopped reader can make the server keep; connections inherit the limits.
 
-    The system holds little that has not been sent, so that a slow reader's previews are dropped here rather
-    than delivered late, and gives up on a client that takes nothing at all. Both options are Linux's own.
+    The kernel buffers little unsent data, so that a slow reader's previews are dropped here rather than delivered
+    late, and it disconnects a client that reads nothing at all. Both options exist on Linux only.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
 import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from server.worker.scheduler import Key, Policy, Scheduler
+from server.messages import Key
+from server.worker.scheduler import Policy, Scheduler
 
 Strategy = Literal["one", "whole", "continuous", "packed"]
 """How a worker takes up work: ``one`` image at a time; a batch that is filled when the ``whole`` batch before it
@@ -143,7 +143,7 @@ class Simulation:
             worker = min(taking, key=lambda w: len(w.scales))
             key = self._queue.popleft()
             worker.scales[key] = 0
-            worker.scheduler.add(key, math.inf)
+            worker.scheduler.add(key)
 
     def _closed(self, worker: _Worker) -> bool:
         """Whether a batch is under way that nobody may join."""
@@ -152,17 +152,19 @@ class Simulation:
     def _step(self, worker: _Worker, now: float) -> None:
         """Begin the worker's next step, and note when it ends."""
         batch = (
-            tuple(worker.scales) if self._strategy == "packed" else worker.scheduler.next_batch()
+            tuple(worker.scales)
+            if self._strategy == "packed"
+            else worker.scheduler.next_batch(worker.scales)
         )
         if not batch:
             return
         seconds = self._times.step([worker.scales[key] for key in batch])
-        worker.scheduler.advance(batch)
         for key in batch:
             worker.scales[key] += 1
         painted = tuple(key for key in batch if worker.scales[key] == self._num_scales)
         for key in painted:
             del worker.scales[key]
+            worker.scheduler.remove(key)
         if painted:
             seconds += self._times.decode(len(painted))
         worker.working = True

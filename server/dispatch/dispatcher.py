@@ -1,14 +1,14 @@
-"""Which waiting image goes to which worker: pure policy.
+"""The policy that decides which waiting image goes to which worker: pure.
 
-One queue stands before all workers. An image leaves it when a worker has a slot free for it, and not before:
-a slow worker hoards nothing, and one that dies takes with it only what it had begun.
+One queue stands before all workers. An image leaves it only when a worker has a slot free for it: a slow worker
+hoards nothing, and one that dies takes with it only the images it had begun.
 
-**Fairness.** A free slot goes to the waiting job that holds the fewest slots, the earliest of them on a tie;
-so a job for ten images neither starves a job for one nor is starved by a stream of them.
+**Fairness.** A free slot goes to the waiting job that holds the fewest slots, the earliest of them on a tie. So a job
+for ten images neither starves a job for one nor is starved by a stream of such jobs.
 
-**Images, not jobs.** The images of a job are placed one by one, each with the worker that has the most free
-slots. Every image draws from a random stream of its own, so it does not matter where it is painted, and a
-job for ten uses all workers. The price is that a job is lost with any of the workers that paint it.
+**Images, not jobs.** The images of a job are placed one by one, each with the worker that has the most free slots.
+Every image has a random stream of its own, so its worker does not matter, and a job for ten uses all workers. The
+price is that a job is lost with any of the workers that generate it.
 """
 
 from __future__ import annotations
@@ -17,39 +17,50 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from server.worker.scheduler import Key
+from server.messages import Job, Key
 
 
 class Placement(NamedTuple):
-    """An image is to be painted by a worker."""
+    """An image that a worker is to generate.
+
+    Attributes:
+        worker: index of the worker.
+        job: of the image.
+        image: index in the job's seeds.
+        first: the worker has no image of this job yet.
+    """
 
     worker: int
-    key: Key
+    job: Job
+    image: int
+    first: bool
 
 
 @dataclass(slots=True)
-class _Placed:
-    worker: int
-    begun: bool = False
-    holds_slot: bool = True
+class _Entry:
+    """A job and the whereabouts of its images; finished images are in none of these.
 
+    Attributes:
+        waiting: images that are with no worker.
+        placed: worker of each image that is with one.
+        begun: placed images that are lost if their worker dies.
+        in_slot: placed images that still hold a slot.
+        accepted_by: workers that have been sent the job.
+    """
 
-@dataclass(slots=True)
-class _Job:
-    id: str
+    job: Job
     waiting: deque[int]
-    placed: dict[int, _Placed] = field(default_factory=dict)
-
-    @property
-    def slots_held(self) -> int:
-        return sum(image.holds_slot for image in self.placed.values())
+    placed: dict[int, int] = field(default_factory=dict)
+    begun: set[int] = field(default_factory=set)
+    in_slot: set[int] = field(default_factory=set)
+    accepted_by: set[int] = field(default_factory=set)
 
 
 class Dispatcher:
-    """The jobs that are not painted, the slots that the workers have, and which image is where."""
+    """The unfinished jobs, the free slots of the workers, and the place of each image."""
 
     def __init__(self) -> None:
-        self._jobs: dict[str, _Job] = {}  # in order of arrival
+        self._entries: dict[str, _Entry] = {}  # in order of arrival
         self._slots: dict[int, int] = {}
         self._free: dict[int, int] = {}
 
@@ -61,102 +72,105 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Images that are with no worker."""
-        return sum(len(job.waiting) for job in self._jobs.values())
+        return sum(len(entry.waiting) for entry in self._entries.values())
 
-    def submit(self, job_id: str, images: int) -> None:
+    def submit(self, job: Job) -> None:
         """Queue a job of at least one image.
 
         Raises:
-            ValueError: the id is in use, or there is nothing to paint.
+            ValueError: the id is in use, or there is nothing to generate.
         """
-        if job_id in self._jobs:
-            raise ValueError(f"job {job_id} is already queued")
-        if images < 1:
-            raise ValueError(f"job {job_id} asks for {images} images")
-        self._jobs[job_id] = _Job(job_id, deque(range(images)))
+        if job.id in self._entries:
+            raise ValueError(f"job {job.id} is already queued")
+        if not job.seeds:
+            raise ValueError(f"job {job.id} asks for no image")
+        self._entries[job.id] = _Entry(job, deque(range(len(job.seeds))))
 
     def remove(self, job_id: str) -> set[int]:
-        """Forget a job, whatever became of it.
+        """Forget a job, finished or not; its slots count as free from now on.
 
         Returns:
-            the workers that have images of it, and are to be told; their slots count as free from now on.
+            the workers that have the job and must be told.
         """
-        job = self._jobs.pop(job_id, None)
-        if job is None:
+        entry = self._entries.pop(job_id, None)
+        if entry is None:
             return set()
-        for image in job.placed.values():
-            self._vacate(image)
-        return {image.worker for image in job.placed.values()}
+        for image in list(entry.in_slot):
+            self._free_slot(entry, image)
+        return entry.accepted_by
 
     def open(self, worker: int, slots: int) -> None:
-        """A worker is ready, with all of its slots free."""
+        """Add a worker that is ready, with all its slots free."""
         self._slots[worker] = self._free[worker] = slots
 
     def close(self, worker: int) -> list[str]:
-        """A worker is gone; harmless for one that never was.
+        """Remove a worker that is gone; one that was never ready is ignored.
 
         Returns:
-            the jobs of which it had begun an image, to be removed. What else it had been given waits again.
+            the jobs of which it had begun an image, which must be removed. Other images placed there wait again.
         """
         self._slots.pop(worker, None)
         self._free.pop(worker, None)
         lost = []
-        for job in self._jobs.values():
-            here = {
-                image: placed for image, placed in job.placed.items() if placed.worker == worker
-            }
-            if any(placed.begun for placed in here.values()):
-                lost.append(job.id)
-            else:
-                job.waiting.extendleft(sorted(here, reverse=True))
-                for image in here:
-                    del job.placed[image]
+        for entry in self._entries.values():
+            entry.accepted_by.discard(worker)
+            here = [image for image, at in entry.placed.items() if at == worker]
+            if entry.begun.intersection(here):
+                lost.append(entry.job.id)
+                continue
+            entry.waiting.extendleft(sorted(here, reverse=True))
+            entry.in_slot.difference_update(here)
+            for image in here:
+                del entry.placed[image]
         return lost
 
     def place(self) -> list[Placement]:
-        """Give free slots to waiting images, until there are none of the one or of the other.
+        """Give free slots to waiting images until one or the other runs out.
 
         Returns:
-            which image goes where; from now on they hold a slot there.
+            the placements; each image holds a slot of its worker from now on.
         """
         placements: list[Placement] = []
         free = sum(self._free.values())
-        waiting = [job for job in self._jobs.values() if job.waiting] if free else []
+        waiting = [entry for entry in self._entries.values() if entry.waiting] if free else []
         while waiting and len(placements) < free:
-            job = min(waiting, key=lambda j: j.slots_held)  # the first of the least served
+            entry = min(waiting, key=lambda e: len(e.in_slot))  # the earliest of those served least
             worker = max(self._free, key=lambda w: (self._free[w], -w))
-            image = job.waiting.popleft()
-            job.placed[image] = _Placed(worker)
+            image = entry.waiting.popleft()
+            first = worker not in entry.accepted_by
+            entry.placed[image] = worker
+            entry.in_slot.add(image)
+            entry.accepted_by.add(worker)
             self._free[worker] -= 1
-            placements.append(Placement(worker, Key(job.id, image)))
-            if not job.waiting:
-                waiting.remove(job)
+            placements.append(Placement(worker, entry.job, image, first))
+            if not entry.waiting:
+                waiting.remove(entry)
         return placements
 
     def begun(self, key: Key) -> None:
-        """The image's worker works on it: from now on it is lost with that worker."""
-        if (image := self._find(key)) is not None:
-            image.begun = True
+        """Note that the image's worker works on it: from now on it is lost with that worker."""
+        if (entry := self._find(key)) is not None:
+            entry.begun.add(key.image)
 
     def vacated(self, key: Key) -> None:
-        """The image's slot is free; its pixels are still to come."""
-        if (image := self._find(key)) is not None:
-            self._vacate(image)
+        """Note that the image's slot is free; its pixels are still to come."""
+        if (entry := self._find(key)) is not None:
+            self._free_slot(entry, key.image)
 
     def painted(self, key: Key) -> None:
-        """The image is done."""
-        if (image := self._find(key)) is not None:
-            self._vacate(image)
-            job = self._jobs[key.job_id]
-            del job.placed[key.image]
-            if not job.placed and not job.waiting:
-                del self._jobs[job.id]
+        """Note that the image is finished. The job stays until it is removed."""
+        if (entry := self._find(key)) is not None:
+            self._free_slot(entry, key.image)
+            entry.begun.discard(key.image)
+            del entry.placed[key.image]
 
-    def _find(self, key: Key) -> _Placed | None:
-        job = self._jobs.get(key.job_id)  # None when it has been removed meanwhile
-        return job.placed.get(key.image) if job is not None else None
+    def _find(self, key: Key) -> _Entry | None:
+        """Return the job of a placed image; None if it has been removed meanwhile."""
+        entry = self._entries.get(key.job_id)
+        return entry if entry is not None and key.image in entry.placed else None
 
-    def _vacate(self, image: _Placed) -> None:
-        if image.holds_slot and image.worker in self._free:
-            self._free[image.worker] += 1
-        image.holds_slot = False
+    def _free_slot(self, entry: _Entry, image: int) -> None:
+        if image in entry.in_slot:
+            entry.in_slot.remove(image)
+            if (worker := entry.placed[image]) in self._free:
+                self._free[worker] += 1

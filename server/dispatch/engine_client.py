@@ -1,8 +1,8 @@
 """The event loop's side of the engine: admission, submission, cancellation, and one outcome for each request.
 
-Every request is admitted against one bounded count of images before any other work is done for it. When a
-worker dies, requests of which it had begun an image fail with ``engine_dead``; all others are served, by
-another worker or by its successor.
+Every request is admitted against one bounded count of images before any other work is done for it. When a worker
+dies, requests of which it had begun an image fail with ``engine_dead``; all others are served by another worker or by
+its successor.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from server.dispatch.service_rate import ServiceRate, retry_after
-from server.dispatch.supervisor import Patience, Phase
+from server.dispatch.supervisor import Phase
 from server.dispatch.ticket import Ticket
-from server.dispatch.worker_pool import PoolListeners, WorkerPool
+from server.dispatch.worker_pool import PoolCallbacks, WorkerPool
 from server.dispatch.worker_process import Launch
 from server.errors import (
     DeadlineExceeded,
@@ -30,83 +29,65 @@ from server.errors import (
 )
 from server.messages import (
     Failed,
+    FailureCode,
     Freed,
     Job,
     ModelInfo,
     Painted,
     Preview,
+    PromptEncoded,
     Started,
-    TextRead,
     Timing,
     Work,
 )
 from server.metrics import Metrics
+from server.settings import Settings
 
 _DRAINING = "The server is shutting down; send the request to another one."
 _DRAINING_SECONDS = 5.0
 _OUT_OF_MEMORY_SECONDS = 5.0
-_FAILURES: dict[str, type[ServerError]] = {
-    "deadline_exceeded": DeadlineExceeded,
+_FAILURES: dict[FailureCode, type[ServerError]] = {
     "out_of_memory": OutOfMemory,
     "internal_error": InternalError,
 }
 
 
-@dataclass(frozen=True)
-class ClientLimits:
-    """What bounds the client.
-
-    Args:
-        queue_capacity: images that may wait for a slot.
-        preview_buffer: previews kept for a reader that is slow.
-        workers: how many; 0 is one for each visible GPU, or one on the CPU.
-        patience: with each worker.
-    """
-
-    workers: int = 0
-    queue_capacity: int = 64
-    preview_buffer: int = 2
-    patience: Patience = field(default_factory=Patience)
-
-
 class EngineClient:
     """Submits jobs to a pool of workers.
 
-    Attributes:
-        workers: the pool.
-
     Args:
         launch: starts a worker.
-        limits: see :class:`ClientLimits`.
+        settings: sizes of queue and buffers, number of workers, timeouts.
         metrics: where everything is counted.
         clock: seconds, monotonic, shared with the workers.
+
+    Attributes:
+        workers: the pool.
     """
 
     def __init__(
         self,
         launch: Launch,
-        limits: ClientLimits | None = None,
+        settings: Settings | None = None,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.limits = limits or ClientLimits()
+        self.settings = settings or Settings()
         self.metrics = metrics or Metrics()
         self.clock = clock
-        listeners = PoolListeners(ready=self._on_ready, lost=self._on_lost, work=self._on_work)
-        self.workers = WorkerPool(
-            launch, self.limits.workers, self.limits.patience, listeners, self.metrics, clock
-        )
+        callbacks = PoolCallbacks(ready=self._on_ready, lost=self._on_lost, work=self._on_work)
+        self.workers = WorkerPool(launch, self.settings, callbacks, self.metrics, clock)
         self._started_at = clock()
         self._tickets: dict[str, Ticket] = {}  # not over, in order of admission
         self._rate = ServiceRate()
         self._draining_since: float | None = None
         self._watch_gauges()
 
-    # What the service is doing.
+    # State of the service.
 
     @property
     def phase(self) -> Phase:
-        """Where the service is in its life."""
+        """Phase of the service's life."""
         draining = self._draining_since is not None and self.workers.phase != "stopped"
         return "draining" if draining else self.workers.phase
 
@@ -118,21 +99,21 @@ class EngineClient:
 
     @property
     def uptime_seconds(self) -> float:
-        """Seconds since the client was made."""
+        """Seconds since the client was created."""
         return self.clock() - self._started_at
 
     @property
     def outstanding(self) -> int:
-        """Images that have been admitted and are not finished."""
-        return sum(ticket.unpainted for ticket in self._tickets.values())
+        """Number of images that have been admitted and are not finished."""
+        return sum(ticket.unfinished for ticket in self._tickets.values())
 
     @property
     def idle(self) -> bool:
-        """No request is under way."""
+        """Whether no request is in progress."""
         return not self._tickets
 
     def check_ready(self) -> ModelInfo:
-        """The loaded model.
+        """Return the loaded model.
 
         Raises:
             Unavailable: nothing can be served right now; the error says why, and when to try again.
@@ -144,11 +125,11 @@ class EngineClient:
             return workers.model
         wait = retry_after(workers.seconds_to_ready)
         if workers.model is None:
-            raise ModelLoading("The model is still being loaded; try again soon.", retry_after=wait)
-        raise EngineDead("The engine is being started again; try again soon.", retry_after=wait)
+            raise ModelLoading("The model is still loading; try again soon.", retry_after=wait)
+        raise EngineDead("The engine is restarting; try again soon.", retry_after=wait)
 
-    def admit(self) -> ModelInfo:
-        """The loaded model, for a request that asks it for images; a refusal is counted.
+    def require_ready(self) -> ModelInfo:
+        """Return the loaded model for a request that asks for images; a refusal is counted.
 
         Raises:
             Unavailable: see :meth:`check_ready`.
@@ -164,64 +145,64 @@ class EngineClient:
         self.workers.start()
 
     async def close(self) -> None:
-        """Fail what is left and end the workers."""
+        """Fail what is left, and end the workers."""
         self.begin_drain()
         self.abandon()
         await self.workers.close()
 
     # Requests.
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, job: Job, deadline: float) -> Ticket:
         """Admit a job and queue it for the workers.
 
         Args:
             job: its id must be new.
+            deadline: time on the client's clock at which the request fails if it is not done.
 
         Raises:
             QueueFull: there is no room for its images; ``retry_after`` says when there may be.
             Unavailable: see :meth:`check_ready`.
         """
-        self.admit()
-        try:
-            self._check_room(len(job.seeds))
-        except QueueFull as error:
-            self.metrics.reject(error)
-            raise
+        model = self.require_ready()  # the service may have changed since the request came
+        self._require_room(len(job.seeds))
         now = self.clock()
         if self.idle:
             self._rate.busy(now)
-        ticket = Ticket(job, now, self.limits.preview_buffer, self._leave)
+        ticket = Ticket(job, model, now, self.settings.preview_buffer, self._leave)
         self._tickets[job.id] = ticket
         loop = asyncio.get_running_loop()
-        ticket.expiry = loop.call_later(max(job.deadline - now, 0.0), self._expire, ticket)
+        ticket.expiry = loop.call_later(max(deadline - now, 0.0), self._expire, ticket)
         self.workers.submit(job)
         return ticket
 
     def begin_drain(self) -> None:
-        """Refuse new requests and those still in the queue; what has been started goes on."""
+        """Refuse new requests and those still queued; what has been started goes on."""
         if self._draining_since is None:
             self._draining_since = self.clock()
             for ticket in [t for t in self._tickets.values() if t.started_at is None]:
                 self._end(ticket, _draining())
 
     def abandon(self) -> None:
-        """Fail what is still under way: the time to drain is over."""
+        """Fail what is still running: the time to drain is over."""
         for ticket in list(self._tickets.values()):
             self._end(ticket, _draining())
 
-    def _check_room(self, images: int) -> None:
-        limit = self.limits.queue_capacity + self.workers.slots
+    def _require_room(self, images: int) -> None:
+        limit = self.settings.queue_capacity + self.workers.slots
         excess = self.outstanding + images - limit
-        if excess > 0 and not self.idle:  # an idle server takes a request of any legal size
-            wait = retry_after(self._rate.seconds_until(excess))
-            raise QueueFull(
-                f"The queue is full: {self.outstanding} images are under way and {limit} may be. "
-                f"Try again in {wait} s.",
-                retry_after=wait,
-            )
+        if excess <= 0 or self.idle:  # an idle server takes a request of any legal size
+            return
+        wait = retry_after(self._rate.seconds_until(excess))
+        error = QueueFull(
+            f"The queue is full: {self.outstanding} images are in flight and {limit} may be. "
+            f"Try again in {wait} s.",
+            retry_after=wait,
+        )
+        self.metrics.reject(error)
+        raise error
 
     def _leave(self, ticket: Ticket) -> None:
-        """The API side is done with a ticket; if it is not over, its client has left."""
+        """Cancel a ticket that its holder lets go of before it is over: its client has disconnected."""
         if not ticket.over:
             stage = "queued" if ticket.started_at is None else "running"
             self.metrics.cancellations.labels(stage).inc()
@@ -229,9 +210,10 @@ class EngineClient:
 
     def _expire(self, ticket: Ticket) -> None:
         if not ticket.over:
-            where = "in the queue" if ticket.started_at is None else "while it was painted"
+            where = "in the queue" if ticket.started_at is None else "while it was running"
             self._end(
-                ticket, DeadlineExceeded(f"The request's deadline passed {where}; raise timeout_s.")
+                ticket,
+                DeadlineExceeded(f"The request's deadline passed {where}; raise timeout_s."),
             )
 
     def _end(self, ticket: Ticket, error: ServerError | None) -> None:
@@ -243,7 +225,7 @@ class EngineClient:
         if ticket.started_at is not None:
             self.metrics.queue_duration.observe(ticket.queue_seconds)
 
-    # What the workers tell.
+    # Messages from the workers.
 
     def _on_ready(self, model: ModelInfo) -> None:
         self.metrics.describe_model(model)
@@ -262,17 +244,17 @@ class EngineClient:
     def _on_work(self, message: Work) -> None:
         if isinstance(message, Timing):
             self.metrics.observe(message)
-        elif (ticket := self._tickets.get(message.job_id)) is not None:  # else its client has left
+        elif (ticket := self._tickets.get(message.job_id)) is not None:  # else it is over
             self._on_progress(ticket, message)
 
     def _on_progress(
-        self, ticket: Ticket, message: Started | TextRead | Freed | Preview | Painted | Failed
+        self, ticket: Ticket, message: Started | PromptEncoded | Freed | Preview | Painted | Failed
     ) -> None:
         now = self.clock()
         match message:
             case Started(_, _, at) if ticket.started_at is None:
                 ticket.started_at = at
-            case TextRead(_, tokens, warnings):
+            case PromptEncoded(_, tokens, warnings):
                 ticket.text_tokens, ticket.warnings = tokens, warnings
             case Preview():
                 if ticket.first_preview_at is None:
@@ -282,7 +264,7 @@ class EngineClient:
             case Painted():
                 ticket.push(message)
                 self._rate.finished(now)
-                if not ticket.unpainted:
+                if not ticket.unfinished:
                     self._end(ticket, None)
             case Failed(_, code, text):
                 wait = retry_after(_OUT_OF_MEMORY_SECONDS) if code == "out_of_memory" else None
@@ -290,12 +272,13 @@ class EngineClient:
 
     def _watch_gauges(self) -> None:
         def started() -> int:
-            return sum(t.started_at is not None for t in self._tickets.values())
+            # A copy, made in one go: metrics may be read in another thread, as they are under Ray.
+            return sum(t.started_at is not None for t in tuple(self._tickets.values()))
 
         watch = self.metrics.watch
         watch("requests_running", started)
         watch("requests_waiting", lambda: len(self._tickets) - started())
-        watch("queue_capacity", lambda: self.limits.queue_capacity)
+        watch("queue_capacity", lambda: self.settings.queue_capacity)
 
 
 def _draining() -> Draining:

@@ -1,4 +1,4 @@
-"""How fast images come out, as measured: what an honest ``Retry-After`` is computed from."""
+"""The measured rate of finished images, from which ``Retry-After`` is computed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SHORTEST_WAIT, _LONGEST_WAIT = 1, 120
 
 
 class ServiceRate:
-    """The times between finished images while there is work, the last of them.
+    """The latest intervals between finished images while there was work.
 
     Args:
-        seconds_per_image: what counts until the first image is measured.
+        seconds_per_image: estimate until the first image is measured.
     """
 
     def __init__(self, seconds_per_image: float = 1.0) -> None:
@@ -24,20 +24,20 @@ class ServiceRate:
         self._mark: float | None = None
 
     def busy(self, now: float) -> None:
-        """From now on there is work to do; before, there was none."""
+        """Note that there is work to do from now on, and was none before."""
         self._mark = now
 
     def finished(self, now: float) -> None:
-        """An image is done."""
+        """Note that an image is finished."""
         if self._mark is not None:
             self._intervals.append(now - self._mark)
         self._mark = now
 
     def seconds_until(self, images: int) -> float:
-        """How long it takes, from a moment like any other, until so many more images are done.
+        """Estimate the seconds until this many more images are finished, from a random moment.
 
-        It is the mean over the recent past, which is taken to come again: images that are batched come out
-        together, so the next one may be far off while the one after it is not.
+        The mean over the recent past, which is assumed to repeat: batched images finish together, so the next one
+        may be far off while the one after it is not.
 
         Args:
             images: at least 1.
@@ -57,10 +57,9 @@ class ServiceRate:
 
 
 def retry_after(seconds: float, draw: Callable[[], float] = random.random) -> int:
-    """What to answer a client that could be served after ``seconds``.
+    """Return the ``Retry-After`` of a client that could be served after ``seconds``.
 
-    Up to half of the time is added by chance, so that those who are refused together do not come back
-    together.
+    Up to half of the time is added at random, so that clients refused together do not come back together.
 
     Args:
         seconds: the estimate.

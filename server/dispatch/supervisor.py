@@ -1,4 +1,4 @@
-"""Keeps one worker running: start, listen, replace when it is silent or hangs, start again with backoff."""
+"""Keeps one worker running: starts it, listens, replaces it when it is silent or hangs, restarts with backoff."""
 
 from __future__ import annotations
 
@@ -24,18 +24,11 @@ from server.messages import (
     ToWorker,
     Work,
 )
+from server.settings import Settings
 
 Phase = Literal[
-    "starting",
-    "loading",
-    "capturing",
-    "warming",
-    "ready",
-    "restarting",
-    "draining",
-    "failed",
-    "stopped",
-]
+    "starting", "loading", "capturing", "warming", "ready", "restarting", "draining", "failed", "stopped"
+]  # fmt: skip
 
 _LONGEST_BACKOFF = 60.0
 _WATCH_SECONDS = 0.5
@@ -43,23 +36,14 @@ _STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a worker may be what; the fields are those of :class:`server.settings.Settings`, in seconds."""
-
-    heartbeat_timeout_s: float = 30.0
-    stall_timeout_s: float = 600.0
-    restart_backoff_s: float = 1.0
-
-
-@dataclass(frozen=True)
-class Listeners:
-    """Whom a supervisor tells what; all are called on the event loop.
+class SupervisorCallbacks:
+    """Callbacks that a supervisor invokes, all on the event loop.
 
     Args:
-        devices: for how many workers the machine has devices.
-        ready: a worker is warm.
-        lost: a worker that was warm, or was to be again, has ended; it will be started again.
-        work: what the worker says of jobs, and how long its work took.
+        devices: with the number of workers that the machine has devices for.
+        ready: when a worker is warm.
+        lost: when a worker has ended that was warm, or was about to be again; it will be restarted.
+        work: with what the worker says about jobs.
     """
 
     devices: Callable[[int], None]
@@ -69,37 +53,36 @@ class Listeners:
 
 
 class Supervisor:
-    """The life of one worker, as the event loop sees it.
-
-    Attributes:
-        index: of the worker.
-        phase: where it is in its life; never ``draining``, of which a supervisor knows nothing.
-        model: what is loaded, or was before the worker ended; None until the first load.
-        fatal: why the model has never been loaded, once that has been tried.
-        worker: the running one; None between two.
-        beat: its latest heartbeat.
-        heard_at: when it was last heard of.
+    """The life of one worker, seen from the event loop.
 
     Args:
         index: of the worker, from 0.
         launch: starts a worker.
-        patience: see :class:`Patience`.
-        listeners: see :class:`Listeners`.
+        settings: its timeouts and its backoff are used.
+        callbacks: see :class:`SupervisorCallbacks`.
         clock: seconds, monotonic, shared with the worker.
+
+    Attributes:
+        phase: of the worker's life; never ``draining``, which a supervisor knows nothing of.
+        model: the loaded model, also while a worker is restarted; None until the first load.
+        fatal: reason why the model has never been loaded, once that has been tried.
+        worker: the running worker; None between two.
+        beat: its latest heartbeat.
+        heard_at: time of its latest message.
     """
 
     def __init__(
         self,
         index: int,
         launch: Launch,
-        patience: Patience,
-        listeners: Listeners,
+        settings: Settings,
+        callbacks: SupervisorCallbacks,
         clock: Callable[[], float],
     ) -> None:
         self.index = index
         self._launch = launch
-        self._patience = patience
-        self._tell = listeners
+        self._settings = settings
+        self._callbacks = callbacks
         self._clock = clock
         self.phase: Phase = "starting"
         self.phase_since = clock()
@@ -108,6 +91,7 @@ class Supervisor:
         self.worker: Worker | None = None
         self.beat: Heartbeat | None = None
         self.heard_at = clock()
+        self._loaded = False  # the running worker has loaded the model
         self._exited = asyncio.Event()
         self._exit_reason = ""
         self._generation = 0
@@ -123,7 +107,7 @@ class Supervisor:
 
     @property
     def seconds_to_ready(self) -> float:
-        """Until the worker is likely to be ready, by how long the last load took."""
+        """Seconds until the worker is likely to be ready, judging by the last load."""
         return max(0.0, self._launch_at + self._load_seconds - self._clock())
 
     def send(self, message: ToWorker) -> None:
@@ -132,21 +116,23 @@ class Supervisor:
             self.worker.send(message)
 
     def start(self) -> None:
-        """Begin; returns before there is a worker."""
+        """Start supervising; returns before there is a worker."""
         self._tasks = [
             asyncio.create_task(self._supervise(), name="supervise"),
             asyncio.create_task(self._watch(), name="watch"),
         ]
 
     async def close(self) -> None:
-        """End the worker and everything here."""
+        """End the worker and the supervision."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         worker, self.worker = self.worker, None
-        self._generation += 1  # whatever it still says is nobody's business
+        self._generation += 1  # whatever the worker still says is ignored
         if worker is not None:
-            if self.phase != "ready":  # it loads, and would not hear of the end before that is done
+            if (
+                self.phase != "ready"
+            ):  # it is loading, and would read no message before that is done
                 worker.kill()
             await asyncio.to_thread(stop, worker, _STOP_SECONDS)
         self._enter("stopped")
@@ -154,35 +140,42 @@ class Supervisor:
     async def _supervise(self) -> None:
         failures = 0
         while True:
-            await self._start_worker()
-            await self._exited.wait()
+            await self._run_worker()
             self.worker, self.beat = None, None
             now = self._clock()
             failures = 1 if now - self._launch_at > _LONGEST_BACKOFF else failures + 1
-            backoff = min(self._patience.restart_backoff_s * 2 ** (failures - 1), _LONGEST_BACKOFF)
+            backoff = self._backoff(failures)
             if self.model is None:
-                # Without another worker that is ready, this is the end; with one, time may bring help.
+                # Unless another worker is ready, this is the end; if one is, a later attempt may succeed.
                 backoff = _LONGEST_BACKOFF
                 self.fatal = self.fatal or f"The model could not be loaded: {self._exit_reason}."
                 self._log.warning("the model could not be loaded", reason=self._exit_reason)
                 self._enter("failed")
             else:
                 self._launch_at = now + backoff
-                self._log.error("the worker is gone", reason=self._exit_reason)
+                self._log.error("worker exited", reason=self._exit_reason, restart_s=backoff)
                 self._enter("restarting")
-                self._tell.lost()
+                self._callbacks.lost()
             await asyncio.sleep(backoff)
 
-    async def _start_worker(self) -> None:
+    def _backoff(self, failures: int) -> float:
+        """Return the seconds before the next start after this many failures in a row."""
+        doublings = min(
+            failures - 1, 16
+        )  # more would only overflow: 2 ** 16 times any setting is past the limit
+        return min(self._settings.restart_backoff_s * 2.0**doublings, _LONGEST_BACKOFF)
+
+    async def _run_worker(self) -> None:
+        """Start a worker and wait for its end; a launch that fails counts as an end."""
         self._generation += 1
         self._exited.clear()
-        self._exit_reason = ""
+        self._exit_reason, self._loaded = "", False
         self._launch_at = self.heard_at = self._clock()
         loop, generation = asyncio.get_running_loop(), self._generation
         launched = threading.Event()
 
         def deliver(message: FromWorker) -> None:
-            launched.wait()  # a worker that is quick must not be ready before there is one to send to
+            launched.wait()  # a quick worker must not be ready before there is one to send to
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(self._hear, generation, message)
 
@@ -192,35 +185,47 @@ class Supervisor:
         except asyncio.CancelledError:
             self.worker = await launching  # so that close() finds it and ends it
             raise
+        except Exception as error:  # no descriptors, no memory, no processes: all of these pass
+            self._exit_reason = f"the worker could not be started ({type(error).__name__}: {error})"
+            return
         finally:
             launched.set()
+        await self._exited.wait()
 
     async def _watch(self) -> None:
-        """Kill a worker that is silent, or whose engine hangs in one step."""
+        """Kill a worker that is silent, whose load takes too long, or whose engine hangs."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            worker, beat, now = self.worker, self.beat, self._clock()
-            if worker is None or beat is None:
-                continue
-            if now - self.heard_at > self._patience.heartbeat_timeout_s:
-                self._exit_reason = f"it was silent for {now - self.heard_at:.0f} s"
-            elif not beat.idle and now - beat.turned_at > self._patience.stall_timeout_s:
-                self._exit_reason = f"its engine hung in one step for {now - beat.turned_at:.0f} s"
-            else:
-                continue
-            self.beat = None
-            worker.kill()
+            worker = self.worker
+            if worker is not None and (reason := self._hang_reason()):
+                self._exit_reason = reason
+                self.beat, self.heard_at = None, self._clock()
+                worker.kill()
+
+    def _hang_reason(self) -> str:
+        """Return the reason why the running worker must be replaced; empty if there is none."""
+        now, beat = self._clock(), self.beat
+        silent = now - self.heard_at
+        if silent > self._settings.heartbeat_timeout_s:
+            return f"it was silent for {silent:.0f} s"
+        if not self._loaded:
+            loading = now - self._launch_at
+            late = loading > self._settings.load_timeout_s
+            return f"it had not loaded the model after {loading:.0f} s" if late else ""
+        if beat is None or beat.idle or now - beat.turned_at <= self._settings.stall_timeout_s:
+            return ""
+        return f"its engine hung in one step for {now - beat.turned_at:.0f} s"
 
     def _hear(self, generation: int, message: FromWorker) -> None:
         if generation != self._generation:
-            return  # the last words of a worker that has been replaced
+            return  # a late message of a worker that has been replaced
         self.heard_at = self._clock()
         match message:
             case Loading(phase):
                 if self.model is None:
                     self._enter(phase)
             case Devices(count):
-                self._tell.devices(count)
+                self._callbacks.devices(count)
             case Ready(model):
                 self._on_ready(model)
             case LoadFailed(text):
@@ -233,17 +238,18 @@ class Supervisor:
                 self._exit_reason = self._exit_reason or f"the worker ended ({reason})"
                 self._exited.set()
             case _:
-                self._tell.work(message)
+                self._callbacks.work(message)
 
     def _on_ready(self, model: ModelInfo) -> None:
         self._load_seconds = self._clock() - self._launch_at
-        self.model, self.fatal = model, None
+        self.model, self.fatal, self._loaded = model, None, True
+        self.beat = None  # the last one was of the load
         self._enter("ready")
         self._log.info(
             "ready", model=model.name, device=model.device, dtype=model.dtype, mode=model.mode,
             slots=model.slots, load_s=round(self._load_seconds, 2), image_s=round(model.seconds_per_image, 2),
         )  # fmt: skip
-        self._tell.ready(model)
+        self._callbacks.ready(model)
 
     def _enter(self, phase: Phase) -> None:
         if phase != self.phase:

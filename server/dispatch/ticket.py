@@ -9,32 +9,48 @@ from types import TracebackType
 from typing import Self
 
 from server.errors import ServerError
-from server.messages import Job, Painted, Preview
+from server.messages import Job, ModelInfo, Painted, Preview
 
 
 class Ticket:
-    """What the API side holds of an admitted request.
+    """The API's handle of an admitted request.
 
-    Use it as a context manager: leaving it gives up what is not done.
+    Use it as a context manager: leaving the context cancels the request unless it is over.
 
     Args:
-        job: what was asked for.
-        admitted_at: when; seconds on the client's clock.
+        job: the request as the worker sees it.
+        model: the loaded model.
+        admitted_at: time of admission; seconds on the client's clock.
         preview_buffer: previews kept while nobody reads; the oldest are dropped, finished images never.
         leave: called once, when the context is left.
+
+    Attributes:
+        started_at: time at which the first image got a slot; None before.
+        ended_at: time of the outcome; None before.
+        first_preview_at: time of the first preview; None before.
+        warnings: sentences for the caller about how the texts were read.
+        text_tokens: tokens of the prompt and the negative prompt.
+        unfinished: images that are still to come.
+        expiry: timer of the request's deadline, which is kept here alone.
     """
 
     def __init__(
-        self, job: Job, admitted_at: float, preview_buffer: int, leave: Callable[[Ticket], None]
+        self,
+        job: Job,
+        model: ModelInfo,
+        admitted_at: float,
+        preview_buffer: int,
+        leave: Callable[[Ticket], None],
     ) -> None:
         self.job = job
+        self.model = model
         self.admitted_at = admitted_at
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.first_preview_at: float | None = None
         self.warnings: tuple[str, ...] = ()
         self.text_tokens = 0
-        self.unpainted = len(job.seeds)
+        self.unfinished = len(job.seeds)
         self.expiry: asyncio.TimerHandle | None = None
         self._error: ServerError | None = None
         self._events: deque[Preview | Painted] = deque()
@@ -49,33 +65,33 @@ class Ticket:
 
     @property
     def queue_seconds(self) -> float:
-        """From admission to the first slot; all of its time for a request that never got one."""
+        """Seconds from admission to the first slot; to the end for a request that never got one."""
         until = self.started_at if self.started_at is not None else self.ended_at
         return (until if until is not None else self.admitted_at) - self.admitted_at
 
     @property
     def inference_seconds(self) -> float:
-        """From the first slot to the end; 0 for a request that never got one."""
+        """Seconds from the first slot to the end; 0 for a request that never got one."""
         if self.started_at is None or self.ended_at is None:
             return 0.0
         return self.ended_at - self.started_at
 
     @property
     def times(self) -> dict[str, float]:
-        """Queue and inference seconds, as the log has them."""
+        """Queue and inference seconds, under their names in the log."""
         return {
             "queue_s": round(self.queue_seconds, 4),
             "inference_s": round(self.inference_seconds, 4),
         }
 
     def push(self, event: Preview | Painted) -> None:
-        """Hand an event to whoever reads :meth:`events`."""
+        """Hand an event to the reader of :meth:`events`."""
         if isinstance(event, Preview):
             queued = [e for e in self._events if isinstance(e, Preview)]
             if len(queued) >= self._preview_buffer:
                 self._events.remove(queued[0])
         else:
-            self.unpainted -= 1
+            self.unfinished -= 1
         self._events.append(event)
         self._changed.set()
 
@@ -89,10 +105,10 @@ class Ticket:
                 self.expiry.cancel()  # it would keep the images alive until the deadline
 
     async def events(self, silence: float | None = None) -> AsyncIterator[Preview | Painted | None]:
-        """Previews and finished images as they come, until the last image.
+        """Yield previews and finished images as they come, until the last image.
 
         Args:
-            silence: seconds without an event after which None is yielded in its place.
+            silence: seconds without an event after which None is yielded.
 
         Raises:
             ServerError: the request ended without all its images; what came before has been yielded.

@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: start, send, receive, kill; nothing here blocks the event loop."""
+"""A worker process as its parent sees it: start, send, receive, kill. Nothing here blocks the event loop."""
 
 from __future__ import annotations
 
@@ -9,54 +9,67 @@ import queue
 import signal
 import threading
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pickle import UnpicklingError
 from typing import Protocol
 
-from server.messages import Exited, FromWorker, Shutdown, ToWorker, WorkerOptions
-from server.worker.main import worker_main
+from server.messages import Exited, FromWorker, Shutdown, ToWorker
+from server.settings import WorkerSettings
 
 
 class Worker(Protocol):
-    """What the client needs of a worker, wherever that runs."""
+    """A running worker, wherever it runs."""
 
     def send(self, message: ToWorker) -> None:
         """Queue a message; never blocks, and is ignored by a worker that is gone."""
         ...
 
     def kill(self) -> None:
-        """End it at once. ``Exited`` follows."""
+        """End the worker at once. ``Exited`` follows."""
         ...
 
     def join(self, timeout: float) -> bool:
-        """Wait until it is gone, in seconds; blocks. Returns whether it is."""
+        """Wait until the worker is gone, for ``timeout`` seconds at most; blocks. Returns whether it is."""
         ...
 
 
 Launch = Callable[[int, Callable[[FromWorker], None]], Worker]
-"""Starts the worker of an index. It is given what to call, in any thread, with each message; the last is
+"""Starts the worker of an index. Its second argument is called, in any thread, with each message; the last is
 ``Exited``."""
+
+
+def _run(connection: Connection, settings: WorkerSettings, index: int) -> None:
+    """Run the worker. Called in the child process, the only one that imports the worker's modules."""
+    from server.worker.main import worker_main
+
+    worker_main(connection, settings, index)
 
 
 class WorkerProcess:
     """A worker in a process of its own.
 
     Args:
-        options: what it loads.
+        settings: what it loads and how it runs.
+        index: of the worker.
         deliver: called in a thread with each message; the last is ``Exited``.
     """
 
-    def __init__(self, options: WorkerOptions, deliver: Callable[[FromWorker], None]) -> None:
+    def __init__(
+        self, settings: WorkerSettings, index: int, deliver: Callable[[FromWorker], None]
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe(duplex=True)
         self._process = context.Process(
-            target=worker_main,
-            args=(theirs, options),
-            name=f"star-worker-{options.index}",
-            daemon=True,
+            target=_run, args=(theirs, settings, index), name=f"star-worker-{index}", daemon=True
         )
-        self._process.start()
-        theirs.close()
-        # multiprocessing joins its children at exit, and the worker ignores SIGTERM: end it before that.
+        try:
+            self._process.start()
+        except BaseException:
+            self._connection.close()
+            raise
+        finally:
+            theirs.close()
+        # multiprocessing joins its children at exit, and the worker ignores SIGTERM: kill it before that.
         atexit.register(self.kill)
         self._deliver = deliver
         self._outbox: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
@@ -66,7 +79,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def send(self, message: ToWorker) -> None:
@@ -89,7 +102,7 @@ class WorkerProcess:
             while True:
                 message = self._connection.recv()
                 self._deliver(message)
-        # The pipe has ended, so nothing more can come of it: give it a moment to exit by itself.
+        # The pipe has ended, so nothing more can come: give the process a moment to exit by itself.
         self._process.join(2.0)
         if self._process.exitcode is None:
             self._process.kill()
@@ -104,11 +117,11 @@ class WorkerProcess:
 
 
 def stop(worker: Worker, timeout: float) -> None:
-    """Ask a worker to end, and end it if it does not; blocks.
+    """Ask a worker to end, and kill it if it does not; blocks.
 
     Args:
         worker: any.
-        timeout: seconds it may take by itself.
+        timeout: seconds that it may take by itself.
     """
     worker.send(Shutdown())
     if not worker.join(timeout):
@@ -123,4 +136,4 @@ def _exit_reason(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
+    return f"{name} (possibly out of memory)" if name == "SIGKILL" else name

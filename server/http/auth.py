@@ -1,4 +1,4 @@
-"""API keys: which requests need one, and whether a request has it."""
+"""API keys: the requests that need one, and the check that a request has it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import InvalidApiKey, error_response
+from server.http.route_path import route_path
 from server.settings import Settings, SettingsFileError
 
 _KEY = re.compile(r"[\x21-\x7e]{16,512}")
 _OPEN = re.compile(
     r"/(livez|readyz|startupz|health|metrics|openapi\.json|docs(/.*)?|static/.*|v1/images/[^/]+/content)?"
 )
-"""Paths to read without a key: probes, metrics, the pages and their parts, and images under secret names."""
+"""Paths that can be read without a key: probes, metrics, the pages and their parts, and images under secret names."""
 
 
 def needs_key(method: str, path: str) -> bool:
-    """Whether a request must hold a key when the server has any."""
+    """Tell whether a request needs a key when the server has keys."""
     return method not in ("GET", "HEAD") or not _OPEN.fullmatch(path)
 
 
 def read_keys(settings: Settings) -> list[str]:
-    """The keys of the settings and of the file that they name.
+    """Read the keys of the settings and of the file that they name.
 
     Raises:
         SettingsFileError: the file cannot be read or holds no key, or a key is too short or not printable.
@@ -60,8 +61,8 @@ class ApiKeyCheck:
     """Middleware that answers 401 to requests without a valid key, before their body is read.
 
     Args:
-        app: the rest.
-        keys: the valid ones; they are compared in constant time.
+        app: the next ASGI app.
+        keys: valid keys; they are compared in constant time.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
@@ -69,7 +70,7 @@ class ApiKeyCheck:
         self._digests = [sha256(key.encode()).digest() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and needs_key(scope["method"], scope["path"]):
+        if scope["type"] == "http" and needs_key(scope["method"], route_path(scope)):
             record = scope["state"]["record"]
             try:
                 record.api_key = self._number_of(Headers(scope=scope).get("authorization"))
@@ -80,14 +81,14 @@ class ApiKeyCheck:
         await self._app(scope, receive, send)
 
     def _number_of(self, authorization: str | None) -> int:
-        """The place of the key in the list, from 1; what logs and rate limits know it by."""
+        """Return the key's position in the list, from 1, by which logs and rate limits name it."""
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
             raise InvalidApiKey(
                 "This server needs an API key; send it as Authorization: Bearer <key>."
             )
         digest = sha256(given.strip().encode("latin-1")).digest()
-        # Every key is compared, whichever matches: the time says nothing of which.
+        # Every key is compared, whichever matches, so the time does not tell which.
         found = [
             i for i, known in enumerate(self._digests, 1) if hmac.compare_digest(known, digest)
         ]

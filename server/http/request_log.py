@@ -1,4 +1,4 @@
-"""What happened to each request: its id, its one line in the log, its count in the metrics."""
+"""The record of each request: its id, its line in the log, its count in the metrics."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from server.errors import (
     ServerError,
     error_response,
 )
+from server.http.route_path import route_path
 from server.metrics import Metrics
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _PROBES = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
-"""Paths that are asked for every few seconds; they are logged at debug."""
+"""Paths that are polled every few seconds; they are logged at debug."""
 
 _PARTS_OF_PAGES = ("/static/", "/docs/parts/")
-"""So are these, several of which follow each visit."""
+"""Prefixes of files that each visit loads several of; they are logged at debug too."""
 
 _OTHER = "other"
-"""The endpoint of what no route is for."""
+"""Name of the endpoint in metrics when no route matches."""
 
 _WITH_IMAGES = frozenset({"/generate", "/v1/images/edits"})
-"""Paths whose requests may hold images, and be as long as those are."""
+"""Paths whose requests may hold images, and be that large."""
 
 _SECRET_ROUTE = "/v1/images/{name}/content"
-"""The one route whose path is a secret, which no log should hold."""
+"""The one route whose path is a secret, which must not be logged."""
 
 
 @dataclass
@@ -62,36 +63,36 @@ class RequestRecord:
     details: dict[str, Any] = field(default_factory=dict)
 
     def fail(self, error: ServerError) -> None:
-        """Note that the answer is this error."""
+        """Record that the answer is this error."""
         self.outcome, self.code = error.outcome, error.code
 
 
 def endpoint_name(route: Route) -> str:
-    """What metrics call a route: its path; images are asked for at the page's path too, which is ``POST /``."""
+    """Return the name of a route in metrics: its path. ``POST /`` is told apart from the page at the same path."""
     methods = route.methods or set()
     return f"POST {route.path}" if route.path == "/" and "POST" in methods else route.path
 
 
 def endpoint_names(routers: Iterable[Router]) -> list[str]:
-    """What metrics can call an endpoint, each name once."""
+    """Return all names of endpoints in metrics, each once."""
     routes = [route for router in routers for route in router.routes if isinstance(route, Route)]
     return [*dict.fromkeys(map(endpoint_name, routes)), _OTHER]
 
 
 def record_of(request: Request) -> RequestRecord:
-    """The record of a request that passes through :class:`RequestLog`."""
+    """Return the record that :class:`RequestLog` keeps of a request."""
     record: RequestRecord = request.scope["state"]["record"]
     return record
 
 
 class RequestLog:
-    """Outermost middleware: around each request, what is the same for all.
+    """Outermost middleware: request ids, the limit on bodies, unhandled errors, the log line.
 
-    It gives the request an id, refuses a body over the limit, turns what nobody caught into the envelope, and
+    It gives each request an id, refuses a body over the limit, answers an unhandled error with the envelope, and
     writes the log line.
 
     Args:
-        app: the rest.
+        app: the next ASGI app.
         metrics: where requests are counted.
         max_body_bytes: longest request body.
         max_upload_bytes: longest where it may hold images.
@@ -118,7 +119,7 @@ class RequestLog:
         status = 0
         body_bytes = 0
         max_bytes = (
-            self._max_upload_bytes if scope["path"] in _WITH_IMAGES else self._max_body_bytes
+            self._max_upload_bytes if route_path(scope) in _WITH_IMAGES else self._max_body_bytes
         )
 
         async def limited_receive() -> Message:
@@ -163,10 +164,10 @@ class RequestLog:
             await self._app(scope, receive, send)
 
     def _conclude(self, scope: Scope, record: RequestRecord, status: int, seconds: float) -> None:
-        path = scope["path"]
+        path = route_path(scope)
         endpoint = endpoint_name(scope["route"]) if "route" in scope else _OTHER
         if not status:
-            record.fail(ClientClosed("The client left."))
+            record.fail(ClientClosed("The client disconnected."))
             status = ClientClosed.status
         self._metrics.requests.labels(endpoint, record.outcome).inc()
         self._metrics.request_duration.labels(endpoint).observe(seconds)
@@ -191,5 +192,5 @@ class RequestLog:
 
 def _too_large(max_bytes: int) -> RequestTooLarge:
     return RequestTooLarge(
-        f"The request body is longer than the {max_bytes:,} bytes that are read; shorten the text, or shrink the image."
+        f"The request body is longer than the {max_bytes:,} bytes allowed; shorten the text, or shrink the image."
     )

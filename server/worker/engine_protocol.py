@@ -1,4 +1,7 @@
-"""What the worker's loop needs of a model. The real one is :mod:`server.worker.star_engine`; tests have a fake."""
+"""Engine interface that the worker loop drives.
+
+The real one is :class:`server.worker.star_engine.StarEngine`; tests have a fake.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from server.messages import Job, Pixels
 from server.worker.pending import Pending
 
 Diagnosis = Literal["out_of_memory", "error", "fatal"]
-"""What an exception means: the batch did not fit; the batch failed; the process is of no more use."""
+"""Meaning of an exception: the batch did not fit; the batch failed; the process cannot recover."""
 
 
 class Text(Protocol):
@@ -17,12 +20,12 @@ class Text(Protocol):
 
     @property
     def truncated(self) -> str:
-        """The end of the prompt that did not fit into the encoder's window; empty if it all did."""
+        """End of the prompt beyond the encoder's window; empty if all of it fitted."""
         ...
 
     @property
     def read_as(self) -> str:
-        """What was read in place of the prompt, if the model knows too little for it; else empty."""
+        """Prompt that a model with a small vocabulary used in place of the given one; else empty."""
         ...
 
     @property
@@ -31,12 +34,21 @@ class Text(Protocol):
         ...
 
 
+class ScaledSequence(Protocol):
+    """An image in the engine."""
+
+    @property
+    def scale(self) -> int:
+        """The scale that the next step predicts, from 0; the number of scales when all are done."""
+        ...
+
+
 TextT = TypeVar("TextT", bound=Text)
-SequenceT = TypeVar("SequenceT")
+SequenceT = TypeVar("SequenceT", bound=ScaledSequence)
 
 
-class Engine(Protocol[TextT, SequenceT]):
-    """What the loop needs of the model: slots, and images that advance by one scale at a time."""
+class SteppingEngine(Protocol[TextT, SequenceT]):
+    """A model with slots, whose images advance by one scale at a time."""
 
     @property
     def num_scales(self) -> int: ...
@@ -48,7 +60,7 @@ class Engine(Protocol[TextT, SequenceT]):
     def total_slots(self) -> int: ...
 
     def encode(self, prompt: str, *, negative: bool = False) -> TextT:
-        """Encode one prompt, or a negative one."""
+        """Encode one prompt, or a negative prompt."""
         ...
 
     def prepare(self, text: TextT, negative: TextT | None, job: Job, seed: int) -> SequenceT:
@@ -56,15 +68,15 @@ class Engine(Protocol[TextT, SequenceT]):
         ...
 
     def step(self, sequences: Sequence[SequenceT]) -> Pending[None]:
-        """Advance sequences that are at one scale by that scale."""
+        """Advance sequences at one scale by that scale."""
         ...
 
     def preview(self, sequences: Sequence[SequenceT]) -> Pending[list[Pixels]]:
-        """Decode what is painted so far."""
+        """Decode unfinished sequences."""
         ...
 
     def finish(self, sequences: Sequence[SequenceT]) -> Pending[list[Pixels]]:
-        """Decode sequences that have all their scales, and free their slots."""
+        """Decode sequences whose scales are all done, and free their slots."""
         ...
 
     def release(self, sequence: SequenceT) -> None:
@@ -72,9 +84,9 @@ class Engine(Protocol[TextT, SequenceT]):
         ...
 
     def memory(self) -> tuple[int, int]:
-        """Bytes of device memory allocated and reserved; zeros on a CPU."""
+        """Return bytes of device memory allocated and reserved; zeros on a CPU. Any thread may call it."""
         ...
 
     def diagnose(self, error: Exception) -> Diagnosis:
-        """What an exception from this engine means, after cleaning up behind it."""
+        """Clean up after an exception from this engine, and tell what it means."""
         ...

@@ -1,4 +1,4 @@
-"""Work that a device has been given and need not have done yet."""
+"""Handles for asynchronous device work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Pending(Protocol[T_co]):
-    """Work under way, of which something comes."""
+    """Work queued on a device, with a result."""
 
     @property
     def done(self) -> bool:
@@ -20,7 +20,7 @@ class Pending(Protocol[T_co]):
         ...
 
     def wait(self) -> T_co:
-        """Wait for what comes of it.
+        """Wait for the result.
 
         Raises:
             Exception: the work failed.
@@ -30,7 +30,7 @@ class Pending(Protocol[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[T]):
-    """Work that was done when it was given, as on a CPU."""
+    """Work that finished within the call that started it, as all work on a CPU does."""
 
     result: T
     done: bool = True
@@ -39,44 +39,47 @@ class Done(Generic[T]):
         return self.result
 
 
-class UnderWay:
-    """Work that a device has been given, in the order in which it does it.
+class InFlight:
+    """Work queued on a device, in the order in which the device does it.
 
     Args:
         clock: seconds, monotonic.
 
     Attributes:
-        given: pieces of work, ever.
+        started: number of pieces of work ever started.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._pieces: deque[tuple[Pending[object], Callable[[], None]]] = deque()
         self._settled_at = float("-inf")
-        self.given = 0
+        self.started = 0
 
     def __len__(self) -> int:
         return len(self._pieces)
 
     def begin(self, work: Pending[object], settle: Callable[[], None]) -> None:
-        """Note work that the device has been given; what is done already is settled at once, in order.
+        """Add work that has been queued; settle at once, in order, whatever is done already.
 
         Args:
-            work: itself.
-            settle: waits for it, and does what is due then.
+            work: its handle.
+            settle: waits for it and handles its result.
         """
         self._pieces.append((work, settle))
-        self.given += 1
+        self.started += 1
         while self._pieces and self._pieces[0][0].done:
             self._settle_first()
 
-    def settle_all_but(self, count: int) -> None:
-        """Wait until no more than the last ``count`` pieces are under way."""
-        while len(self._pieces) > count:
+    def drain(self, keep: int) -> None:
+        """Settle the oldest pieces until at most ``keep`` are in flight."""
+        while len(self._pieces) > keep:
             self._settle_first()
 
     def seconds_since(self, started: float) -> float:
-        """Seconds that work took which was given at ``started`` and is done now: what came before it not counted."""
+        """Return the seconds that work took which was queued at ``started`` and has just finished.
+
+        Time that the device spent on earlier work is not counted.
+        """
         now = self._clock()
         seconds = now - max(started, self._settled_at)
         self._settled_at = now

@@ -1,48 +1,28 @@
-"""The engine of :mod:`star_model` as the worker's main loop wants it: jobs in, bytes out, nothing waited for."""
+"""Adapter from :class:`star_model.Engine` to the worker's main loop: jobs in, bytes out, nothing awaited."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from server.messages import ImageEdit, Job, Pixels
 from server.worker.engine_protocol import Diagnosis
 from server.worker.pending import Done, Pending
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from star_model import Engine
-    from star_model.engine.editing import Edit
-    from star_model.engine.sequence import ImageSequence
-    from star_model.networks.text_encoder import Conditioning
-    from star_model.transfer import ToHost
+from star_model import Engine, ImageSequence
+from star_model.engine.editing import Edit, make_edit
+from star_model.networks.text_encoder import Conditioning
+from star_model.transfer import ToHost
 
 _KEPT_EDITS = 8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EncodedText:
-    """A prompt's conditioning, and what the caller is told of it."""
-
-    conditioning: Conditioning
-    num_tokens: int
-
-    @property
-    def truncated(self) -> str:
-        return self.conditioning.truncated
-
-    @property
-    def read_as(self) -> str:
-        return self.conditioning.read_as
-
-
 @dataclass(frozen=True, slots=True)
-class Arriving:
-    """Images on their way from the device."""
+class PixelsInFlight:
+    """Images that are being copied from the device."""
 
     images: ToHost
 
@@ -57,8 +37,8 @@ class Arriving:
 
 
 @dataclass(frozen=True, slots=True)
-class Stepping:
-    """A step that a GPU has been given."""
+class StepInFlight:
+    """A step queued on a GPU."""
 
     end: torch.cuda.Event
 
@@ -71,7 +51,7 @@ class Stepping:
 
 
 class StarEngine:
-    """A :class:`server.worker.engine_protocol.Engine`.
+    """A :class:`server.worker.engine_protocol.SteppingEngine`.
 
     Args:
         engine: the engine to drive.
@@ -79,8 +59,8 @@ class StarEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._on_cuda = engine.model.device.type == "cuda"
-        # One image is encoded once, for all seeds of its request and for the next ones.
+        self._device = engine.model.device
+        # An image to edit is encoded once, for all seeds of its request and for later requests.
         self._edit = lru_cache(maxsize=_KEPT_EDITS)(self._make_edit)
 
     @property
@@ -95,55 +75,46 @@ class StarEngine:
     def total_slots(self) -> int:
         return self._engine.total_slots
 
-    def encode(self, prompt: str, *, negative: bool = False) -> EncodedText:
+    def encode(self, prompt: str, *, negative: bool = False) -> Conditioning:
         model = self._engine.model
-        # What is not wanted need not be drawn, so it may be anything.
-        conditioning = (
-            model.text_encoder.encode([prompt])[0] if negative else model.encode_prompt(prompt)
-        )
-        return EncodedText(conditioning, conditioning.num_tokens)
+        if (
+            negative
+        ):  # need not be something that the model can draw, so it is never read as something else
+            return model.text_encoder.encode([prompt])[0]
+        return model.encode_prompt(prompt)
 
     def prepare(
-        self, text: EncodedText, negative: EncodedText | None, job: Job, seed: int
+        self, text: Conditioning, negative: Conditioning | None, job: Job, seed: int
     ) -> ImageSequence:
-        from star_model import SamplingParams
-
-        params = SamplingParams(seed=seed, **asdict(job.sampling))
-        against = negative.conditioning if negative is not None else None
         edit = self._edit(job.edit) if job.edit is not None else None
-        return self._engine.prepare(text.conditioning, params, negative=against, edit=edit)
+        return self._engine.prepare(text, job.sampling, seed=seed, negative=negative, edit=edit)
 
     def step(self, sequences: Sequence[ImageSequence]) -> Pending[None]:
         self._engine.step(sequences)
-        if not self._on_cuda:
+        if self._device.type != "cuda":
             return Done(None)
-        import torch
-
         end = torch.cuda.Event()  # type: ignore[no-untyped-call]
         end.record()
-        return Stepping(end)
+        return StepInFlight(end)
 
     def preview(self, sequences: Sequence[ImageSequence]) -> Pending[list[Pixels]]:
-        return self._arriving(self._engine.preview(sequences))
+        return _to_host(self._engine.preview(sequences))
 
     def finish(self, sequences: Sequence[ImageSequence]) -> Pending[list[Pixels]]:
-        return self._arriving(self._engine.finish(sequences))
+        return _to_host(self._engine.finish(sequences))
 
     def release(self, sequence: ImageSequence) -> None:
         self._engine.release(sequence)
 
     def memory(self) -> tuple[int, int]:
-        if not self._on_cuda:
+        if self._device.type != "cuda":
             return 0, 0
-        import torch
-
-        return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+        # The current device belongs to a thread, and heartbeats come from one of their own: name the device.
+        return torch.cuda.memory_allocated(self._device), torch.cuda.memory_reserved(self._device)
 
     def diagnose(self, error: Exception) -> Diagnosis:
-        import torch
-
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
-            if self._on_cuda:
+            if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             return "out_of_memory"
         if isinstance(
@@ -153,10 +124,6 @@ class StarEngine:
         return "error"
 
     def _make_edit(self, edit: ImageEdit) -> Edit:
-        import torch
-
-        from star_model.engine.editing import make_edit
-
         shape = edit.image.height, edit.image.width
         # A bytearray, since tensors are writable and bytes are not.
         image = torch.frombuffer(bytearray(edit.image.data), dtype=torch.uint8).view(*shape, 3)
@@ -173,7 +140,6 @@ class StarEngine:
             feather=edit.feather,
         )
 
-    def _arriving(self, images: Tensor) -> Pending[list[Pixels]]:
-        from star_model.transfer import ToHost
 
-        return Arriving(ToHost(images))
+def _to_host(images: Tensor) -> Pending[list[Pixels]]:
+    return PixelsInFlight(ToHost(images))

@@ -1,11 +1,11 @@
-"""What every endpoint that paints does with a native request: check it, admit it, deliver its images."""
+"""The way of every request for images: check it, admit it, deliver its images."""
 
 from __future__ import annotations
 
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from server.api.context import Context
 from server.api.disconnect import unless_disconnected
-from server.api.plan import Plan, make_plan
+from server.api.jobs import make_job, timeout_of
 from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
 from server.dispatch.ticket import Ticket
@@ -22,98 +22,113 @@ from server.errors import InvalidRequest, RateLimitExceeded
 from server.http.rate_limit import network_of
 from server.http.request_log import RequestRecord, record_of
 from server.images.canvas import EditOptions, parse_place, read_edit
-from server.images.encode import MEDIA_TYPES
+from server.images.encode import MEDIA_TYPES, png_text
 from server.images.uploads import EditFiles
 from server.messages import ImageEdit, ModelInfo, Painted
 
 R = TypeVar("R", bound=Response)
 
 
-@dataclass(frozen=True)
-class Painting:
-    """A request that has been admitted. It must be streamed or finished: until then it holds its place."""
+class Delivery:
+    """Delivers the images of an admitted request. Stream or await them: until then the request holds its place.
 
-    request: Request
-    context: Context
-    plan: Plan
-    ticket: Ticket
+    Args:
+        request: the HTTP request.
+        context: of the app.
+        body: how the images are to be delivered.
+        ticket: of the request.
+    """
+
+    def __init__(
+        self, request: Request, context: Context, body: GenerateRequest, ticket: Ticket
+    ) -> None:
+        self.ticket = ticket
+        self._request = request
+        self._context = context
+        self._body = body
 
     def stream(self, kind: EventKind = "image_generation") -> ImageStream:
-        """The answer as server-sent events."""
-        return ImageStream(self.context, self.plan, self.ticket, record_of(self.request), kind)
+        """Return an answer that streams the images as server-sent events."""
+        record = record_of(self._request)
+        return ImageStream(self._context, self._body, self.ticket, record, kind)
 
     async def files(self) -> list[bytes]:
-        """The image files, in the order of the seeds; each is written as soon as it is painted.
+        """Return the image files in the order of the seeds; each is encoded as soon as its image is finished.
 
         Raises:
-            ServerError: they could not be painted.
-            ClientClosed: the client left first.
+            ServerError: the request failed.
+            ClientClosed: the client disconnected first.
         """
         with self.ticket:
-            files = await unless_disconnected(self.request, self._written())
-        record_of(self.request).details |= self.ticket.times
+            files = await unless_disconnected(self._request, self._encoded())
+        record_of(self._request).details |= self.ticket.times
         return files
 
     def image_answer(self, files: Sequence[bytes]) -> Response:
-        """An answer that is the bytes of the first image; its seed and what was cut are in headers."""
-        headers = {"x-seed": str(self.plan.job.seeds[0])}
+        """Return an answer that is the first file; its seed and the warnings are in headers."""
+        headers = {"x-seed": str(self.ticket.job.seeds[0])}
         if self.ticket.warnings:
             headers["x-warnings"] = json.dumps(self.ticket.warnings)  # ASCII, as headers must be
-        media_type = MEDIA_TYPES[self.plan.image_format]
+        media_type = MEDIA_TYPES[self._body.image_format]
         return self.timed(Response(files[0], media_type=media_type, headers=headers))
 
     def timed(self, answer: R) -> R:
-        """An answer with the headers that say how long its images took, in seconds."""
+        """Add the headers with queue and inference seconds to an answer."""
         answer.headers["x-queue-time"] = f"{self.ticket.queue_seconds:.4f}"
         answer.headers["x-inference-time"] = f"{self.ticket.inference_seconds:.4f}"
         return answer
 
-    async def _written(self) -> list[bytes]:
-        encoder, plan = self.context.encoder, self.plan
+    async def _encoded(self) -> list[bytes]:
+        body, ticket = self._body, self.ticket
         files: dict[int, bytes] = {}
-        async for event in self.ticket.events():
+        async for event in ticket.events():
             if isinstance(event, Painted):
-                text = plan.text(event.image)
-                files[event.image] = await encoder.encode(
-                    event.pixels, plan.image_format, plan.quality, text
+                text = png_text(ticket.job, event.image, ticket.model.name)
+                files[event.image] = await self._context.encoder.encode(
+                    event.pixels, body.image_format, body.quality, text
                 )
         return [files[image] for image in sorted(files)]
 
 
 async def admit(
-    request: Request, body: GenerateRequest, context: Context, files: EditFiles | None = None
-) -> Painting:
-    """Check a request, count it against its caller's limits, and take its place in the queue.
+    request: Request,
+    body: GenerateRequest,
+    context: Context,
+    model: ModelInfo,
+    files: EditFiles | None = None,
+) -> Delivery:
+    """Check a request, count it against its caller's limits, and queue it.
 
     Args:
-        request: it.
+        request: the HTTP request.
         body: what it asks for.
         context: of the app.
-        files: the image to edit, if there is one; decoded once all else has been checked.
+        model: the loaded one.
+        files: the image to edit, if any; decoded once all else has been checked.
 
     Raises:
-        InvalidRequest: the model or this server cannot do what is asked, or the files are of no use.
+        InvalidRequest: the model or this server cannot do what is asked, or a file is unusable.
         RateLimitExceeded: the caller has used up its minute.
         QueueFull: there is no room for its images.
         Unavailable: nothing can be served right now.
     """
     client, record = context.client, record_of(request)
+    now = client.clock()
     job_id = f"{record.request_id}/{secrets.token_hex(4)}"
-    model = client.admit()
-    plan = make_plan(body, model, context.settings, job_id=job_id, now=client.clock())
+    deadline = now + timeout_of(body, context.settings)
+    job = make_job(body, model, context.settings, job_id=job_id)
     options = _edit_options(body, files)
-    seeds, caller = plan.job.seeds, _caller(request, record)
-    record.details |= {"n": len(seeds), "seed": seeds[0]}
+    images, caller = len(job.seeds), _caller(request, record)
+    record.details |= {"n": images, "seed": job.seeds[0]}
     if context.settings.log_prompts:
-        record.details["prompt"] = plan.job.prompt
-    _check_limits(context, caller, len(seeds))
+        record.details["prompt"] = job.prompt
+    _check_limits(context, caller, images)
     if files is not None:
-        edit = await _read_edit(files, options, model, context)
-        plan = replace(plan, job=replace(plan.job, edit=edit))
-        _check_limits(context, caller, len(seeds))  # others may have come meanwhile
-    ticket = client.submit(plan.job)
-    context.limits.spend(caller, len(seeds))
-    return Painting(request, context, plan, ticket)
+        job = replace(job, edit=await _read_edit(files, options, model, context))
+        _check_limits(context, caller, images)  # others may have come meanwhile
+    ticket = client.submit(job, deadline)
+    context.limits.spend(caller, images)
+    return Delivery(request, context, body, ticket)
 
 
 def _edit_options(body: GenerateRequest, files: EditFiles | None) -> EditOptions:
@@ -122,12 +137,15 @@ def _edit_options(body: GenerateRequest, files: EditFiles | None) -> EditOptions
         raise InvalidRequest(f"{given[0]} needs an image to edit.", param=given[0])
     if body.place is not None and body.keep_scales is not None:
         raise InvalidRequest(
-            "keep_scales is for what the image shows; leave it out with place, which paints around it.",
+            "keep_scales keeps what the image shows; leave it out with place, which paints around the image.",
             param="keep_scales",
         )
     place = parse_place(body.place) if body.place is not None else None
     return EditOptions(
-        body.keep_scales, place, focus=body.focus is not False, feather=body.feather is not False
+        body.keep_scales,
+        place,
+        focus=body.focus is not False,
+        feather=body.feather is not False,
     )
 
 
@@ -139,7 +157,7 @@ async def _read_edit(
         files,
         options,
         side=model.image_size,
-        scales=len(model.patch_nums),
+        scales=model.num_scales,
         max_pixels=context.settings.max_image_pixels,
     )
     return await context.encoder.run(read)
@@ -154,7 +172,7 @@ def _check_limits(context: Context, caller: str, images: int) -> None:
 
 
 def _caller(request: Request, record: RequestRecord) -> str:
-    """Who counts against whose limits: the number of the key, or without keys the address."""
+    """Return whose limits the request counts against: the key's number, or without keys the network address."""
     if record.api_key is not None:
         return f"key {record.api_key}"
     return network_of(request.client.host) if request.client is not None else "unknown"

@@ -1,0 +1,45 @@
+"""``star-server convert``: a published checkpoint as a native model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Convert(BaseModel):
+    """Convert the files of a published STAR or VAR checkpoint into a native model directory."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    transformer: Path = Field(description="the transformer, a .pth file")
+    vqvae: Path = Field(description="the VQVAE, a .pth file")
+    text_encoder: Path | None = Field(
+        None, description="the folder of the CLIP text encoder; a VAR has none"
+    )
+    out: Path = Field(description="directory to create")
+    preset: str = Field("star-512", description="which published model the files are of")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="of the converted transformer; that of the files when left out"
+    )
+    overwrite: bool = Field(False, description="replace a model that is already in the directory")
+    allow_unsafe_pickle: bool = Field(
+        False, description="load files that need more than tensors, and can run any code"
+    )
+
+    def cli_cmd(self) -> None:
+        """Convert, and say what was written."""
+        from star_model.checkpoints.published import convert_published
+
+        convert_published(
+            transformer=self.transformer,
+            vqvae=self.vqvae,
+            text_encoder=self.text_encoder,
+            out=self.out,
+            preset=self.preset,
+            allow_unsafe_pickle=self.allow_unsafe_pickle,
+            dtype=self.dtype,
+            overwrite=self.overwrite,
+        )
+        print(f"wrote {self.out}; serve it with: star-server serve --model {self.out}")

@@ -1,0 +1,26 @@
+"""Sampling parameters as requests and commands give them: each may be left out for the model's default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from star_model.sampling import Sampling
+
+
+def _optional(name: str) -> Any:
+    """Return a field with the range and description of a parameter of :class:`Sampling`, and None as default."""
+    declared = Sampling.model_fields[name]
+    bounds = ("ge", "gt", "le", "lt")
+    ranges = {b: getattr(m, b) for m in declared.metadata for b in bounds if hasattr(m, b)}
+    return Field(None, description=declared.description, **ranges)
+
+
+class SamplingOverrides(BaseModel):
+    """The parameters of :class:`Sampling`; None is the model's default."""
+
+    guidance_scale: float | None = _optional("guidance_scale")
+    top_k: int | None = _optional("top_k")
+    top_p: float | None = _optional("top_p")
+    smooth_scales: int | None = _optional("smooth_scales")

@@ -1,0 +1,237 @@
+"""Loading: from settings to a warm engine."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+import torch
+
+from server.messages import Job, LoadPhase, ModelInfo
+from server.settings import ModelSettings, WorkerSettings
+from server.worker.processors import threads_for
+from server.worker.scheduler import Policy, resolve_max_step, token_shares
+from server.worker.star_engine import StarEngine
+from star_model import Engine, Sampling, StarModel, load_model, resolve_model
+from star_model.engine.compilation import compile_networks, restore_networks
+from star_model.engine.engine import Mode
+from star_model.engine.graphs import Capture, choose_capture
+from star_model.errors import CaptureError
+from star_model.host_memory import keep_freed_memory
+from star_model.networks.precision import is_imitated
+
+_PROGRESS_SECONDS = 2.0
+_WARM_UP_PROMPT = ""  # the one prompt that every model can read, class-conditional ones included
+
+Report = Callable[[LoadPhase], None]
+"""Called when the next phase of loading begins."""
+
+
+def open_model(
+    settings: ModelSettings, say: Callable[[str], None], *, index: int = 0, workers: int = 1
+) -> StarModel:
+    """Resolve and load the model that the settings name, fetching and converting it if need be.
+
+    Args:
+        settings: name the model and the device.
+        say: receives a sentence about each thing that takes long, or will.
+        index: of this worker; on several GPUs it decides which one.
+        workers: workers that share this machine's processors; 0 when not known yet.
+
+    Raises:
+        star_model.errors.StarError: the text says what is missing or damaged, and what to do.
+    """
+    keep_freed_memory()
+    device = choose_device(settings.device, index)
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)  # so that whatever names no device means this one
+    sharing = 1 if device.startswith("cuda") else workers
+    torch.set_num_threads(settings.threads or threads_for(torch.get_num_threads(), sharing))
+    path = resolve_model(
+        settings.model,
+        cache_dir=settings.cache_dir,
+        offline=settings.offline,
+        allow_unsafe_pickle=settings.allow_unsafe_pickle,
+        progress=say,
+    )
+    attention = None if settings.attention == "auto" else settings.attention
+    model = load_model(path, device=device, dtype=settings.dtype, attention=attention)
+    if is_imitated(model.device, model.dtype):
+        say(
+            f"this processor has no {settings.dtype} arithmetic and emulates it; float32 is many times faster"
+        )
+    return model
+
+
+def count_devices(device: str) -> int:
+    """Return the number of workers that there are devices for: one per visible GPU, or one on the CPU.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+    return 1 if device == "cpu" else max(1, torch.cuda.device_count())
+
+
+def choose_device(device: str, index: int) -> str:
+    """Return the device of one worker, as PyTorch names it: workers take the visible GPUs in turn.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        index: of the worker.
+    """
+    if device == "cpu" or not torch.cuda.is_available():
+        return device
+    return f"cuda:{index % torch.cuda.device_count()}"
+
+
+def resolve_mode(mode: str, device: str) -> Mode:
+    """Resolve ``auto``: deterministic where that costs nothing, which is on a CPU; fast on a GPU."""
+    if mode == "auto":
+        return "deterministic" if device == "cpu" else "fast"
+    return "fast" if mode == "fast" else "deterministic"
+
+
+def make_policy(settings: WorkerSettings, patch_nums: Sequence[int], mode: Mode) -> Policy:
+    """Return the scheduling policy of a worker."""
+    return Policy(
+        scale_costs=token_shares(patch_nums),
+        max_batch=settings.largest_batch,
+        max_step=resolve_max_step(settings.max_step, mode),
+    )
+
+
+def warm_up(engine: StarEngine, sampling: Sampling) -> float:
+    """Generate one image, so that the first request does not pay for what happens once.
+
+    Args:
+        engine: with a free slot.
+        sampling: the model's defaults.
+
+    Returns:
+        seconds that the image took.
+    """
+    job = Job("warm-up", _WARM_UP_PROMPT, "", (0,), sampling)
+    text = engine.encode(job.prompt)
+    started = time.monotonic()
+    sequence = engine.prepare(text, None, job, 0)
+    for _ in range(engine.num_scales):
+        engine.step([sequence])
+    engine.finish([sequence]).wait()
+    return time.monotonic() - started
+
+
+def load_engine(
+    settings: WorkerSettings, report: Report, *, index: int = 0
+) -> tuple[StarEngine, ModelInfo, Policy]:
+    """Load and warm the model.
+
+    Args:
+        settings: what to load and how to run it.
+        report: see :data:`Report`.
+        index: of this worker.
+
+    Raises:
+        star_model.errors.StarError: see :func:`open_model`.
+    """
+    log = structlog.get_logger("star.worker")
+    model = open_model(
+        settings,
+        lambda sentence: log.info(sentence, model=settings.model),
+        index=index,
+        workers=settings.workers,
+    )
+    mode = resolve_mode(settings.mode, model.device.type)
+    policy = make_policy(settings, model.config.patch_nums, mode)
+    engine, seconds = _prepare(model, settings, mode, policy, report)
+    return engine, _describe(model, engine, mode, seconds), policy
+
+
+def _prepare(
+    model: StarModel, settings: WorkerSettings, mode: Mode, policy: Policy, report: Report
+) -> tuple[StarEngine, float]:
+    """Build and warm an engine, compiled if the settings say so and that works.
+
+    Returns:
+        the engine, and the seconds that one image took.
+    """
+    if settings.compile:
+        compile_networks(model)
+        try:
+            engine = _build_engine(model, settings, mode, policy, report)
+            warm_up(
+                engine, model.sampling_defaults
+            )  # compiles, which must not count as the time of an image
+            return engine, warm_up(engine, model.sampling_defaults)
+        except Exception as error:  # whatever a compiler, or its absence, raises
+            structlog.get_logger("star.worker").warning(
+                "the networks could not be compiled; going on without, which is slower",
+                reason=_first_line(error),
+            )
+            restore_networks(model)
+    gc.collect()  # after a failed compilation: the error no longer holds on to the first engine and its memory
+    engine = _build_engine(model, settings, mode, policy, report)
+    return engine, warm_up(engine, model.sampling_defaults)
+
+
+def _build_engine(
+    model: StarModel, settings: WorkerSettings, mode: Mode, policy: Policy, report: Report
+) -> StarEngine:
+    """Build an engine, and capture its graphs if the settings ask for them; without them it is slower, not wrong."""
+    capture: Capture | None = choose_capture(model.device, settings.cuda_graphs)
+    engine = Engine(
+        model,
+        slots=settings.slots,
+        mode=mode,
+        capture=capture,
+        largest_batches=[policy.batch_limit(scale) for scale in range(len(model.config.schedule))],
+    )
+    if capture is not None:
+        report("capturing")
+        _capture_graphs(engine)
+    report("warming")
+    return StarEngine(engine)
+
+
+def _capture_graphs(engine: Engine) -> None:
+    log = structlog.get_logger("star.worker")
+    started, logged_at = time.monotonic(), -math.inf
+
+    def progress(done: int, of: int) -> None:
+        nonlocal logged_at
+        if done == of or time.monotonic() - logged_at > _PROGRESS_SECONDS:
+            logged_at = time.monotonic()
+            log.info("capturing graphs", done=done, of=of, seconds=round(logged_at - started, 1))
+
+    try:
+        engine.warm_up(progress)
+    except CaptureError as error:
+        log.warning(
+            "no graphs could be captured; going on without, which is slower",
+            reason=_first_line(error),
+        )
+
+
+def _describe(model: StarModel, engine: StarEngine, mode: Mode, seconds: float) -> ModelInfo:
+    return ModelInfo(
+        name=model.config.name,
+        image_size=model.config.image_size,
+        patch_nums=tuple(model.config.patch_nums),
+        parameters=model.num_parameters,
+        sampling=model.sampling_defaults,
+        slots=engine.total_slots,
+        device=model.device.type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        mode=mode,
+        seconds_per_image=seconds,
+        description=model.about.description,
+        examples=model.about.examples,
+        num_classes=model.config.transformer.num_classes,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's text, which may be a compiler's whole output."""
+    return (str(error) or repr(error)).strip().splitlines()[0]
