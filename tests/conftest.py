@@ -12,10 +12,11 @@ import structlog
 from hypothesis import settings
 
 from star_model.threads import limit_spinning
+from star_model.threads import limit_spinning
 from tests.live_server import ROOT, LiveServer, running_server
 
-# Before anything imports torch, which reads these once. A thread that waits by spinning takes the core
-# that another needs, and one thread is enough for each of several processes that run tests.
+# Before anything imports torch, which reads these variables once. Of several processes that run tests,
+# each has one thread: more would only take turns.
 limit_spinning()
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 if PARALLEL:

@@ -1,180 +1,153 @@
-"""Who may import whom: the rule of the four parts, read from the source without running it.
+"""The import rule, read from the source without running it, and the sizes that files and functions keep.
 
-- ``star_model`` imports nothing of the others; these never import each other.
-- ``benchmarks`` know of ``server`` the simulation of its scheduler; all else they meet over HTTP.
-- In ``server``, only the worker, the command line's offline part and the look-up of class names know ``star_model``.
-- The application and its routes load no torch, not even through what they import.
+- Of the four parts, ``server``, ``training`` and ``benchmarks`` import ``star_model``, and it none of them. Benchmarks
+  take the simulation of the scheduler from ``server``; all else they meet over HTTP.
+- Inside ``star_model`` and ``server``, a package imports those that ``MAY_IMPORT`` gives it, in one direction.
+- No module imports itself by way of others, type checkers' imports included.
+- Where only the worker and the commands may load torch, nothing does, not even through what it imports.
 - The environment is read in ``settings.py`` alone.
-- A file is named after what it holds.
+- A file is named after what it holds, has at most 450 lines, and a function at most 50.
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.source_tree import (
+    PARTS,
+    Imports,
+    Tree,
+    circles,
+    environment_reads,
+    functions,
+    within,
+)
+
 ROOT = Path(__file__).parent.parent
-PARTS = ("star_model", "server", "training", "benchmarks")
+
+STAR_MODEL = {"star_model", "star_model.model", "star_model.networks", "star_model.families"}
+SERVED = {"server", "server.http", "server.images", "server.dispatch"}
+ENGINE = STAR_MODEL | {"star_model.engine", "star_model.checkpoints"}
+
 MAY_IMPORT: dict[str, set[str]] = {
     "star_model": set(),
-    "server": {"star_model"},
-    "training": {"star_model"},
-    "benchmarks": {"star_model"},
+    "star_model.families": {"star_model"},
+    "star_model.networks": {"star_model"},
+    "star_model.model": {"star_model", "star_model.networks"},
+    "star_model.engine": STAR_MODEL - {"star_model.families"},
+    "star_model.checkpoints": STAR_MODEL,
+    "server": ENGINE,
+    "server.images": {"server"} | ENGINE,
+    "server.http": {"server"} | ENGINE,
+    "server.dispatch": {"server"} | ENGINE,
+    "server.worker": {"server"} | ENGINE,
+    "server.api": SERVED | ENGINE,
+    "server.app": SERVED | {"server.api"} | ENGINE,
+    "server.ray": {"server", "server.app"} | ENGINE,
+    "server.commands": SERVED | {"server.app", "server.worker"} | ENGINE,
+    "server.__main__": {"server.commands"},
+    "training": ENGINE,
+    "benchmarks": ENGINE,
 }
-MODEL_IMPORTERS = {
-    "server/worker.py",
-    "server/star_engine.py",
-    "server/cli.py",
-    "server/offline.py",
-    "server/class_names.py",
-    "server/capacity.py",
-    "server/plan_command.py",
-}
-"""The files of ``server`` that may import ``star_model``: the worker, the offline commands, and what looks up names."""
+"""Room -> the rooms that its modules may import beside their own; all imports count, those in functions too.
 
-SIMULATION = {"server.capacity", "server.plan_command"}
+A room is a package, or the modules that stand beside the packages of its part: ``server`` is ``settings``, ``errors``
+and their neighbours. Those that join packages together are rooms of their own: ``ROOMS``.
+"""
+
+ROOMS = {"star_model.model", "server.app", "server.__main__"}
+"""Modules beside the packages that import packages."""
+
+IN_FUNCTIONS = {("server.dispatch", "server.worker")}
+"""What may be imported in a function, beside what may be anywhere: the child process imports the worker by itself."""
+
+LOAD_TORCH = {"server.worker", "server.commands"}
+"""The rooms of ``server`` that may load torch, and import modules of ``star_model`` that do."""
+
+SIMULATION = {"server.commands.capacity", "server.commands.plan", "server.commands.simulation"}
 """What ``benchmarks`` may import of ``server``: the simulation of its scheduler, and how its results are shown."""
 
-TORCH = {"torch", "torchvision", "transformers", "xformers", "safetensors.torch"}
-"""Modules that are torch or load it."""
-
-TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+READ_ENVIRONMENT = {"server/settings.py", "star_model/threads.py"}
+"""The latter only to leave alone what the user has set; it runs before anything else is imported."""
 
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 """File names that say nothing of what the file holds."""
 
-
-# ---- reading the source ------------------------------------------------------------------------------------
-def nodes(tree: ast.AST, *, at_load: bool) -> Iterator[ast.AST]:
-    """Every node of a file; with ``at_load``, those that run when it is imported: no functions, no typing."""
-    pending = [tree]
-    while pending:
-        node = pending.pop()
-        if at_load and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if at_load and isinstance(node, ast.If) and ast.unparse(node.test) in TYPING_ONLY:
-            pending += node.orelse
-            continue
-        yield node
-        pending += ast.iter_child_nodes(node)
-
-
-def imported(tree: ast.AST, package: str, *, at_load: bool = False) -> Iterator[tuple[str, int]]:
-    """The modules that a file imports, with their lines.
-
-    Args:
-        tree: the parsed file.
-        package: the package that holds the file, for relative imports.
-        at_load: only what is imported when the file itself is.
-
-    Yields:
-        Absolute dotted names. ``from a import b`` gives ``a`` and ``a.b``, since ``b`` may be a module.
-    """
-    for node in nodes(tree, at_load=at_load):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, *filter(None, [base])])
-            yield base, node.lineno
-            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
-            ("import_module", "__import__")
-        ):
-            name = node.args[0] if node.args else None
-            if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                yield name.value, node.lineno
-
-
-def environment_reads(tree: ast.AST) -> Iterator[int]:
-    """The lines that read an environment variable. Writing one, for a child process, is another matter."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-            if ast.unparse(node.value).endswith("environ"):
-                yield node.lineno
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
-            ("environ.get", "getenv")
-        ):
-            yield node.lineno
-
-
-def within(module: str, roots: set[str]) -> str | None:
-    """The one of ``roots`` that ``module`` is, or lies in; None if there is none."""
-    return next((root for root in roots if module == root or module.startswith(root + ".")), None)
-
-
-class Tree:
-    """The Python files of the four parts under ``root``."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.files = [path for part in PARTS for path in sorted((root / part).rglob("*.py"))]
-        self.parse = cache(lambda path: ast.parse(path.read_text(encoding="utf-8"), str(path)))
-
-    def name(self, path: Path) -> str:
-        """``server/api/generate.py``."""
-        return path.relative_to(self.root).as_posix()
-
-    def package(self, path: Path) -> str:
-        """``server.api`` for ``server/api/generate.py`` and for ``server/api/__init__.py``."""
-        return ".".join(path.relative_to(self.root).parent.parts)
-
-    def find(self, module: str) -> list[Path]:
-        """The files that ``import module`` runs: each package on the way, then the module."""
-        parts = module.split(".")
-        if parts[0] not in PARTS:
-            return []
-        inits = [self.root.joinpath(*parts[:i], "__init__.py") for i in range(1, len(parts) + 1)]
-        return [p for p in (*inits, self.root.joinpath(*parts).with_suffix(".py")) if p.is_file()]
-
-    def loads_torch(self, start: Path) -> str | None:
-        """The way from ``start`` to torch along imports that run at load; None if there is none."""
-        ways = {path: self.name(path) for path in (*self.find(self.package(start)), start)}
-        pending = list(ways)
-        while pending:
-            path = pending.pop(0)
-            for module, line in imported(self.parse(path), self.package(path), at_load=True):
-                if found := within(module, TORCH):
-                    return f"{ways[path]}:{line} -> {found}"
-                for target in self.find(module):
-                    if target not in ways:
-                        ways[target] = f"{ways[path]}:{line} -> {self.name(target)}"
-                        pending.append(target)
-        return None
+MOST_LINES, LONGEST_FUNCTION = 450, 50
 
 
 # ---- the rules ---------------------------------------------------------------------------------------------
+def room_of(tree: Tree, module: str) -> str:
+    """The room that a module of ``star_model`` or ``server`` is in; of the other parts, the part."""
+    part, *inside = module.split(".")
+    if part not in ("star_model", "server"):
+        return part
+    here = ".".join([part, *inside[:1]])
+    package = (tree.root / part / inside[0]).is_dir() if inside else False
+    return here if here in ROOMS or package else part
+
+
+def wrong_imports(tree: Tree, path: Path) -> Iterator[str]:
+    """The imports of a file that its room may not have, a sentence each."""
+    module = tree.module(path)
+    room, part = room_of(tree, module), module.split(".")[0]
+    if room not in MAY_IMPORT:
+        yield f"{tree.name(path)} is in {room}, of which MAY_IMPORT says nothing"
+        return
+    at_top = set(tree.imports_of(path, Imports.AT_TOP))
+    for target, line in tree.imports_of(path, Imports.ALL):
+        where = f"{tree.name(path)}:{line}"
+        aim = room_of(tree, target)
+        inner = (target, line) not in at_top
+        allowed = (
+            aim in MAY_IMPORT[room] | {room}
+            or module in PARTS  # the package itself: only its public names, and those of all rooms
+            or (inner and (room, aim) in IN_FUNCTIONS)
+            or (part == "benchmarks" and within(target, SIMULATION))
+        )
+        if not allowed:
+            yield f"{where} imports {target}"
+        if part == "server" and room not in LOAD_TORCH and target.startswith("star_model"):
+            yield from (f"{where} imports {target}: {fault}" for fault in loads(tree, target))
+
+
+def loads(tree: Tree, target: str) -> Iterator[str]:
+    """Why a module of ``star_model`` is not for those that load no torch; nothing if it is."""
+    if target == "star_model":
+        yield "take the name from its module, which tells whether torch is loaded"
+    elif way := tree.loads_torch(tree.find(target)[-1]):
+        yield way
+
+
 def violations(root: Path) -> list[str]:
     """What under ``root`` breaks a rule, a sentence each."""
     tree = Tree(root)
-    found = []
+    found = [f"imports go round in a circle: {', '.join(ring)}" for ring in circles(tree.graph())]
     for path in tree.files:
-        name, part = tree.name(path), tree.name(path).split("/")[0]
-        allowed = MAY_IMPORT[part] | {part}
-        if part == "server" and name not in MODEL_IMPORTERS:
-            allowed -= {"star_model"}
-        for module, line in imported(tree.parse(path), tree.package(path)):
-            target = within(module, set(PARTS))
-            if part == "benchmarks" and within(module, SIMULATION):
-                continue
-            if target and target not in allowed:
-                found.append(f"{name}:{line} imports {target}")
-        routes = name == "server/app.py" or name.startswith("server/api/")
-        if routes and (way := tree.loads_torch(path)):
+        name, module = tree.name(path), tree.module(path)
+        part = module.split(".")[0]
+        found += wrong_imports(tree, path)
+        torch_free = part == "server" and room_of(tree, module) not in LOAD_TORCH
+        if torch_free and (way := tree.loads_torch(path)):
             found.append(f"{name} loads torch: {way}")
-        if part in ("star_model", "server") and path.name != "settings.py":
+        if part in ("star_model", "server") and name not in READ_ENVIRONMENT:
             found += [
                 f"{name}:{line} reads the environment"
                 for line in environment_reads(tree.parse(path))
             ]
         if path.stem in NAMELESS or path.stem.endswith("_manager"):
             found.append(f"{name} has a name that does not say what it holds")
+        lines = path.read_text(encoding="utf-8").count("\n")
+        if lines > MOST_LINES:
+            found.append(f"{name} has {lines} lines")
+        found += [
+            f"{name}: {function} has {length} lines"
+            for function, length in functions(tree.parse(path))
+            if length > LONGEST_FUNCTION
+        ]
     return sorted(set(found))
 
 
@@ -183,9 +156,17 @@ def test_the_rules_hold() -> None:
 
 
 def test_there_is_something_to_check() -> None:
-    checked = {path.relative_to(ROOT).as_posix() for path in Tree(ROOT).files}
-    assert {"star_model/__init__.py", "server/app.py"} <= checked
-    assert checked >= MODEL_IMPORTERS, "a file that the rule names is gone"
+    tree = Tree(ROOT)
+    modules = {tree.module(path) for path in tree.files}
+    assert modules >= ROOMS, "a module that the rule names is gone"
+    named = {room for room in MAY_IMPORT if (ROOT / room.replace(".", "/")).is_dir()} | ROOMS
+    assert named == set(MAY_IMPORT), "a package that the rule names is gone"
+    assert modules >= SIMULATION
+    assert {name for name in READ_ENVIRONMENT if (ROOT / name).is_file()} == READ_ENVIRONMENT
+
+
+def test_the_rule_itself_has_no_circle() -> None:
+    assert circles(MAY_IMPORT) == []
 
 
 # ---- the checker sees what it should -----------------------------------------------------------------------
@@ -197,19 +178,26 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 
 GOOD = {
-    "star_model/__init__.py": "import torch\n",
+    "star_model/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+    "    from star_model.engine.engine import Engine\n",
     "star_model/config.py": "",
+    "star_model/networks/vqvae.py": "import torch\nfrom star_model.config import x\n",
+    "star_model/model.py": "from star_model.networks.vqvae import VQVAE\n",
+    "star_model/engine/engine.py": "from star_model.model import StarModel\n",
+    "star_model/threads.py": "import os\nkept = os.environ.get('GOMP_SPINCOUNT')\n",
     "server/__init__.py": "",
-    "server/cli.py": "def main():\n    from star_model.config import x\n",
-    "server/worker.py": "from star_model import config\n",
-    "server/app.py": "from server import client\n",
-    "server/client.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"
-    "def start():\n    from server import worker\n",
+    "server/__main__.py": "from server.commands.cli import main\n",
+    "server/app.py": "from server.api import generate\n",
     "server/settings.py": "import os\nhome = os.environ['HOME']\n",
     "server/api/__init__.py": "",
-    "server/api/generate.py": "from ..client import start\n",
+    "server/api/generate.py": "from ..dispatch.client import start\nfrom star_model.config import x\n",
+    "server/dispatch/client.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"
+    "def start():\n    from server.worker import main\n",
+    "server/worker/main.py": "import torch\nfrom star_model import Engine\n",
+    "server/commands/cli.py": "from server import app\ndef main():\n    from server.worker import main\n",
+    "server/commands/simulation.py": "",
     "training/train.py": "import star_model.config\n",
-    "benchmarks/load.py": "import httpx\n",
+    "benchmarks/load.py": "import httpx\nfrom server.commands import simulation\n",
 }
 
 
@@ -218,62 +206,43 @@ def test_a_good_tree_passes(tmp_path: Path) -> None:
     assert violations(tmp_path) == []
 
 
+QUEUE, CLIENT = "server/queue.py", "server/dispatch/client.py"
+
+
 @pytest.mark.parametrize(
     ("name", "source", "expected"),
     [
-        ("star_model/engine.py", "import server.messages", "star_model/engine.py:1 imports server"),
-        (
-            "star_model/engine.py",
-            "from training import data",
-            "star_model/engine.py:1 imports training",
-        ),
-        (
-            "server/queue.py",
-            "from star_model import config",
-            "server/queue.py:1 imports star_model",
-        ),
-        (
-            "server/queue.py",
-            "def f():\n    import star_model",
-            "server/queue.py:2 imports star_model",
-        ),
-        ("server/queue.py", "import training.data", "server/queue.py:1 imports training"),
-        ("server/queue.py", "__import__('benchmarks')", "server/queue.py:1 imports benchmarks"),
-        ("training/eval.py", "from server.app import app", "training/eval.py:1 imports server"),
-        ("benchmarks/load.py", "import server", "benchmarks/load.py:1 imports server"),
-        (
-            "benchmarks/load.py",
-            "import_module('server.app')",
-            "benchmarks/load.py:1 imports server",
-        ),
-        (
-            "server/api/edits.py",
-            "import torch",
-            "server/api/edits.py loads torch: server/api/edits.py:1",
-        ),
+        ("star_model/scales.py", "import server.settings", "scales.py:1 imports server.settings"),
+        ("star_model/scales.py", "from training import train", "imports training.train"),
+        ("star_model/config.py", "from star_model import model", "imports star_model.model"),
+        ("star_model/networks/rope.py", "import star_model.engine.engine", "imports star_model.en"),
+        ("star_model/other/new.py", "", "star_model/other/new.py is in star_model.other, of which"),
+        (QUEUE, "import training.train", "server/queue.py:1 imports training.train"),
+        (QUEUE, "import_module('benchmarks.load')", "server/queue.py:1 imports benchmarks.load"),
+        (QUEUE, "def f():\n    from server import app", "server/queue.py:2 imports server.app"),
+        ("server/http/auth.py", "from server.api import generate", "imports server.api.generate"),
+        ("server/images/png.py", "from ..dispatch import client", "imports server.dispatch.client"),
+        ("server/worker/loop.py", "from server.dispatch import client", "imports server.dispatch"),
+        (CLIENT, "from server.worker import main", "client.py:1 imports server.worker.main"),
+        (CLIENT, "if TYPE_CHECKING:\n    from server.worker import main", "client.py:2 imports"),
+        ("server/dispatch/queue.py", "def f():\n    import server.app", "imports server.app"),
+        ("training/eval.py", "from server.app import app", "training/eval.py:1 imports server.app"),
+        ("benchmarks/load.py", "import server.app", "benchmarks/load.py:1 imports server.app"),
+        (QUEUE, "def f():\n    from star_model.model import x", "star_model.model: star_model/mo"),
+        (QUEUE, "from star_model import Engine", "imports star_model: take the name from its mod"),
+        ("server/api/edits.py", "import torch", "server/api/edits.py loads torch: server/api/ed"),
         ("server/app.py", "import safetensors.torch", "server/app.py:1 -> safetensors.torch"),
-        ("server/client.py", "import torch.nn", "server/app.py:1 -> server/client.py:1 -> torch"),
-        (
-            "server/client.py",
-            "class C:\n    from . import worker",
-            "star_model/__init__.py:1 -> torch",
-        ),
-        (
-            "server/client.py",
-            "if TYPE_CHECKING:\n    pass\nelse:\n    import torch",
-            "server/client.py:4",
-        ),
-        (
-            "server/__init__.py",
-            "try:\n    import torch\nfinally:\n    pass",
-            "server/__init__.py:2 -> torch",
-        ),
-        ("server/queue.py", "x = os.environ.get('X')", "server/queue.py:1 reads the environment"),
-        ("server/queue.py", "x = getenv('X')", "server/queue.py:1 reads the environment"),
-        ("server/queue.py", "x = os.environ['X']", "server/queue.py:1 reads the environment"),
+        (CLIENT, "import torch.nn", "server/api/generate.py:1 -> server/dispatch/client.py:1 -> t"),
+        (QUEUE, "if TYPE_CHECKING:\n    pass\nelse:\n    import torch", "server/queue.py:4"),
+        ("server/__init__.py", "try:\n    import torch\nfinally:\n    pass", "__init__.py:2 -> to"),
+        (QUEUE, "x = os.environ.get('X')", "server/queue.py:1 reads the environment"),
+        (QUEUE, "x = getenv('X')", "server/queue.py:1 reads the environment"),
+        (QUEUE, "x = os.environ['X']", "server/queue.py:1 reads the environment"),
         ("star_model/utils.py", "", "star_model/utils.py has a name"),
         ("server/api/helpers.py", "", "server/api/helpers.py has a name"),
         ("server/slot_manager.py", "", "server/slot_manager.py has a name"),
+        ("training/long.py", "\n" * 451, "training/long.py has 451 lines"),
+        ("training/long.py", "def f():\n" + "    x\n" * 50, "training/long.py: f has 51 lines"),
     ],
 )
 def test_a_violation_is_found(tmp_path: Path, name: str, source: str, expected: str) -> None:
@@ -281,8 +250,22 @@ def test_a_violation_is_found(tmp_path: Path, name: str, source: str, expected: 
     assert any(expected in violation for violation in violations(tmp_path)), violations(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "back", ["from training.train import x", "if TYPE_CHECKING:\n    import training.train"]
+)
+def test_a_circle_is_found(tmp_path: Path, back: str) -> None:
+    there = "from training import data"
+    write(tmp_path, {**GOOD, "training/train.py": there, "training/data.py": back})
+    assert violations(tmp_path) == ["imports go round in a circle: training.data, training.train"]
+
+
+def test_an_import_in_a_function_is_no_circle(tmp_path: Path) -> None:
+    back = "def f():\n    from training import train"
+    write(tmp_path, {**GOOD, "training/train.py": "import training.data", "training/data.py": back})
+    assert violations(tmp_path) == []
+
+
 def test_writing_the_environment_of_a_child_is_allowed(tmp_path: Path) -> None:
-    write(
-        tmp_path, {**GOOD, "server/worker.py": "import os\nos.environ['OMP_NUM_THREADS'] = '1'\n"}
-    )
+    source = "import os\nos.environ['OMP_NUM_THREADS'] = '1'\n"
+    write(tmp_path, {**GOOD, "server/worker/main.py": source})
     assert violations(tmp_path) == []
