@@ -12,7 +12,6 @@ import structlog
 from hypothesis import settings
 
 from star_model.threads import limit_spinning
-from star_model.threads import limit_spinning
 from tests.live_server import ROOT, LiveServer, running_server
 
 # Before anything imports torch, which reads these variables once. Of several processes that run tests,
@@ -42,10 +41,12 @@ FIXTURES = {
     "browser": "browser",
     "cuda": "gpu",
     "network": "network",
+    "fresh_compiler": "compile",
 }
 """Fixture -> the marker of all tests that take it, directly or through another fixture."""
 
-NOT_FAST = {"process", "browser", "deploy", "benchmark", "training", "network", "soak"}
+NOT_FAST = {"process", "browser", "deploy", "benchmark", "compile", "training", "network", "soak"}
+"""Markers of tests that ``make test-fast`` leaves out."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the markers
@@ -91,6 +92,16 @@ def cuda() -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Taken by what compiles a network: nothing is compiled before, and nothing stays."""
+    import torch
+
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
 
 
 @pytest.fixture(scope="session")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from benchmarks import bench_gpu, gpu_variant
 from benchmarks.bench_gpu import RESULTS, TABLES, run_part, tables
 from benchmarks.gpu_variant import VARIANTS, Variant, floors, measure
-from star_model.config import PRESETS
 from star_model.cost import DEVICES, image_floor
 from star_model.engine.compilation import compile_networks
+from star_model.families.registry import PRESETS
 from tests.star_model.captures import RecordingCapture
 from tests.star_model.tiny import build_tiny_model
 
@@ -60,8 +60,8 @@ def test_a_variant_has_every_stage_and_its_floor() -> None:
     )
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_what_is_compiled_is_compared_with_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.compiler.reset()
     monkeypatch.setattr(
         gpu_variant, "compile_networks", lambda model: compile_networks(model, "eager")
     )
@@ -152,23 +152,41 @@ def test_what_was_found_is_kept_though_a_part_fails(
     ]
 
 
-def test_one_command_does_it_all(tmp_path: Path) -> None:
-    """The real processes, on a CPU, for the smallest published model."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.bench_gpu",
-        "--output",
-        str(tmp_path),
-        "--device",
-        "cpu",
-    ]
-    command += ["--preset", "var-d16", "--batch", "1", "--repeats", "1", "--gpu", "h100"]
+ON_A_TINY_MODEL = """
+from benchmarks import gpu_variant
+from tests.star_model.tiny import class_conditional, tiny_config
+gpu_variant.PRESETS = {**gpu_variant.PRESETS, "var-d16": tiny_config(**class_conditional())}
+gpu_variant.main()
+"""
+
+
+def test_one_command_does_it_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real processes, on a CPU, with a tiny model in the place of a published one."""
+    commands = bench_gpu.commands
+
+    def on_a_tiny_model(arguments: argparse.Namespace) -> Iterator[tuple[str, list[str] | str]]:
+        for name, command in commands(arguments):
+            if isinstance(command, list):
+                assert command[:3] == [sys.executable, "-m", "benchmarks.gpu_variant"]
+                command = [sys.executable, "-c", ON_A_TINY_MODEL, *command[3:]]
+            yield name, command
+
+    monkeypatch.setattr(bench_gpu, "commands", on_a_tiny_model)
+    flags = ["--preset", "var-d16", "--batch", "1", "--repeats", "1", "--gpu", "h100"]
     # In float32, since many processors have no other arithmetic and take minutes to imitate it.
-    command += ["--parts", "eager-float32", "xformers+graphs-bfloat16"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=600)
-    parts = {part["part"]: part for part in json.loads(done.stdout.splitlines()[-1])["parts"]}
-    assert len(parts["eager-float32"]["batches"]["1"]["milliseconds"]) == 13
+    flags += ["--parts", "eager-float32", "xformers+graphs-bfloat16"]
+    monkeypatch.setattr(
+        sys, "argv", ["bench_gpu", "--output", str(tmp_path), "--device", "cpu", *flags]
+    )
+    with pytest.raises(SystemExit):
+        bench_gpu.main()
+    parts = {
+        part["part"]: part for part in json.loads(capsys.readouterr().out.splitlines()[-1])["parts"]
+    }
+    assert list(parts["eager-float32"]["batches"]["1"]["milliseconds"]) == STAGES
+    assert parts["eager-float32"]["floor_of"] == "h100"
     assert (
         "skipped" in parts["xformers+graphs-bfloat16"]
         or "error" in parts["xformers+graphs-bfloat16"]

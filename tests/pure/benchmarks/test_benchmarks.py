@@ -62,9 +62,9 @@ def test_a_stopwatch_reports_medians_and_ratios_of_neighbours() -> None:
     assert watch.ratio("b", "a") == 2.0
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_what_is_compiled_is_compared_pair_by_pair() -> None:
     plain, compiled = build_tiny_model(), build_tiny_model()
-    torch.compiler.reset()
     compile_networks(compiled, "eager")
     found = bench_compile.compare(plain, compiled, batch=1, repeats=2, tick=time.process_time)
     assert found["same_tokens"] == 1.0
@@ -84,12 +84,12 @@ def test_the_engine_makes_every_step_that_a_simulation_comes_to(
 
     monkeypatch.setattr(StarModel, "decode", counted)
     rows = bench_scheduling.with_the_engine(
-        model, Plan(slots=3), mode="fast", requests=100, tick=time.process_time
+        model, Plan(slots=3), mode="fast", requests=30, tick=time.process_time
     )
     assert [(r["load"], r["strategy"]) for r in rows[:4]] == [
         (0.3, "one"), (0.3, "whole"), (0.3, "continuous"), (0.6, "one"),
     ]  # fmt: skip
-    assert sum(decoded) == 20 * 3 + 100 * len(rows), (
+    assert sum(decoded) == 20 * 3 + 30 * len(rows), (
         "capacity is found with twenty times as many as slots"
     )
     by = {(r["load"], r["strategy"]): r for r in rows}

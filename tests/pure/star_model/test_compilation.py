@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,8 @@ from star_model.model import StarModel
 from star_model.sampling import Sampling
 from tests.pure.star_model.test_graphs import on_gpu
 from tests.star_model.tiny import build_tiny_model, class_conditional, tiny_config
+
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 PROMPTS = ["a cat", "a red apple", "moon"]
 
@@ -32,13 +34,6 @@ def paint(model: StarModel, count: int) -> tuple[list[list[int]], torch.Tensor]:
         engine.step(sequences)
     pixels = engine.finish(sequences)
     return [torch.cat(s.tokens).tolist() for s in sequences], pixels
-
-
-@pytest.fixture(autouse=True)
-def _nothing_compiled_before() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 def check(config: ModelConfig, backend: str) -> None:
