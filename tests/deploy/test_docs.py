@@ -1,4 +1,4 @@
-"""The operators' pages: their links lead somewhere, and the settings and flags in them exist."""
+"""All pages: their links lead somewhere, and the files, settings and flags in them exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import pytest
 from server.settings import Settings
 from tests.live_server import ROOT
 
-PAGES = ("SECURITY.md", "deploy/README.md", "docs/deployment.md", "docs/operations.md")
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/**/*.md", "deploy/*.md", "benchmarks/*.md", "weights/*/*.md")
+    for path in ROOT.glob(pattern)
+)
+HISTORY = {"CHANGELOG.md", "benchmarks/LOG.md", "docs/training-log.md"}
+"""Pages that may name what is gone; their links must lead somewhere all the same."""
+PARTS = "benchmarks|deploy|docs|server|star_model|tests|training"
 FLAGS = {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
 OF_COMPOSE = {"STAR_BIND", "STAR_PUBLISH", "STAR_TAG"}
 """Variables of deploy/compose/compose.yaml, not of the server."""
@@ -39,8 +46,8 @@ def wrong(name: str, text: str) -> list[str]:
             found.append(link)
     found += [
         path
-        for path in re.findall(r"`((?:deploy|docs|tests)/[\w./-]+)`", text)
-        if not (ROOT / path).exists()
+        for path in re.findall(rf"`((?:{PARTS})/[\w./-]+)`", text)
+        if name not in HISTORY and not (ROOT / path).exists()
     ]
     variables = set(re.findall(r"\bSTAR_[A-Z_]+\b", text)) - OF_COMPOSE
     found += sorted(variables - {f"STAR_{name.upper()}" for name in Settings.model_fields})
