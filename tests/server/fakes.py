@@ -20,7 +20,6 @@ from server.messages import (
     ModelInfo,
     Pixels,
     Ready,
-    Sampling,
     Shutdown,
     ToWorker,
 )
@@ -28,6 +27,7 @@ from server.worker.engine_loop import EngineLoop
 from server.worker.engine_protocol import Diagnosis
 from server.worker.pending import Done, Pending
 from server.worker.scheduler import Policy, Scheduler, token_shares
+from star_model.sampling import Sampling
 
 PATCH_NUMS = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 WINDOW = 40  # words that the fake text encoder reads
@@ -171,7 +171,6 @@ MODEL = ModelInfo(
     name="star-fake",
     image_size=512,
     patch_nums=PATCH_NUMS,
-    vocab_size=64,
     parameters=123,
     sampling=Sampling(guidance_scale=4.0, top_k=60, top_p=0.9),
     slots=8,
@@ -189,7 +188,6 @@ def make_job(name: str, seeds: Sequence[int] = (1,), **changes: Any) -> Job:
         "negative_prompt": "",
         "sampling": Sampling(guidance_scale=4.0, top_k=0, top_p=1.0),
         "partial_images": 0,
-        "deadline": float("inf"),
     }
     return Job(id=name, seeds=tuple(seeds), **(values | changes))
 
@@ -248,7 +246,7 @@ class ThreadWorker:
                 return
             loop = make_loop(self.engine, self.inbox, self._deliver)
             self._deliver(Ready(replace(MODEL, slots=self.engine.slots)))
-            self._deliver(Heartbeat(at=time.monotonic(), turned_at=time.monotonic(), idle=True))
+            self._deliver(Heartbeat(turned_at=time.monotonic(), idle=True))
             loop.run()
         except (Killed, SystemError):
             pass

@@ -13,8 +13,7 @@ import httpx
 from fastapi import FastAPI
 
 from server.app import create_app
-from server.dispatch.engine_client import ClientLimits, EngineClient
-from server.dispatch.supervisor import Patience
+from server.dispatch.engine_client import EngineClient
 from server.dispatch.worker_process import Worker
 from server.messages import FromWorker
 from server.settings import Settings
@@ -34,9 +33,6 @@ def post_generate() -> dict[str, Any]:
         "http_version": "1.1",
         "scheme": "http",
     }
-
-
-QUICK = Patience(restart_backoff_s=0.01)
 
 
 @dataclass
@@ -67,7 +63,6 @@ class Service:
 async def serve_fake(
     *,
     make_engine: Callable[[], FakeEngine] = FakeEngine,
-    limits: ClientLimits | None = None,
     load_errors: Sequence[str | None] = (),
     loaded: threading.Event | None = None,
     devices: int = 1,
@@ -86,8 +81,9 @@ async def serve_fake(
         error = load_errors[len(engines) - 1] if len(engines) <= len(load_errors) else None
         return ThreadWorker(engines[-1], deliver, error, loaded, devices)
 
-    client = EngineClient(launch, limits or ClientLimits(patience=QUICK))
-    app = create_app(Settings(**settings), client)
+    given = Settings(**{"restart_backoff_s": 0.01, **settings})
+    client = EngineClient(launch, given)
+    app = create_app(given, client)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from server import __version__
-from server.commands.cli import Generate, main
-from server.commands.offline import UsageError, output_paths
+from server.commands.cli import main
+from server.commands.generate import Generate, output_paths
+from server.errors import UsageError
 from tests.live_server import ROOT
 
 
@@ -54,7 +55,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("generate", "a", "-o", "a.png", "--quality", "5"), ("--quality", "png")),
         (
             ("generate", "a", "--negative-prompt", "b", "--guidance-scale", "0"),
-            ("--negative-prompt needs guidance", "--guidance-scale, 2"),
+            ("--negative-prompt needs guidance", "--guidance-scale, to 2"),
         ),
         (("info", "--jsn"), ("did you mean --json?",)),
         (("convert", "--out", "x"), ("--transformer", "--vqvae")),

@@ -8,7 +8,8 @@ import socket
 
 import pytest
 
-from server.commands.serve import CannotListen, listen
+from server.commands.serve import listen
+from server.errors import CannotListen
 
 
 def test_a_free_port_is_taken_on_every_address_of_a_name() -> None:

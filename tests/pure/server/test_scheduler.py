@@ -1,155 +1,125 @@
-"""The scheduling policy, with a clock that is an argument."""
+"""The scheduling policy, which has no clock and no model."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from server.worker.scheduler import Key, Policy, Scheduler, token_shares
+from server.messages import Key
+from server.worker.scheduler import Policy, Scheduler, resolve_max_step, token_shares
 from tests.server.fakes import PATCH_NUMS
 
-NEVER = math.inf
 
+class Images:
+    """The images that a scheduler chooses from, each with its scale."""
 
-def scheduler(
-    max_batch: int = 8, catch_up: float = 0.15, patience: float = 1.0, max_step: float = math.inf
-) -> Scheduler:
-    return Scheduler(Policy(token_shares(PATCH_NUMS), max_batch, catch_up, patience, max_step))
+    def __init__(self, max_batch: int = 8, max_step: float = math.inf) -> None:
+        self.scheduler = Scheduler(Policy(token_shares(PATCH_NUMS), max_batch, max_step))
+        self.scales: dict[Key, int] = {}
 
+    def add(self, *keys: Key) -> None:
+        for key in keys:
+            self.scheduler.add(key)
+            self.scales[key] = 0
 
-def add(s: Scheduler, names: str, images: int = 1) -> None:
-    for name in names:
-        for image in range(images):
-            s.add(Key(name, image), NEVER)
+    def add_jobs(self, names: str, images: int = 1) -> None:
+        self.add(*(Key(name, image) for name in names for image in range(images)))
 
+    def step(self) -> tuple[Key, ...]:
+        """Advance the batch that the scheduler chooses, and remove what is finished."""
+        batch = self.scheduler.next_batch(self.scales)
+        for key in batch:
+            self.scales[key] += 1
+            if self.scales[key] == len(PATCH_NUMS):
+                self.remove(key)
+        return batch
 
-def tick(s: Scheduler) -> tuple[Key, ...]:
-    batch = s.next_batch()
-    s.advance(batch)
-    return batch
+    def step_names(self) -> str:
+        return "".join(key.job_id for key in self.step())
 
+    def finish_next(self) -> list[Key]:
+        """Step until something is finished."""
+        before = set(self.scales)
+        while before <= set(self.scales):
+            self.step()
+        return [key for key in before if key not in self.scales]
 
-def names(batch: tuple[Key, ...]) -> str:
-    return "".join(key.job_id for key in batch)
+    def remove(self, key: Key) -> None:
+        self.scheduler.remove(key)
+        del self.scales[key]
+
+    @property
+    def idle(self) -> bool:
+        return self.scheduler.next_batch(self.scales) == ()
 
 
 def test_images_that_arrive_together_step_together_from_start_to_end() -> None:
-    s = scheduler()
-    add(s, "abcd")
-    assert [names(tick(s)) for _ in PATCH_NUMS] == ["abcd"] * len(PATCH_NUMS)
-    assert s.idle
+    images = Images()
+    images.add_jobs("abcd")
+    assert [images.step_names() for _ in PATCH_NUMS] == ["abcd"] * len(PATCH_NUMS)
+    assert images.idle
 
 
-def test_a_newcomer_catches_up_with_a_cohort_in_the_cheap_scales() -> None:
-    s = scheduler()
-    add(s, "a")
-    for _ in range(4):
-        tick(s)
-    add(s, "b")
-    assert [names(tick(s)) for _ in range(10)] == ["b"] * 4 + ["ab"] * 6
-    assert s.idle
+def test_the_image_that_came_first_leads_and_does_not_wait_for_newcomers() -> None:
+    images = Images()
+    images.add_jobs("a")
+    images.step()
+    images.add_jobs("b")
+    assert [images.step_names() for _ in range(19)] == ["a"] * 9 + ["b"] * 10
 
 
-def test_a_cohort_in_the_expensive_scales_does_not_wait() -> None:
-    s = scheduler()
-    add(s, "a")
-    for _ in range(8):
-        tick(s)
-    add(s, "b")
-    assert [names(tick(s)) for _ in range(12)] == ["a"] * 2 + ["b"] * 10
-
-
-def test_without_catching_up_nobody_waits() -> None:
-    s = scheduler(catch_up=0.0)
-    add(s, "a")
-    tick(s)
-    add(s, "b")
-    assert [names(tick(s)) for _ in range(19)] == ["a"] * 9 + ["b"] * 10
-
-
-def test_patience_ends() -> None:
-    s = scheduler(
-        patience=0.3
-    )  # two newcomers' worth: catching up over seven scales costs each 14 % of an image
-    add(s, "a")
-    for _ in range(7):
-        tick(s)
-    for name in "bc":
-        add(s, name)
-        assert [names(tick(s)) for _ in range(7)] == [name] * 7
-    add(s, "d")
-    assert [names(tick(s)) for _ in range(3)] == ["abc"] * 3
+def test_images_that_meet_at_a_scale_step_together_from_there_on() -> None:
+    images = Images(max_batch=2)
+    images.add_jobs("abc")
+    images.step()
+    images.scales[Key("c", 0)] = 1  # as if it had had a step of its own
+    images.remove(Key("a", 0))
+    assert [images.step_names() for _ in range(9)] == ["bc"] * 9
 
 
 def test_of_a_cohort_larger_than_a_batch_those_that_came_first_go_first() -> None:
-    s = scheduler(max_batch=2)
-    add(s, "abc")
-    assert [names(tick(s)) for _ in range(20)] == ["ab"] * 10 + ["c"] * 10
-
-
-def test_a_full_batch_waits_for_nobody() -> None:
-    s = scheduler(max_batch=1)
-    add(s, "a")
-    tick(s)
-    add(s, "b")
-    assert names(tick(s)) == "a"
+    images = Images(max_batch=2)
+    images.add_jobs("abc")
+    assert [images.step_names() for _ in range(20)] == ["ab"] * 10 + ["c"] * 10
 
 
 def test_small_scales_are_batched_and_large_ones_taken_in_turn() -> None:
-    s = scheduler(max_step=0.2)
-    add(s, "abcd")
-    batches = [names(tick(s)) for _ in range(20)]
+    images = Images(max_step=0.2)
+    images.add_jobs("abcd")
+    batches = [images.step_names() for _ in range(20)]
     assert batches[:6] == ["abcd"] * 6
-    assert batches[6:11] == [
-        "ab",
-        "a",
-        "a",
-        "a",
-        "b",
-    ]  # the first is done long before the last has begun
+    # The first is done long before the last has begun its large scales.
+    assert batches[6:11] == ["ab", "a", "a", "a", "b"]
     assert sum(len(batch) for batch in batches) == 4 * len(PATCH_NUMS)
-    assert s.idle
-
-
-def finishing_order(s: Scheduler) -> list[Key]:
-    order: list[Key] = []
-    while not s.idle:
-        order += s.advance(s.next_batch())
-    return order
+    assert images.idle
 
 
 def test_where_images_take_turns_one_of_another_job_does_not_wait_for_all_of_a_large_job() -> None:
-    s = scheduler(max_step=0.2)
-    add(s, "a", images=8)
-    first: list[Key] = []
-    while not first:
-        first = s.advance(s.next_batch())
-    add(s, "b")  # in the slot of a's first image
-    order = finishing_order(s)
+    images = Images(max_step=0.2)
+    images.add_jobs("a", images=8)
+    images.finish_next()
+    images.add_jobs("b")  # in the slot of a's first image
+    order: list[Key] = []
+    while not images.idle:
+        order += images.finish_next()
     assert order.index(Key("b", 0)) <= 1
     assert len(order) == 8
 
 
 def test_no_stream_of_others_holds_back_the_images_of_a_large_job_for_ever() -> None:
-    s = scheduler(max_step=0.2)
-    add(s, "a", images=4)
+    images = Images(max_step=0.2)
+    images.add_jobs("a", images=4)
     order: list[Key] = []
     for i in range(200):
-        s.add(Key(f"other{i}", 0), NEVER)
-        done: list[Key] = []
-        while not done:
-            done = s.advance(s.next_batch())
-        order += done
+        images.add(Key(f"other{i}", 0))
+        order += images.finish_next()
     places = [i for i, key in enumerate(order) if key.job_id == "a"]
     assert len(places) == 4
-    assert (
-        places[-1] <= 4 * 8 + 3
-    )  # eight places given up for each image of the job that was there before
+    assert places[-1] <= 4 * 8 + 3  # it yields eight places for each earlier image of its job
 
 
 def test_a_step_of_one_image_is_always_allowed() -> None:
@@ -158,31 +128,31 @@ def test_a_step_of_one_image_is_always_allowed() -> None:
     assert Policy((0.1, 0.9), max_batch=8).batch_limit(1) == 8
 
 
-def test_expired_jobs_are_named_once_their_time_has_come_until_they_are_removed() -> None:
-    s = scheduler()
-    s.add(Key("a", 0), 10.0)
-    s.add(Key("a", 1), 10.0)
-    s.add(Key("b", 0), 20.0)
-    assert s.expired(9.9) == []
-    assert s.expired(10.0) == ["a"]
-    assert s.remove("a") == [Key("a", 0), Key("a", 1)]
-    assert s.expired(30.0) == ["b"]
+@pytest.mark.parametrize(
+    ("given", "mode", "expected"),
+    [(0, "deterministic", 0.2), (0, "fast", 1.0), (0.7, "deterministic", 0.7), (3.0, "fast", 3.0)],
+)
+def test_the_largest_step_follows_the_mode_unless_it_is_set(
+    given: float, mode: str, expected: float
+) -> None:
+    assert resolve_max_step(given, mode) == expected
 
 
-def test_removing_is_harmless_for_strangers() -> None:
-    s = scheduler()
-    add(s, "a")
-    assert s.remove("b") == []
-    assert s.remove("a") == [Key("a", 0)]
-    assert s.idle
-    assert s.next_batch() == ()
+def test_removing_an_unknown_image_changes_nothing() -> None:
+    images = Images()
+    images.add_jobs("a", images=2)
+    images.scheduler.remove(Key("b", 0))
+    images.remove(Key("a", 0))
+    assert images.step() == (Key("a", 1),)
+    images.remove(Key("a", 1))
+    assert images.idle
 
 
 def test_an_image_is_scheduled_once() -> None:
-    s = scheduler()
-    add(s, "a")
+    images = Images()
+    images.add_jobs("a")
     with pytest.raises(ValueError, match="image 0 of job a is already"):
-        add(s, "a")
+        images.add_jobs("a")
 
 
 @pytest.mark.parametrize(
@@ -191,115 +161,89 @@ def test_an_image_is_scheduled_once() -> None:
         ({"scale_costs": ()}, "scale_costs"),
         ({"scale_costs": (0.5, 0.0)}, "scale_costs"),
         ({"max_batch": 0}, "max_batch"),
-        ({"catch_up": 1.5}, "catch_up"),
-        ({"patience": -1.0}, "patience"),
         ({"max_step": 0.0}, "max_step"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(changes: dict[str, object], message: str) -> None:
+def test_an_invalid_policy_is_refused(changes: dict[str, object], message: str) -> None:
     values: dict[str, object] = {"scale_costs": (0.1, 0.9), "max_batch": 1}
     with pytest.raises(ValueError, match=message):
         Policy(**(values | changes))  # type: ignore[arg-type]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Random arrivals, departures, clocks and steps, against a plain model of what must hold."""
+    """Random arrivals, departures and steps, against a plain model of what must hold."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.scales = 4
-        costs = (0.05, 0.15, 0.3, 0.5)
-        self.s = Scheduler(Policy(costs, max_batch=3, catch_up=0.25, patience=0.5, max_step=0.6))
-        self.now = 0.0
-        self.deadlines: dict[str, float] = {}
+        self.costs = (0.05, 0.15, 0.3, 0.5)
+        self.policy = Policy(self.costs, max_batch=3, max_step=0.6)
+        self.s = Scheduler(self.policy)
         self.scale: dict[Key, int] = {}
-        self.done: set[Key] = set()
-        self.removed: set[Key] = set()
+        self.arrivals: list[Key] = []
         self.created = 0
 
-    @rule(images=st.integers(1, 4), seconds=st.floats(0.5, 30))
-    def arrive(self, images: int, seconds: float) -> None:
+    @rule(images=st.integers(1, 4))
+    def arrive(self, images: int) -> None:
         name = f"job{self.created}"
         self.created += 1
-        self.deadlines[name] = self.now + seconds
         for image in range(images):
-            self.s.add(Key(name, image), self.now + seconds)
+            self.s.add(Key(name, image))
             self.scale[Key(name, image)] = 0
+            self.arrivals.append(Key(name, image))
 
     @rule()
     def step(self) -> None:
-        batch = self.s.next_batch()
+        batch = self.s.next_batch(self.scale)
         assert bool(batch) == bool(self.scale)
         assert len(set(batch)) == len(batch) <= 3, "one image twice in a step"
         assert len({self.scale[key] for key in batch}) <= 1, "a step over several scales"
-        finished = self.s.advance(batch)
+        if batch:
+            cost = self.costs[self.scale[batch[0]]]
+            assert len(batch) == 1 or cost * len(batch) <= 0.6, "more work than max_step"
         for key in batch:
             self.scale[key] += 1
-        assert set(finished) == {key for key in batch if self.scale[key] == self.scales}
-        for key in finished:
-            del self.scale[key]
-            assert key not in self.done, "an image was finished twice"
-            self.done.add(key)
+            if self.scale[key] == len(self.costs):
+                self._remove(key)
 
     @precondition(lambda self: self.scale)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        self._remove(data.draw(st.sampled_from(sorted({key.job_id for key in self.scale}))))
+        name = data.draw(st.sampled_from(sorted({key.job_id for key in self.scale})))
+        for key in [key for key in self.scale if key.job_id == name]:
+            self._remove(key)
 
-    @rule(seconds=st.floats(0.1, 10))
-    def time_passes(self, seconds: float) -> None:
-        self.now += seconds
-        expired = self.s.expired(self.now)
-        here = {key.job_id for key in self.scale}
-        assert sorted(expired) == sorted(
-            n for n, d in self.deadlines.items() if d <= self.now and n in here
-        )
-        for name in expired:
-            self._remove(name)
-
-    def _remove(self, name: str) -> None:
-        here = {key for key in self.scale if key.job_id == name}
-        assert set(self.s.remove(name)) == here
-        self.removed |= here
-        for key in here:
-            del self.scale[key]
+    def _remove(self, key: Key) -> None:
+        self.s.remove(key)
+        del self.scale[key]
 
     @invariant()
-    def nothing_is_lost_or_two_things_at_once(self) -> None:
-        assert self.s.idle == (not self.scale)
-        assert not self.done & self.removed
+    def asking_changes_nothing(self) -> None:
+        assert self.s.next_batch(self.scale) == self.s.next_batch(self.scale)
+
+    @invariant()
+    def the_leader_is_one_that_others_of_its_job_do_not_precede(self) -> None:
+        if batch := self.s.next_batch(self.scale):
+            earlier = self.arrivals[: self.arrivals.index(batch[0])]
+            assert not any(k.job_id == batch[0].job_id and k in self.scale for k in earlier)
 
     def teardown(self) -> None:
-        """With nothing new, all that is left finishes within as many steps as there are scales to paint."""
-        for _ in range(len(self.scale) * self.scales):
+        """With no newcomers, all that is left finishes within as many steps as there are scales to do."""
+        for _ in range(len(self.scale) * len(self.costs)):
             self.step()
-        assert self.s.idle
+        assert not self.scale
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 
 
-@given(arrivals=st.lists(st.integers(0, 3), min_size=1, max_size=40), patience=st.floats(0, 3))
-def test_a_stream_of_newcomers_holds_an_image_back_no_longer_than_its_patience(
-    arrivals: list[int], patience: float
-) -> None:
-    s = scheduler(max_batch=4, patience=patience)
+@given(arrivals=st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_an_image_alone_in_its_job_is_never_overtaken(arrivals: list[int]) -> None:
+    """Whoever comes later, each step of the scheduler advances the image that came first."""
+    images = Images(max_batch=4, max_step=0.2)
     first = Key("first", 0)
-    s.add(first, NEVER)
-    scale: Counter[Key] = Counter({first: 0})
-    waited = 0.0
-    for number in range(1000):
-        for i in range(min(arrivals[number % len(arrivals)], 4 - len(scale))):
-            s.add(Key(f"{number}.{i}", 0), NEVER)
-            scale[Key(f"{number}.{i}", 0)] = 0
-        batch = s.next_batch()
-        if first not in batch:
-            waited += len(batch) * s.policy.scale_costs[scale[batch[0]]]
-        scale.update(batch)
-        done = s.advance(batch)
-        for key in done:
-            del scale[key]
-        if first in done:
-            break
-    assert first not in scale
-    assert waited <= patience + 1e-9
+    images.add(first)
+    for number in range(len(PATCH_NUMS)):
+        for i in range(min(arrivals[number % len(arrivals)], 4 - len(images.scales))):
+            images.add(Key(f"{number}.{i}", 0))
+        assert first in images.step()
+    assert first not in images.scales

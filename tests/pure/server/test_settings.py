@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         ("port", "http", 'port must be an integer from 0 to 65535; got "http".'),
         ("mode", "quick", 'mode must be one of "auto", "deterministic", "fast"; got "quick".'),
         ("slots", 0, "slots must be an integer from 1 to 1024; got 0."),
-        ("catch_up", float("nan"), "catch_up must be a finite number from 0 to 1; got NaN."),
+        ("max_step", float("nan"), "max_step must be a finite number from 0 to 1000; got NaN."),
         (
             "drain_timeout_s",
             -1,
@@ -143,9 +144,32 @@ def test_timeouts_must_agree() -> None:
         Settings(default_timeout_s=100, max_timeout_s=10)
 
 
-def test_a_batch_is_as_large_as_the_slots_unless_it_is_said() -> None:
-    assert Settings(slots=5).worker_options().max_batch == 5
-    assert Settings(slots=5, max_batch=2).worker_options().max_batch == 2
+def test_a_batch_is_as_large_as_the_slots_unless_it_is_set() -> None:
+    assert Settings(slots=5).largest_batch == 5
+    assert Settings(slots=5, max_batch=2).largest_batch == 2
+    assert Settings(slots=5, max_batch=9).largest_batch == 5
+
+
+def test_the_workers_part_is_frozen_and_holds_no_secrets() -> None:
+    given = Settings(api_keys=["a-secret-key"], slots=5, dtype="float16", text_cache=9)  # type: ignore[list-item]
+    part = pickle.loads(pickle.dumps(given.for_worker()))
+    assert (part.slots, part.dtype, part.text_cache) == (5, "float16", 9)
+    assert not hasattr(part, "api_keys")
+    assert b"a-secret-key" not in pickle.dumps(part)
+    with pytest.raises(ValidationError, match="frozen"):
+        part.slots = 6
+    with pytest.raises(ValidationError, match="frozen"):
+        given.slots = 6
+
+
+def test_a_worker_starts_whatever_variables_its_parent_did_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its settings are those it was sent: the environment is not read again."""
+    part = Settings(slots=5).for_worker()
+    monkeypatch.setenv("STAR_SLOTS", "7")
+    monkeypatch.setenv("STAR_PROT", "1")
+    assert pickle.loads(pickle.dumps(part)).slots == 5
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -32,8 +32,8 @@ class Linear:
         return self.decoding * batch
 
 
-def policy(catch_up: float = 0.5, max_step: float = math.inf) -> Policy:
-    return Policy((0.1, 0.2, 0.3, 0.4), max_batch=4, catch_up=catch_up, max_step=max_step)
+def policy(max_step: float = math.inf) -> Policy:
+    return Policy((0.1, 0.2, 0.3, 0.4), max_batch=4, max_step=max_step)
 
 
 def run(
