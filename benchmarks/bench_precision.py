@@ -105,8 +105,8 @@ def main() -> None:
     print(
         f"{heading(inexact)}, {arguments.unguided_scales} scales without guidance, against float32 with it"
     )
-    for side, fraction in zip(exact.config.patch_nums, same, strict=True):
-        print(f"{f'scale {side}x{side}':14}{100 * fraction:8.2f} % of tokens the same")
+    for label, fraction in zip(exact.config.schedule.labels, same, strict=True):
+        print(f"{f'scale {label}':14}{100 * fraction:8.2f} % of tokens the same")
     print(f"{'all':14}{100 * total:8.2f} % of tokens the same")
     print(f"decoder: {psnr:.1f} dB")
     print("times faster: " + ", ".join(f"{part} {ratio:.2f}" for part, ratio in faster.items()))

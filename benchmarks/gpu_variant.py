@@ -27,12 +27,12 @@ from benchmarks.workload import (
     random_model,
 )
 from star_model import PRESETS, Engine, StarModel
-from star_model.checkpoints.native import choose_device, parse_dtype
 from star_model.config import ModelConfig
 from star_model.cost import DEVICES, decode_work, graphs_bytes, peak_bytes, step_work
 from star_model.engine.compilation import compile_networks, restore_networks
 from star_model.engine.graphs import Capture, choose_capture
 from star_model.networks.attention import choose_backend
+from star_model.networks.precision import choose_device, parse_dtype
 from star_model.networks.transformer import CosineAttention
 
 
@@ -83,8 +83,8 @@ def floors(config: ModelConfig, batch: int, gpu: str | None) -> dict[str, float]
     if gpu is None:
         return {}
     found = {
-        f"scale {side}x{side}": 1000 * step_work(config, scale, batch).floor(DEVICES[gpu])
-        for scale, side in enumerate(config.patch_nums)
+        f"scale {label}": 1000 * step_work(config, scale, batch).floor(DEVICES[gpu])
+        for scale, label in enumerate(config.schedule.labels)
     }
     found["decode"] = 1000 * decode_work(config, batch).floor(DEVICES[gpu])
     return {**found, "image": sum(found.values())}

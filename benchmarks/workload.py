@@ -21,10 +21,10 @@ from star_model import (
     TextConditioning,
 )
 from star_model.checkpoints.hub import resolve_model
-from star_model.checkpoints.native import choose_device, load_model, parse_dtype
+from star_model.checkpoints.native import load_model
 from star_model.engine.engine import Mode
 from star_model.host_memory import keep_freed_memory
-from star_model.networks.precision import choose_precision
+from star_model.networks.precision import choose_device, choose_precision, parse_dtype
 from star_model.networks.text_encoder import ClassEncoder, Conditioning, TextEncoder
 from star_model.networks.transformer import StarTransformer
 from star_model.networks.vqvae import VQVAE
@@ -145,8 +145,8 @@ def paint_in_stages(
 ) -> None:
     """Paint images and decode them, timing ``prepare``, each scale, as ``scale 16x16``, and ``decode``."""
     sequences = watch.time("prepare", lambda: prepare(engine, texts, seeds))
-    for side in engine.schedule.patch_nums:
-        watch.time(f"scale {side}x{side}", lambda: engine.step(sequences))
+    for label in engine.schedule.labels:
+        watch.time(f"scale {label}", lambda: engine.step(sequences))
     watch.time("decode", lambda: engine.finish(sequences))
 
 

@@ -13,11 +13,13 @@ from star_model.threads import limit_spinning
 if TYPE_CHECKING:
     from star_model import errors
     from star_model.checkpoints.hub import resolve_model
-    from star_model.checkpoints.native import load_model, save_model
-    from star_model.config import PRESETS, ModelConfig
+    from star_model.checkpoints.native import load_model
+    from star_model.checkpoints.saving import save_model
+    from star_model.config import ModelConfig
     from star_model.engine.editing import Edit, make_edit, place_on_canvas
     from star_model.engine.engine import Engine
     from star_model.engine.sequence import ImageSequence
+    from star_model.families.registry import PRESETS
     from star_model.model import StarModel
     from star_model.networks.text_encoder import ClassConditioning, TextConditioning
     from star_model.sampling import Sampling
@@ -27,7 +29,7 @@ limit_spinning()  # first of all: any other module of this package may load torc
 
 _HOMES = {
     "ClassConditioning": "networks.text_encoder",
-    "PRESETS": "config",
+    "PRESETS": "families.registry",
     "Edit": "engine.editing",
     "Engine": "engine.engine",
     "ImageSequence": "engine.sequence",
@@ -40,7 +42,7 @@ _HOMES = {
     "make_edit": "engine.editing",
     "place_on_canvas": "engine.editing",
     "resolve_model": "checkpoints.hub",
-    "save_model": "checkpoints.native",
+    "save_model": "checkpoints.saving",
 }
 
 __all__ = [

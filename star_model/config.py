@@ -1,18 +1,23 @@
-"""What a model is made of: frozen dataclasses that are validated when built, and the published presets.
+"""Configuration of a model: frozen dataclasses that are validated when built.
 
-A native model directory stores :class:`ModelConfig` as ``config.json``; see :mod:`star_model.checkpoints.native`.
+A native model directory stores :class:`ModelConfig` as ``config.json``; see :mod:`star_model.checkpoints.native`. The
+published configurations are in :mod:`star_model.families`. Upper bounds are far above any model there is: they refuse a
+hostile file before anything is allocated for it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable
+from dataclasses import field
 from functools import cached_property
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from star_model.errors import ConfigError
+from star_model.json_file import describe, validate
 from star_model.sampling import Sampling
 from star_model.scales import ScaleSchedule
 
@@ -20,14 +25,46 @@ HEAD_DIM = 64
 KEPT_TEXTS = 4
 """Texts whose keys and values an engine keeps: the empty prompt's, and those of the last requests."""
 IMAGENET_CLASSES = 1000
+MAX_IMAGE_SIDE = 8192
+"""In pixels."""
+MAX_TOKENS = 2**18
+"""Of one image, all scales together."""
+
+_CHECKED = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+T = TypeVar("T")
+
+
+def _raises_config_error(section: str) -> Callable[[type[T]], type[T]]:
+    """Decorate a pydantic dataclass: its constructor raises :class:`ConfigError`, whose text names the key.
+
+    Args:
+        section: key under which the class stands in ``config.json``.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        init = cls.__init__
+
+        @functools.wraps(init)
+        def checked(self: T, *args: Any, **kwargs: Any) -> None:
+            try:
+                init(self, *args, **kwargs)
+            except ValidationError as error:
+                raise ConfigError(describe(error, cls, section)) from error
+
+        cls.__init__ = checked  # type: ignore[assignment]
+        return cls
+
+    return decorate
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ConfigError(message)
+        raise ValueError(message)
 
 
-@dataclass(frozen=True)
+@_raises_config_error("tokenizer")
+@dataclass(frozen=True, config=_CHECKED)
 class TokenizerConfig:
     """The VQVAE and its codebook. The defaults are the published tokenizer (``vae_ch160v4096z32``).
 
@@ -48,42 +85,28 @@ class TokenizerConfig:
         phi_ratio: weight of a phi convolution against its input.
     """
 
-    vocab_size: int = 4096
-    latent_channels: int = 32
-    base_channels: int = 160
-    channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    num_res_blocks: int = 2
-    num_groups: int = 32
-    patch_size: int = 1
+    vocab_size: Annotated[int, Field(ge=1, le=2**20)] = 4096
+    latent_channels: Annotated[int, Field(ge=1, le=4096)] = 32
+    base_channels: Annotated[int, Field(ge=1, le=4096)] = 160
+    channel_multipliers: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=10)
+    ] = (1, 1, 2, 2, 4)
+    num_res_blocks: Annotated[int, Field(ge=1, le=100)] = 2
+    num_groups: Annotated[int, Field(ge=1, le=4096)] = 32
+    patch_size: Annotated[int, Field(ge=1, le=64)] = 1
     attention: bool = True
     padding_mode: Literal["zeros", "replicate"] = "zeros"
-    num_phi: int = 4
-    phi_ratio: float = 0.5
+    num_phi: Annotated[int, Field(ge=1, le=1000)] = 4
+    phi_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
 
-    def __post_init__(self) -> None:
-        for name in (
-            "vocab_size", "latent_channels", "base_channels", "num_res_blocks", "num_groups", "patch_size",
-            "num_phi",
-        ):  # fmt: skip
-            _require(
-                getattr(self, name) >= 1,
-                f"tokenizer.{name} must be at least 1, got {getattr(self, name)}",
-            )
-        _require(
-            len(self.channel_multipliers) >= 1, "tokenizer.channel_multipliers must not be empty"
-        )
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         for width in self.level_channels:
             _require(
                 width % self.num_groups == 0,
                 f"tokenizer.num_groups ({self.num_groups}) must divide every level's width, got {width}",
             )
-        _require(
-            0 <= self.phi_ratio <= 1, f"tokenizer.phi_ratio must be in [0, 1], got {self.phi_ratio}"
-        )
-        _require(
-            self.padding_mode in ("zeros", "replicate"),
-            f"tokenizer.padding_mode must be zeros or replicate, got {self.padding_mode!r}",
-        )
+        return self
 
     @property
     def level_channels(self) -> tuple[int, ...]:
@@ -97,7 +120,8 @@ class TokenizerConfig:
         return factor
 
 
-@dataclass(frozen=True)
+@_raises_config_error("transformer")
+@dataclass(frozen=True, config=_CHECKED)
 class TransformerConfig:
     """The next-scale transformer. Heads are always 64 wide, so the width follows from their number.
 
@@ -125,59 +149,38 @@ class TransformerConfig:
             linear layer in each block or one that is shared.
     """
 
-    depth: int
-    num_heads: int
-    text_dim: int = 0
-    mlp_ratio: float = 4.0
-    rope_theta: float = 10000.0
-    rope_norm: float = 64.0
+    depth: Annotated[int, Field(ge=1, le=1000)]
+    num_heads: Annotated[int, Field(ge=1, le=1000)]
+    text_dim: Annotated[int, Field(ge=0, le=2**16)] = 0
+    mlp_ratio: Annotated[float, Field(gt=0, le=100)] = 4.0
+    rope_theta: Annotated[float, Field(gt=0, le=1e12)] = 10000.0
+    rope_norm: Annotated[float, Field(gt=0, le=1e6)] = 64.0
     cross_attention_rows: Literal["conditional", "own"] = "own"
-    num_classes: int = 0
+    num_classes: Annotated[int, Field(ge=0)] = 0
     positions: Literal["rope", "absolute"] = "rope"
     place_features: bool = False
     adaptive_norm: Literal["none", "block", "shared"] = "none"
 
-    def __post_init__(self) -> None:
-        for name in ("depth", "num_heads"):
-            _require(
-                getattr(self, name) >= 1,
-                f"transformer.{name} must be at least 1, got {getattr(self, name)}",
-            )
-        for name in ("text_dim", "num_classes"):
-            _require(
-                getattr(self, name) >= 0,
-                f"transformer.{name} must not be negative, got {getattr(self, name)}",
-            )
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         _require(
             (self.text_dim > 0) != (self.num_classes > 0),
             "one of transformer.text_dim (a text-conditional model) and transformer.num_classes (a "
             f"class-conditional one) must be positive, got {self.text_dim} and {self.num_classes}",
         )
-        for name in ("mlp_ratio", "rope_theta", "rope_norm"):
-            _require(
-                getattr(self, name) > 0,
-                f"transformer.{name} must be positive, got {getattr(self, name)}",
-            )
         _require(
-            self.cross_attention_rows in ("conditional", "own"),
-            f"transformer.cross_attention_rows must be conditional or own, got {self.cross_attention_rows!r}",
-        )
-        _require(
-            self.positions in ("rope", "absolute"),
-            f"transformer.positions must be rope or absolute, got {self.positions!r}",
+            self.num_classes <= IMAGENET_CLASSES,
+            f"transformer.num_classes must be at most {IMAGENET_CLASSES}, those of ImageNet, got {self.num_classes}",
         )
         _require(
             self.positions == "rope" or not self.place_features,
             "transformer.place_features needs transformer.positions rope, whose table they are made of",
         )
         _require(
-            self.adaptive_norm in ("none", "block", "shared"),
-            f"transformer.adaptive_norm must be none, block or shared, got {self.adaptive_norm!r}",
-        )
-        _require(
             self.adaptive_norm == "none" or self.num_classes > 0,
             f"transformer.adaptive_norm {self.adaptive_norm} needs a class-conditional model",
         )
+        return self
 
     @property
     def width(self) -> int:
@@ -195,7 +198,8 @@ class TransformerConfig:
         return 0 if self.adaptive_norm == "none" else 6 * self.depth + 2
 
 
-@dataclass(frozen=True)
+@_raises_config_error("text_encoder")
+@dataclass(frozen=True, config=_CHECKED)
 class TextEncoderConfig:
     """The frozen text encoder, or what stands in its place.
 
@@ -206,47 +210,49 @@ class TextEncoderConfig:
     """
 
     family: Literal["clip", "sentence", "imagenet"] = "clip"
-    max_tokens: int = 77
+    max_tokens: Annotated[int, Field(ge=0, le=2**15)] = 77
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         _require(
-            self.family in ("clip", "sentence", "imagenet"),
-            f"text_encoder.family must be clip, sentence or imagenet, got {self.family!r}",
-        )
-        fits = self.max_tokens == 0 if self.family == "imagenet" else self.max_tokens >= 2
-        _require(
-            fits,
+            self.max_tokens == 0 if self.family == "imagenet" else self.max_tokens >= 2,
             "text_encoder.max_tokens must be at least 2, or 0 with text_encoder.family imagenet, "
             f"got {self.max_tokens} with {self.family}",
         )
+        return self
 
 
-@dataclass(frozen=True)
+@_raises_config_error("")
+@dataclass(frozen=True, config=_CHECKED)
 class ModelConfig:
     """Everything that ``config.json`` holds."""
 
     name: str
-    patch_nums: tuple[int, ...]
+    patch_nums: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=100)]
     transformer: TransformerConfig
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     sampling: Sampling = field(default_factory=Sampling)
 
-    def __post_init__(self) -> None:
-        try:
-            ScaleSchedule(self.patch_nums)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         family, classes = self.text_encoder.family, self.transformer.num_classes
         _require(
             (family == "imagenet") == (classes > 0),
             f"text_encoder.family {family} does not fit transformer.num_classes {classes}: "
             "imagenet is for class-conditional models, and for them alone",
         )
+        tokens = self.schedule.num_tokens  # a ValueError if the sides are no schedule
         _require(
-            classes <= IMAGENET_CLASSES,
-            f"transformer.num_classes must be at most {IMAGENET_CLASSES}, those of ImageNet, got {classes}",
+            tokens <= MAX_TOKENS,
+            f"patch_nums must add up to at most {MAX_TOKENS} tokens an image, got {tokens}",
         )
+        _require(
+            self.image_size <= MAX_IMAGE_SIDE,
+            f"patch_nums and tokenizer make images of {self.image_size} pixels a side; "
+            f"at most {MAX_IMAGE_SIDE} are supported",
+        )
+        return self
 
     @cached_property
     def schedule(self) -> ScaleSchedule:
@@ -269,101 +275,17 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; the inverse of :meth:`from_dict`."""
-        return dataclasses.asdict(self) | {"sampling": self.sampling.model_dump()}
+        data: dict[str, Any] = TypeAdapter(ModelConfig).dump_python(self, mode="json")
+        return data
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
+    def from_dict(cls, data: Any) -> ModelConfig:
         """Build a configuration from parsed JSON.
 
         Raises:
             ConfigError: naming the key that is unknown, missing, of the wrong type or out of range.
         """
-        config: ModelConfig = _from_dict(cls, data, "")
-        return config
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-
-
-def _from_dict(cls: type[Any], data: Any, path: str) -> Any:
-    what = path.rstrip(".") or "the configuration"
-    _require(isinstance(data, dict), f"{what} must be an object, got {data!r}")
-    hints = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    if unknown := sorted(data.keys() - fields.keys()):
-        raise ConfigError(f"unknown key {path}{unknown[0]}; known are {', '.join(sorted(fields))}")
-    values = {}
-    for name, f in fields.items():
-        if name not in data:
-            optional = (
-                f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
-            )
-            _require(optional, f"missing key {path}{name}")
-            continue
-        hint, value = hints[name], data[name]
-        if hint is Sampling:
-            try:
-                values[name] = Sampling(**value)
-            except ValidationError as error:
-                raise ConfigError(f"{path}{name}.{error.errors()[0]['loc'][0]}: {error}") from error
-        elif dataclasses.is_dataclass(hint):
-            values[name] = _from_dict(hint, value, f"{path}{name}.")  # type: ignore[arg-type]
-        elif hint == tuple[int, ...]:
-            whole = isinstance(value, (list, tuple)) and all(type(v) is int for v in value)
-            _require(whole, f"{path}{name} must be a list of integers, got {value!r}")
-            values[name] = tuple(value)
-        else:
-            kind = hint if hint in _KINDS else str  # a Literal is checked by the class
-            wanted = (int, float) if kind is float else kind
-            right = isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
-            _require(right, f"{path}{name} must be {_KINDS[kind]}, got {value!r}")
-            values[name] = value
-    return cls(**values)
-
-
-_SIDES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-_SIDES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
-_SIDES_1024 = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
-
-
-def _star(name: str, depth: int, patch_nums: tuple[int, ...]) -> ModelConfig:
-    transformer = TransformerConfig(
-        depth=depth, num_heads=depth, text_dim=1024, cross_attention_rows="conditional"
-    )
-    return ModelConfig(name=name, patch_nums=patch_nums, transformer=transformer)
-
-
-def _var(
-    name: str, depth: int, patch_nums: tuple[int, ...], adaptive_norm: Literal["block", "shared"]
-) -> ModelConfig:
-    transformer = TransformerConfig(
-        depth=depth,
-        num_heads=depth,
-        num_classes=IMAGENET_CLASSES,
-        positions="absolute",
-        adaptive_norm=adaptive_norm,
-    )
-    return ModelConfig(
-        name=name,
-        patch_nums=patch_nums,
-        transformer=transformer,
-        text_encoder=TextEncoderConfig(family="imagenet", max_tokens=0),
-        sampling=Sampling(guidance_scale=4.0, top_k=900, top_p=0.95),  # those of the published demo
-    )
-
-
-PRESETS: dict[str, ModelConfig] = {
-    config.name: config
-    for config in (
-        _star("star-256-d16", 16, _SIDES_256),
-        _star("star-256", 30, _SIDES_256),
-        _star("star-512", 30, _SIDES_512),
-        _star("star-1024", 30, _SIDES_1024),
-        _var("var-d16", 16, _SIDES_256, "block"),
-        _var("var-d20", 20, _SIDES_256, "block"),
-        _var("var-d24", 24, _SIDES_256, "block"),
-        _var("var-d30", 30, _SIDES_256, "block"),
-        _var("var-d36", 36, _SIDES_512, "shared"),
-    )
-}
-"""The published STAR and VAR models by name."""
+        try:
+            return validate(cls, data)
+        except ValidationError as error:
+            raise ConfigError(describe(error, cls)) from error

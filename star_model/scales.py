@@ -1,10 +1,11 @@
-"""The scale schedule: how many tokens each step predicts, and where they lie in the sequence.
+"""The scale schedule: the number of tokens that each step predicts, and their positions in the sequence.
 
 Integers only, no torch, so that a scheduler or a capacity plan can reason about a model without loading one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -18,10 +19,10 @@ class ScaleSchedule:
     so scale ``k`` occupies the positions ``offsets[k]`` to ``offsets[k + 1]`` of the sequence.
 
     Args:
-        patch_nums: side of each token map, strictly increasing, starting with the 1x1 start map.
+        patch_nums: side of each token map, never decreasing, starting with the 1x1 start map.
 
     Raises:
-        ValueError: if there are fewer than two scales, the first is not 1, or the sides do not increase.
+        ValueError: if there are fewer than two scales, the first is not 1, or a side is smaller than the one before.
     """
 
     patch_nums: tuple[int, ...]
@@ -33,8 +34,8 @@ class ScaleSchedule:
             raise ValueError(
                 f"patch_nums must start with 1 (the start token map), got {self.patch_nums}"
             )
-        if any(a >= b for a, b in zip(self.patch_nums, self.patch_nums[1:], strict=False)):
-            raise ValueError(f"patch_nums must increase strictly, got {self.patch_nums}")
+        if any(a > b for a, b in zip(self.patch_nums, self.patch_nums[1:], strict=False)):
+            raise ValueError(f"patch_nums must not decrease, got {self.patch_nums}")
 
     def __len__(self) -> int:
         return len(self.patch_nums)
@@ -48,6 +49,16 @@ class ScaleSchedule:
     def offsets(self) -> tuple[int, ...]:
         """``len(self) + 1`` positions: where each scale starts, then where the last one ends."""
         return (0, *accumulate(self.lengths))
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each scale, such as ``16x16``; later scales of the same side are ``16x16 #2`` and so on."""
+        seen: Counter[int] = Counter()
+        labels = []
+        for side in self.patch_nums:
+            seen[side] += 1
+            labels.append(f"{side}x{side}" + (f" #{seen[side]}" if seen[side] > 1 else ""))
+        return tuple(labels)
 
     @property
     def num_tokens(self) -> int:

@@ -16,13 +16,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from star_model.errors import CheckpointError
+from star_model.json_file import read_object
 
 VOCABULARY = "vocabulary.json"
 
@@ -36,7 +39,10 @@ _MEDIUM = re.compile(
 """What a picture is, before what it shows: "a photo of" is no camera."""
 
 
-@dataclass(frozen=True)
+Words = tuple[Annotated[str, Field(pattern=r"\S")], ...]
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Vocabulary:
     """What a model was trained to draw.
 
@@ -47,10 +53,10 @@ class Vocabulary:
         colours: words for those of backgrounds.
     """
 
-    names: Mapping[str, tuple[str, ...]]
-    words: tuple[str, ...]
-    styles: tuple[str, ...] = ()
-    colours: tuple[str, ...] = ()
+    names: Annotated[dict[str, Words], Field(min_length=1)]
+    words: Words
+    styles: Words = ()
+    colours: Words = ()
 
     def save(self, directory: Path) -> None:
         """Write ``vocabulary.json``."""
@@ -59,33 +65,13 @@ class Vocabulary:
 
 
 def read_vocabulary(directory: Path) -> Vocabulary | None:
-    """What stands in a model directory's ``vocabulary.json``; None where there is none.
+    """Read ``vocabulary.json`` of a model directory; None if there is none.
 
     Raises:
-        CheckpointError: the file is not what the top of this module shows; the text says what is wrong.
+        CheckpointError: the file is not as the top of this module shows; the text says what is wrong.
     """
     file = directory / VOCABULARY
-    if not file.is_file():
-        return None
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
-    known = ("names", "words", "styles", "colours")
-    if not isinstance(data, dict) or (data.keys() ^ set(known)):
-        raise CheckpointError(f"{file} must be an object with {', '.join(known)}, and nothing else")
-    if not isinstance(data["names"], dict) or not data["names"]:
-        raise CheckpointError(f"{file}: names must be an object with a name at least")
-    names = {phrase: _words_in(file, "names", others) for phrase, others in data["names"].items()}
-    return Vocabulary(names, *(_words_in(file, key, data[key]) for key in known[1:]))
-
-
-def _words_in(file: Path, key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(
-        isinstance(text, str) and text.strip() for text in value
-    ):
-        raise CheckpointError(f"{file}: {key} must hold lists of words")
-    return tuple(value)
+    return read_object(file, Vocabulary) if file.is_file() else None
 
 
 class NearestName:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from star_model.checkpoints.native import save_model
+from star_model.checkpoints.saving import save_model
 from star_model.model import StarModel
 from star_model.networks.text_encoder import load_text_encoder
 from star_model.networks.transformer import StarTransformer

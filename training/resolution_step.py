@@ -104,8 +104,8 @@ class Scorer:
             transformer.load_state_dict(weights)
         losses, schedule = self._unseen.losses(self._teacher, 0.0), CONFIG.schedule
         nats = {
-            f"{side}x{side}": losses[a:b].mean().item()
-            for side, (a, b) in zip(schedule.patch_nums, pairwise(schedule.offsets), strict=True)
+            label: losses[a:b].mean().item()
+            for label, (a, b) in zip(schedule.labels, pairwise(schedule.offsets), strict=True)
         }
         return nats | {"found_small": self._found(SMALL), "found": self._found(len(schedule))}
 

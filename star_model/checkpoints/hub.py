@@ -22,49 +22,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from star_model.config import PRESETS
 from star_model.errors import ModelNotFoundError
+from star_model.families.family import HubFile
+from star_model.families.registry import PRESETS, family_of
 
 Progress = Callable[[str], None]
 
 EMBEDDED = ("star-mini",)
 """Models that are part of this distribution."""
 
-STAR_REPOSITORY = "taocrayon/STAR"
-VAR_REPOSITORY = "FoundationVision/var"
-
-OFFICIAL_TRANSFORMERS = {
-    "star-256": "star_rope_d30_256-ar-ckpt-ep3-iter20000.pth",
-    "star-512": "star_rope_d30_512-ar-ckpt-ep1-iter30000.pth",
-    "star-1024": "star_rope_d30_1024_drop_3-ar-ckpt-ep1-iter21000.pth",
-    "star-256-d16": "star_rope_d16_256.pth",
-    "var-d16": "var_d16.pth",
-    "var-d20": "var_d20.pth",
-    "var-d24": "var_d24.pth",
-    "var-d30": "var_d30.pth",
-    "var-d36": "var_d36.pth",
-}
-_UNPUBLISHED = (
-    "star_rope_d16_256.pth"  # described by its authors, not in their repository; the name is ours
-)
-OFFICIAL_VQVAE = "vae_ch160v4096z32.pth"
-OFFICIAL_CLIP = "CLIP"
-
-_CLIP_FILES = (
-    "tokenizer/vocab.json",
-    "tokenizer/merges.txt",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/special_tokens_map.json",
-    "text_encoder/config.json",
-    "text_encoder/model.safetensors",
-)
-
 
 @dataclass(frozen=True)
-class _OfficialFiles:
+class _PublishedFiles:
     transformer: Path
     vqvae: Path
-    clip: Path | None
+    text_encoder: Path | None = None
 
 
 def default_cache() -> Path:
@@ -154,12 +126,12 @@ def _published(
         if (native / "config.json").is_file():  # another process has converted it meanwhile
             return native
         downloads = cache / "hub" if cache_dir else None
-        files = _official_files(name, cache, downloads, offline, say)
+        files = _published_files(name, cache, downloads, offline, say)
         say(f"converting {name}, once; this takes a few minutes")
         convert_published(
             transformer=files.transformer,
             vqvae=files.vqvae,
-            text_encoder=files.clip,
+            text_encoder=files.text_encoder,
             out=native,
             preset=name,
             allow_unsafe_pickle=allow_unsafe_pickle,
@@ -168,44 +140,34 @@ def _published(
     return native
 
 
-def _official_files(
+def _published_files(
     name: str, cache: Path, downloads: Path | None, offline: bool, say: Progress
-) -> _OfficialFiles:
+) -> _PublishedFiles:
     """Each part from ``official/`` in the cache, else from the hub library's cache, else from the hub.
 
     ``downloads`` is the hub library's cache; None is its default, shared with other programs.
     """
     fetch = _Fetch(cache / "official", downloads, offline, say)
-    class_conditional = PRESETS[name].transformer.num_classes > 0
-    repository = VAR_REPOSITORY if class_conditional else STAR_REPOSITORY
-    steps: list[tuple[str, Callable[[], Path]]] = [
-        (OFFICIAL_TRANSFORMERS[name], lambda: fetch.file(repository, OFFICIAL_TRANSFORMERS[name])),
-        (OFFICIAL_VQVAE, lambda: fetch.file(VAR_REPOSITORY, OFFICIAL_VQVAE)),
-    ]
-    if not class_conditional:
-        steps.append((OFFICIAL_CLIP, fetch.clip))
+    parts = family_of(PRESETS[name]).files(name)
     found: list[Path] = []
     try:
-        for _, get in steps:
-            found.append(get())
-    except Exception as error:  # the hub library and what it stands on have many ways to fail
-        wanted = [fetch.official / part for part, _ in steps[len(found) :]]
-        files = [file for part in wanted for file in _files_of(part) if not file.is_file()]
-        listed = "".join(f"\n  {file}" for file in files)
+        for part in parts:  # one after the other, so that ``found`` says which of them failed
+            get = fetch.folder if part.files else fetch.file
+            found += [get(part)]
+    except Exception as error:  # the hub library and those it uses have many ways to fail
+        wanted = [
+            fetch.official / part.path / file
+            for part in parts[len(found) :]
+            for file in part.files or ("",)
+        ]
+        listed = "".join(f"\n  {file}" for file in wanted if not file.is_file())
         reason = "this is offline" if offline else str(error).strip().partition("\n")[0]
-        places = " and ".join(dict.fromkeys((repository, VAR_REPOSITORY)))
+        places = " and ".join(dict.fromkeys(part.repository for part in parts))
         raise ModelNotFoundError(
             f"{name} cannot be fetched: {reason or type(error).__name__}. Put these files of {places} on the hub "
             f"in place and try again:{listed}"
         ) from error
-    transformer, vqvae, *clip = found
-    return _OfficialFiles(transformer, vqvae, clip[0] if clip else None)
-
-
-def _files_of(part: Path) -> list[Path]:
-    if part.name != OFFICIAL_CLIP:
-        return [part]
-    return [part / file for file in _CLIP_FILES]
+    return _PublishedFiles(*found)
 
 
 @dataclass(frozen=True)
@@ -215,41 +177,47 @@ class _Fetch:
     offline: bool
     say: Progress
 
-    def file(self, repository: str, filename: str) -> Path:
-        """A file that was put in place, or else of ``repository``."""
-        if (local := self.official / filename).is_file():
+    def file(self, part: HubFile) -> Path:
+        """A file that was put in place, or else of the repository."""
+        if (local := self.official / part.path).is_file():
             return local
-        if filename == _UNPUBLISHED:
+        if not part.published:
             raise FileNotFoundError("its authors have not published these weights")
         from huggingface_hub import hf_hub_download
 
-        self.say(f"fetching {filename} from {repository}")
+        self.say(f"fetching {part.path} from {part.repository}")
         return Path(
             hf_hub_download(
-                repository, filename, cache_dir=self.downloads, local_files_only=self.offline
+                part.repository,
+                part.path,
+                cache_dir=self.downloads,
+                local_files_only=self.offline,
             )
         )
 
-    def clip(self) -> Path:
-        """The folder of the text encoder, likewise."""
-        if (local := self.official / OFFICIAL_CLIP).is_dir():
+    def folder(self, part: HubFile) -> Path:
+        """A folder that was put in place, or else of the repository."""
+        if (local := self.official / part.path).is_dir():
             return local
-        self.say(f"fetching {OFFICIAL_CLIP} from {STAR_REPOSITORY}")
-        folder = self._snapshot("*.bin")
-        if not (folder / "text_encoder" / "model.safetensors").is_file():
-            folder = self._snapshot()  # then it is published in the older format only
-        if not (folder / "text_encoder" / "config.json").is_file():
-            raise FileNotFoundError(f"{OFFICIAL_CLIP} is not in {STAR_REPOSITORY}")
+        self.say(f"fetching {part.path} from {part.repository}")
+        folder = self._snapshot(part, "*.bin")
+        if any(
+            name.endswith(".safetensors") and not (folder / name).is_file() for name in part.files
+        ):
+            folder = self._snapshot(part)  # then it is published in the older format only
+        configs = [name for name in part.files if name.endswith("/config.json")]
+        if not all((folder / name).is_file() for name in configs):
+            raise FileNotFoundError(f"{part.path} is not in {part.repository}")
         return folder
 
-    def _snapshot(self, *ignored: str) -> Path:
+    def _snapshot(self, part: HubFile, *ignored: str) -> Path:
         from huggingface_hub import snapshot_download
 
         root = snapshot_download(
-            STAR_REPOSITORY,
-            allow_patterns=[f"{OFFICIAL_CLIP}/*"],
+            part.repository,
+            allow_patterns=[f"{part.path}/*"],
             ignore_patterns=["*.fp16.*", *ignored],
             cache_dir=self.downloads,
             local_files_only=self.offline,
         )
-        return Path(root) / OFFICIAL_CLIP
+        return Path(root) / part.path

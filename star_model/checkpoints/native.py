@@ -10,31 +10,26 @@
     about.json                  optional: what the model knows, in words; see :mod:`star_model.about`
 
 Loading is strict, and checks names and shapes in the headers before it reads any data. Networks are built on
-the meta device, so that a model is in memory once. A directory is written beside its place and moved there
-when complete.
+the meta device, so that a model is in memory once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from star_model.about import read_about
 from star_model.config import ModelConfig
 from star_model.errors import CheckpointError, ConfigError
+from star_model.json_file import read_json
 from star_model.model import StarModel
 from star_model.networks.attention import choose_backend
-from star_model.networks.precision import choose_precision
+from star_model.networks.precision import choose_device, choose_precision, parse_dtype
 from star_model.networks.rope import rope_table
 from star_model.networks.text_encoder import (
     ClassEncoder,
@@ -44,7 +39,7 @@ from star_model.networks.text_encoder import (
 )
 from star_model.networks.transformer import StarTransformer
 from star_model.networks.vqvae import VQVAE
-from star_model.vocabulary import VOCABULARY, PromptReader, Vocabulary, read_vocabulary
+from star_model.vocabulary import PromptReader, read_vocabulary
 
 FORMAT = 1
 """Version of the native format; a larger number in ``config.json`` is refused."""
@@ -52,42 +47,9 @@ FORMAT = 1
 CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, SUMS = (
     "config.json", "transformer.safetensors", "vqvae.safetensors", "text_encoder", "SHA256SUMS"
 )  # fmt: skip
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _STORED_DTYPES = {"F32", "F16", "BF16"}
 
 Shapes = dict[str, tuple[int, ...]]
-
-
-def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """``float32``, ``float16`` or ``bfloat16``, by name or as such.
-
-    Raises:
-        ConfigError: for any other.
-    """
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found is None or found not in DTYPES.values():
-        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return found
-
-
-def choose_device(device: str) -> torch.device:
-    """``auto`` (CUDA where there is one, else the CPU), or a device of PyTorch by name.
-
-    Raises:
-        ConfigError: when there is no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}") from error
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ConfigError(
-            f"device {device} is not there: PyTorch finds {found} CUDA devices; use auto or cpu"
-        )
-    return chosen
 
 
 def tensor_shapes(config: ModelConfig) -> tuple[Shapes, Shapes]:
@@ -108,9 +70,6 @@ def _shapes(module: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-# Reading
-
-
 def read_config(path: Path | str) -> ModelConfig:
     """The configuration of the model in directory ``path``.
 
@@ -121,10 +80,7 @@ def read_config(path: Path | str) -> ModelConfig:
     if not directory.is_dir():
         raise CheckpointError(f"model directory {directory} does not exist")
     file = _existing(directory / CONFIG)
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON: {error}") from error
+    data = read_json(file)
     if not isinstance(data, dict) or type(data.get("format")) is not int:
         raise CheckpointError(
             f'{file} is not the configuration of a model: it has no whole number "format"'
@@ -287,142 +243,13 @@ def verify_checksums(directory: Path) -> None:
     lines = _existing(directory / SUMS).read_text(encoding="utf-8").splitlines()
     for line in filter(None, lines):
         digest, _, name = line.partition("  ")
-        if _sha256(_existing(directory / name)) != digest:
+        if sha256(_existing(directory / name)) != digest:
             raise CheckpointError(
                 f"{directory / name} differs from its SHA-256 sum in {SUMS}; fetch it again"
             )
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The SHA-256 sum of ``file``, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-# Writing
-
-
-def save_model(
-    model: StarModel,
-    path: Path | str,
-    *,
-    dtype: str | torch.dtype | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Write ``model`` as a native directory, all of it or nothing.
-
-    Args:
-        model: its text encoder must be a :class:`TransformersTextEncoder`, or a :class:`ClassEncoder`, which
-            needs no file.
-        path: the directory, which must not exist or be empty unless ``overwrite``.
-        dtype: of all three networks in the files; by default what each is in.
-        overwrite: replace a model that is there; other files beside it (a model card, licences) are kept.
-
-    Raises:
-        CheckpointError: when ``path`` is in use, or the text encoder cannot be saved.
-    """
-    encoder = model.text_encoder
-    if not isinstance(encoder, TransformersTextEncoder | ClassEncoder):
-        raise CheckpointError(
-            f"a {type(encoder).__name__} cannot be saved; only encoders of transformers can"
-        )
-    cast = None if dtype is None else parse_dtype(dtype)
-    write_model(
-        Path(path),
-        model.config,
-        transformer={
-            name: _for_file(t, cast) for name, t in model.transformer.state_dict().items()
-        },
-        vqvae={name: _for_file(t, cast) for name, t in model.vqvae.state_dict().items()},
-        write_text_encoder=(
-            None
-            if isinstance(encoder, ClassEncoder)
-            else lambda directory: encoder.save(directory, cast)
-        ),
-        vocabulary=None if model.reader is None else model.reader.vocabulary,
-        overwrite=overwrite,
-    )
-
-
-def _for_file(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-
-
-def write_model(
-    path: Path,
-    config: ModelConfig,
-    *,
-    transformer: Mapping[str, Tensor],
-    vqvae: Mapping[str, Tensor],
-    write_text_encoder: Callable[[Path], None] | None,
-    vocabulary: Vocabulary | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Write a native directory from its parts; see :func:`save_model`."""
-    with _new_directory(path, overwrite) as directory:
-        save_file(dict(transformer), directory / TRANSFORMER)
-        save_file(dict(vqvae), directory / TOKENIZER)
-        if write_text_encoder is not None:
-            (directory / TEXT_ENCODER).mkdir()
-            write_text_encoder(directory / TEXT_ENCODER)
-        if vocabulary is not None:
-            vocabulary.save(directory)
-        text = json.dumps({"format": FORMAT, **config.to_dict()}, indent=2)
-        (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
-        files = sorted(f for f in directory.rglob("*") if f.is_file())
-        sums = "".join(f"{_sha256(f)}  {f.relative_to(directory).as_posix()}\n" for f in files)
-        (directory / SUMS).write_text(sums, encoding="utf-8")
-
-
-@contextmanager
-def _new_directory(path: Path, overwrite: bool) -> Iterator[Path]:
-    """A hidden sibling of ``path`` that takes its place when the block succeeds, or else vanishes."""
-    check_free(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.mkdir()
-    try:
-        yield partial
-        _open_to_readers(partial)
-        if path.is_dir():
-            for entry in path.iterdir():
-                if entry.name not in {
-                    CONFIG,
-                    TRANSFORMER,
-                    TOKENIZER,
-                    TEXT_ENCODER,
-                    VOCABULARY,
-                    SUMS,
-                }:
-                    (shutil.copytree if entry.is_dir() else shutil.copy2)(
-                        entry, partial / entry.name
-                    )
-            old = partial.with_suffix(".old")
-            path.rename(old)
-            partial.rename(path)
-            shutil.rmtree(old)
-        else:
-            partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _open_to_readers(directory: Path) -> None:
-    """Let whoever may read the directory read its files: safetensors writes its own for their owner alone."""
-    for file in directory.rglob("*"):
-        if file.is_file():
-            file.chmod(file.stat().st_mode | (directory.stat().st_mode & 0o444))
-
-
-def check_free(path: Path, overwrite: bool = False) -> None:
-    """Check that a model may be written to ``path``.
-
-    Raises:
-        CheckpointError: when it is a file, or a directory that is not empty and not to be overwritten.
-    """
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(f"{path} is not a directory; choose another output path")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise CheckpointError(
-            f"{path} is not empty; choose another output path, or remove it first"
-        )

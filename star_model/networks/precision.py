@@ -1,10 +1,46 @@
-"""In which precision each network runs: what a device is fast at, and what the result can bear."""
+"""Devices, and the precision that each network runs in: fast on the device, and good enough for the result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+
+from star_model.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """One of :data:`DTYPES`, from its name or as it is.
+
+    Raises:
+        ConfigError: for any other.
+    """
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found is None or found not in DTYPES.values():
+        raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return found
+
+
+def choose_device(device: str) -> torch.device:
+    """The PyTorch device called ``device``; ``auto`` is CUDA if there is a GPU, else the CPU.
+
+    Raises:
+        ConfigError: when there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(
+            f"device {device} is not there: PyTorch finds {found} CUDA devices; use auto or cpu"
+        )
+    return chosen
 
 
 @dataclass(frozen=True)

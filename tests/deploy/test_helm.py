@@ -16,7 +16,7 @@ import yaml
 from server.app import create_app, make_client
 from server.metrics import Metrics
 from server.settings import Settings
-from star_model.config import PRESETS
+from star_model.families.registry import PRESETS
 from tests.deploy.test_dockerfile import FINAL, PROJECT
 from tests.live_server import ROOT
 

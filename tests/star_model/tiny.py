@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from star_model.checkpoints.native import save_model
+from star_model.checkpoints.saving import save_model
 from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from star_model.model import StarModel
 from star_model.networks.text_encoder import (

@@ -8,8 +8,8 @@ import torch
 from benchmarks.bench_memory import Allocations, measure
 from star_model.checkpoints.hub import resolve_model
 from star_model.checkpoints.native import load_model
-from star_model.config import PRESETS
 from star_model.cost import peak_bytes
+from star_model.families.registry import PRESETS
 from tests.star_model.tiny import build_tiny_model
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from star_model import errors
 from star_model.about import About, read_about
-from star_model.checkpoints.native import load_model, save_model, verify_checksums
+from star_model.checkpoints.native import load_model, verify_checksums
+from star_model.checkpoints.saving import save_model
 from tests.live_server import ROOT
 
 
@@ -42,8 +43,8 @@ def test_it_is_loaded_and_kept(tiny_directory: Path, tmp_path: Path) -> None:
         ("[]", "must be an object"),
         ('{"descripton": ""}', "unknown key descripton"),
         ('{"description": 1}', "description must be a string"),
-        ('{"examples": "a fox"}', "examples must be a list of prompts"),
-        ('{"examples": [" "]}', "examples must be a list of prompts"),
+        ('{"examples": "a fox"}', "examples must be a list"),
+        ('{"examples": [" "]}', r"examples\[0\] must not be blank"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, complaint: str) -> None:

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from star_model.checkpoints import native as checkpoint
-from star_model.checkpoints.native import choose_device, load_model, read_config, save_model
+from star_model.checkpoints.native import load_model, read_config
+from star_model.checkpoints.saving import save_model
 from star_model.engine.engine import Engine
 from star_model.errors import CheckpointError, ConfigError
 from star_model.model import StarModel
+from star_model.networks.precision import choose_device
 from star_model.networks.text_encoder import TransformersTextEncoder
 from star_model.sampling import Sampling
 from tests.star_model.tiny import (
@@ -286,7 +288,7 @@ def rewrite(directory: Path, change: Callable[[dict[str, Any]], Any]) -> None:
             lambda d: d["tokenizer"].update(vocab_size=0),
             r"config\.json: tokenizer\.vocab_size must be at least 1",
         ),
-        (lambda d: d.update(patch_nums=[1, 1]), r"config\.json: patch_nums must increase strictly"),
+        (lambda d: d.update(patch_nums=[1, 3, 2]), r"config\.json: patch_nums must not decrease"),
     ],
 )
 def test_a_wrong_configuration_is_named(
@@ -416,3 +418,35 @@ def test_what_is_loaded_for_speed_changes_no_token(
     assert fast.dtype == exact.dtype == torch.float32
     for other in (fast.vqvae.quantizer, fast.vqvae.encoder, fast.text_encoder.model):  # type: ignore[attr-defined]
         assert {p.dtype for p in other.parameters()} == {torch.float32}
+
+
+def test_a_failed_replacement_leaves_the_old_model(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model"
+    shutil.copytree(tiny_directory, path)
+    before = {f.relative_to(path): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    model = load_model(path, device="cpu")
+    rename, calls = Path.rename, []
+
+    def second_fails(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise OSError("the disk is gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(OSError, match="the disk is gone"):
+        save_model(model, path, dtype="float16", overwrite=True)
+    after = {f.relative_to(path): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+    assert after == before
+    assert list(tmp_path.iterdir()) == [path], "nothing is left beside it"
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": 1e999}', "\x00", '{"format": ' + "9" * 5000 + "}"]
+)
+def test_a_hostile_configuration_is_an_error_of_ours(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        read_config(tmp_path)

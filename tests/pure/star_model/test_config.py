@@ -2,19 +2,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
 
 from star_model.config import (
-    PRESETS,
     ModelConfig,
     TextEncoderConfig,
     TokenizerConfig,
     TransformerConfig,
 )
 from star_model.errors import ConfigError
+from star_model.families.registry import PRESETS
 from star_model.sampling import Sampling
 from tests.star_model.tiny import class_conditional, tiny_config
 
@@ -125,7 +126,7 @@ def test_what_is_conditioned_must_fit() -> None:
 
 
 def test_patch_nums_are_checked() -> None:
-    with pytest.raises(ConfigError, match="increase strictly"):
+    with pytest.raises(ConfigError, match="must not decrease"):
         tiny_config(patch_nums=(1, 3, 2))
 
 
@@ -157,19 +158,58 @@ def changed(*path: str, **values: Any) -> dict[str, Any]:
             r"transformer\.depth must be a whole number, got True",
         ),
         (changed("tokenizer", attention=1), r"tokenizer\.attention must be true or false, got 1"),
-        (changed(patch_nums=[1, "2"]), "patch_nums must be a list of integers"),
-        (changed(patch_nums=7), "patch_nums must be a list of integers"),
+        (changed(patch_nums=[1, "2"]), r"patch_nums\[1\] must be a whole number, got '2'"),
+        (changed(patch_nums=7), "patch_nums must be a list, got 7"),
         (changed(tokenizer=[]), "^tokenizer must be an object"),
-        ([], "the configuration must be an object"),
+        ([], "the content must be an object"),
         (changed("sampling", top_k=-1), r"sampling\.top_k"),
         (changed("sampling", top_p=1.01), r"sampling\.top_p"),
         (changed("sampling", guidance_scale=math.nan), r"sampling\.guidance_scale"),
-        (changed("text_encoder", family=3), r"text_encoder\.family must be a string"),
+        (
+            changed("text_encoder", family=3),
+            r"text_encoder\.family must be 'clip', 'sentence' or 'imagenet', got 3",
+        ),
     ],
 )
 def test_bad_json_is_named(data: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModelConfig.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value"),
+    [
+        ((), "patch_nums", [1, 10**9]),
+        ((), "patch_nums", [1, 1024]),
+        ((), "patch_nums", [1] * 10**5),
+        ((), "patch_nums", [1, 10**400]),
+        (("transformer",), "depth", 10**6),
+        (("transformer",), "num_heads", 10**9),
+        (("transformer",), "text_dim", 10**9),
+        (("transformer",), "mlp_ratio", 1e30),
+        (("tokenizer",), "vocab_size", 10**12),
+        (("tokenizer",), "latent_channels", 10**9),
+        (("tokenizer",), "base_channels", 10**9),
+        (("tokenizer",), "channel_multipliers", [1] * 40),
+        (("tokenizer",), "channel_multipliers", [10**9]),
+        (("tokenizer",), "num_res_blocks", 10**9),
+        (("tokenizer",), "patch_size", 10**9),
+        (("tokenizer",), "patch_size", 64 * 32),
+        (("tokenizer",), "num_phi", 10**9),
+        (("text_encoder",), "max_tokens", 10**9),
+    ],
+)
+def test_absurd_sizes_are_refused(path: tuple[str, ...], key: str, value: Any) -> None:
+    name = ".".join((*path, key))
+    with pytest.raises(ConfigError, match=re.escape(name)) as raised:
+        ModelConfig.from_dict(changed(*path, **{key: value}))
+    assert len(str(raised.value)) < 300
+
+
+def test_an_image_may_not_be_too_large() -> None:
+    tokenizer = replace(tiny_config().tokenizer, patch_size=64)
+    with pytest.raises(ConfigError, match="images of 16384 pixels a side; at most 8192"):
+        tiny_config(patch_nums=(1, 128), tokenizer=tokenizer)
 
 
 def test_what_is_not_said_is_the_default() -> None:

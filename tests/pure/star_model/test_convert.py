@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from star_model.checkpoints.native import load_model, tensor_shapes
+from star_model.checkpoints.pth import read_state_dict
 from star_model.checkpoints.published import (
     convert_published,
-    read_state_dict,
     transformer_sources,
     vqvae_sources,
 )
-from star_model.config import PRESETS, ModelConfig
+from star_model.config import ModelConfig
 from star_model.errors import CheckpointError, ConfigError, UnsafeCheckpointError
+from star_model.families.registry import PRESETS
 from tests.star_model import golden
 from tests.star_model.golden import Golden, OfficialFiles
 from tests.star_model.tiny import tiny_config, write_tiny_clip
@@ -100,7 +101,7 @@ def test_every_native_tensor_has_a_source_of_its_size(config: ModelConfig) -> No
         (transformer_sources(config), vqvae_sources(config)), tensor_shapes(config), strict=True
     ):
         assert sources.keys() == shapes.keys()
-        used = [name for source in sources.values() for name in source.official]
+        used = [name for source in sources.values() for name in source.published]
         assert len(used) == len(set(used)), "an official tensor is used twice"
         for name, source in sources.items():
             elements = sum(torch.Size(shape).numel() for _, shape in source.parts)
@@ -114,7 +115,7 @@ def test_the_map_covers_the_official_names(recorded: Golden) -> None:
         ("transformer", transformer_sources(recorded.config)),
         ("vae", vqvae_sources(recorded.config)),
     ):
-        official = {name: shape for s in sources.values() for name, shape in s.official.items()}
+        official = {name: shape for s in sources.values() for name, shape in s.published.items()}
         parameters = recorded.description["shapes"][part]
         assert official == {
             name: tuple(shape)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.bench_memory import Allocations
-from star_model.config import PRESETS, ModelConfig
+from star_model.config import ModelConfig
 from star_model.cost import (
     DEVICES,
     Device,
@@ -24,6 +24,7 @@ from star_model.cost import (
 )
 from star_model.engine.forward import EagerForward
 from star_model.engine.kv_cache import KVCache
+from star_model.families.registry import PRESETS
 from star_model.networks.transformer import StarTransformer
 from star_model.networks.vqvae import VQVAE
 from tests.star_model.tiny import tiny_config

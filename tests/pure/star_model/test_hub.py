@@ -9,21 +9,29 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from star_model import config
 from star_model.checkpoints import hub
-from star_model.checkpoints.hub import OFFICIAL_TRANSFORMERS, OFFICIAL_VQVAE, resolve_model
+from star_model.checkpoints.hub import resolve_model
 from star_model.checkpoints.native import read_config
 from star_model.errors import CheckpointError, ModelNotFoundError
+from star_model.families import star, var
+from star_model.families.registry import PRESETS, family_of
 from tests.star_model import golden
 from tests.star_model.golden import OfficialFiles
+
+OFFICIAL_TRANSFORMERS = {
+    name: file.path
+    for family in (star.FAMILY, var.FAMILY)
+    for name, file in family.transformer_files.items()
+}
+OFFICIAL_VQVAE = "vae_ch160v4096z32.pth"
 
 
 @pytest.fixture(autouse=True)
 def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published names, with a model behind them that a test can hold."""
-    for name in config.PRESETS:
+    for name in PRESETS:
         recorded = golden.STAR if name.startswith("star") else golden.VAR
-        monkeypatch.setitem(config.PRESETS, name, replace(recorded.config, name=name))
+        monkeypatch.setitem(PRESETS, name, replace(recorded.config, name=name))
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +60,12 @@ def cache(official_files: OfficialFiles, tmp_path: Path) -> Path:
 
 
 def test_every_preset_has_an_official_file() -> None:
-    assert OFFICIAL_TRANSFORMERS.keys() == config.PRESETS.keys()
+    assert OFFICIAL_TRANSFORMERS.keys() == PRESETS.keys()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_belongs_to_its_own_family(name: str) -> None:
+    assert family_of(PRESETS[name]) is (star if name.startswith("star") else var).FAMILY
 
 
 def test_a_directory_is_itself(tiny_directory: Path) -> None:
@@ -108,7 +121,7 @@ def test_an_embedded_model(tiny_directory: Path, tmp_path: Path) -> None:
 def test_an_embedded_model_of_a_checkout_and_of_a_wheel(
     tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    monkeypatch.setattr(hub, "__file__", str(tmp_path / "star_model" / "hub.py"))
+    monkeypatch.setattr(hub, "__file__", str(tmp_path / "star_model" / "checkpoints" / "hub.py"))
     target = tmp_path / place / "star-mini"
     target.parent.mkdir(parents=True)
     target.symlink_to(tiny_directory)

@@ -45,14 +45,22 @@ def test_any_number_of_phi() -> None:
     assert [STAR_512.phi_index(k, 10) for k in range(10)] == list(range(10))
 
 
+def test_sides_may_repeat() -> None:
+    schedule = ScaleSchedule((1, 2, 4, 4, 4))
+    assert schedule.lengths == (1, 4, 16, 16, 16)
+    assert schedule.offsets == (0, 1, 5, 21, 37, 53)
+    assert (schedule.last_side, schedule.cached_tokens) == (4, 37)
+    assert schedule.labels == ("1x1", "2x2", "4x4", "4x4 #2", "4x4 #3")
+
+
 @pytest.mark.parametrize(
     ("sides", "message"),
     [
         ((), "at least two scales"),
         ((1,), "at least two scales"),
         ((2, 4), "start with 1"),
-        ((1, 2, 2), "increase strictly"),
-        ((1, 3, 2), "increase strictly"),
+        ((1, 3, 2), "must not decrease"),
+        ((1, 2, 2, 1), "must not decrease"),
     ],
 )
 def test_bad_schedules_are_refused(sides: tuple[int, ...], message: str) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from star_model.config import PRESETS
 from star_model.engine.kv_cache import KVCache
+from star_model.families.registry import PRESETS
 from star_model.model import StarModel
 from star_model.networks.transformer import (
     CrossAttention,

@@ -158,24 +158,28 @@ def test_features_of_many_are_those_of_each() -> None:
     ("content", "complaint"),
     [
         ("{", "not valid JSON"),
-        ("[]", "must be an object with names, words, styles, colours"),
-        ('{"names": {"a fox": []}}', "must be an object with names, words, styles, colours"),
-        ('{"names": {}, "words": [], "styles": [], "colours": []}', "a name at least"),
+        ("[]", "must be an object"),
+        ('{"names": {"a fox": []}}', "missing key words"),
+        ('{"names": {"a fox": []}, "words": [], "colors": []}', "unknown key colors"),
+        (
+            '{"names": {}, "words": [], "styles": [], "colours": []}',
+            "names must have at least 1 item",
+        ),
         (
             '{"names": {"a fox": "fox"}, "words": [], "styles": [], "colours": []}',
-            "names must hold lists of words",
+            r"names\.a fox must be a list",
         ),
         (
             '{"names": {"a fox": [1]}, "words": [], "styles": [], "colours": []}',
-            "names must hold lists of words",
+            r"names\.a fox\[0\] must be a string",
         ),
         (
             '{"names": {"a fox": []}, "words": "fox", "styles": [], "colours": []}',
-            "words must hold lists of words",
+            "words must be a list",
         ),
         (
             '{"names": {"a fox": []}, "words": [], "styles": [" "], "colours": []}',
-            "styles must hold lists of words",
+            r"styles\[0\] must not be blank",
         ),
     ],
 )

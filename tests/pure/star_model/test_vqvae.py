@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from star_model.config import PRESETS, TokenizerConfig
+from star_model.config import TokenizerConfig
+from star_model.families.registry import PRESETS
 from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
 from tests.star_model.formula import fill

@@ -1,0 +1,162 @@
+"""Writing a native model directory: beside its place first, moved there when complete."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from star_model.checkpoints.native import (
+    CONFIG,
+    FORMAT,
+    SUMS,
+    TEXT_ENCODER,
+    TOKENIZER,
+    TRANSFORMER,
+    sha256,
+)
+from star_model.config import ModelConfig
+from star_model.errors import CheckpointError
+from star_model.model import StarModel
+from star_model.networks.precision import parse_dtype
+from star_model.networks.text_encoder import ClassEncoder, TransformersTextEncoder
+from star_model.vocabulary import VOCABULARY, Vocabulary
+
+
+def save_model(
+    model: StarModel,
+    path: Path | str,
+    *,
+    dtype: str | torch.dtype | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write ``model`` as a native directory, all of it or nothing.
+
+    Args:
+        model: its text encoder must be a :class:`TransformersTextEncoder`, or a :class:`ClassEncoder`, which
+            needs no file.
+        path: the directory, which must not exist or be empty unless ``overwrite``.
+        dtype: of all three networks in the files; by default what each is in.
+        overwrite: replace a model that is there; other files beside it (a model card, licences) are kept.
+
+    Raises:
+        CheckpointError: when ``path`` is in use, or the text encoder cannot be saved.
+    """
+    encoder = model.text_encoder
+    if not isinstance(encoder, TransformersTextEncoder | ClassEncoder):
+        raise CheckpointError(
+            f"a {type(encoder).__name__} cannot be saved; only encoders of transformers can"
+        )
+    cast = None if dtype is None else parse_dtype(dtype)
+    write_model(
+        Path(path),
+        model.config,
+        transformer={
+            name: _for_file(t, cast) for name, t in model.transformer.state_dict().items()
+        },
+        vqvae={name: _for_file(t, cast) for name, t in model.vqvae.state_dict().items()},
+        write_text_encoder=(
+            None
+            if isinstance(encoder, ClassEncoder)
+            else lambda directory: encoder.save(directory, cast)
+        ),
+        vocabulary=None if model.reader is None else model.reader.vocabulary,
+        overwrite=overwrite,
+    )
+
+
+def _for_file(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+
+
+def write_model(
+    path: Path,
+    config: ModelConfig,
+    *,
+    transformer: Mapping[str, Tensor],
+    vqvae: Mapping[str, Tensor],
+    write_text_encoder: Callable[[Path], None] | None,
+    vocabulary: Vocabulary | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a native directory from its parts; see :func:`save_model`."""
+    with _new_directory(path, overwrite) as directory:
+        save_file(dict(transformer), directory / TRANSFORMER)
+        save_file(dict(vqvae), directory / TOKENIZER)
+        if write_text_encoder is not None:
+            (directory / TEXT_ENCODER).mkdir()
+            write_text_encoder(directory / TEXT_ENCODER)
+        if vocabulary is not None:
+            vocabulary.save(directory)
+        text = json.dumps({"format": FORMAT, **config.to_dict()}, indent=2)
+        (directory / CONFIG).write_text(text + "\n", encoding="utf-8")
+        files = sorted(f for f in directory.rglob("*") if f.is_file())
+        sums = "".join(f"{sha256(f)}  {f.relative_to(directory).as_posix()}\n" for f in files)
+        (directory / SUMS).write_text(sums, encoding="utf-8")
+
+
+@contextmanager
+def _new_directory(path: Path, overwrite: bool) -> Iterator[Path]:
+    """A hidden directory beside ``path`` that takes its place when the block succeeds, and is removed when it fails."""
+    check_free(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        _open_to_readers(partial)
+        if path.is_dir():
+            _keep_other_files(path, partial)
+            _replace(path, partial)
+        else:
+            partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _keep_other_files(old: Path, new: Path) -> None:
+    """Copy from ``old`` to ``new`` what is not a model's: a card, licences, ``about.json``."""
+    for entry in old.iterdir():
+        if entry.name not in (CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, VOCABULARY, SUMS):
+            (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, new / entry.name)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Put the directory ``new`` in the place of the directory ``path``; if that fails, ``path`` is as before."""
+    old = new.with_suffix(".old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old)
+
+
+def _open_to_readers(directory: Path) -> None:
+    """Let whoever may read the directory read its files: safetensors writes its own for their owner alone."""
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(file.stat().st_mode | (directory.stat().st_mode & 0o444))
+
+
+def check_free(path: Path, overwrite: bool = False) -> None:
+    """Check that a model may be written to ``path``.
+
+    Raises:
+        CheckpointError: when it is a file, or a directory that is not empty and not to be overwritten.
+    """
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is not a directory; choose another output path")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise CheckpointError(
+            f"{path} is not empty; choose another output path, or remove it first"
+        )

@@ -1,0 +1,94 @@
+"""A published family of models, as data: its presets, its files, and the names of the tensors in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from star_model.config import ModelConfig
+
+Shape = tuple[int, ...]
+Names = Mapping[str, str | tuple[str | None, ...]]
+"""Native name of a tensor -> its published name, or several that are joined along the first dimension, in which None
+stands for zeros."""
+
+
+@dataclass(frozen=True)
+class PublishedNetwork:
+    """The contents of a published file: one network.
+
+    Attributes:
+        title: for sentences, such as "a VQVAE".
+        names: configuration -> names of all its tensors.
+        markers: published names by which such a file is recognised: one of them is in it.
+        buffers: pattern of published names that are not weights and are dropped.
+        zeros: pattern of those buffers that must hold nothing but zeros.
+        shapes: last part of a published name -> native shape to published shape, where they differ.
+        unsupported: published names of variants that cannot be converted -> their titles.
+    """
+
+    title: str
+    names: Callable[[ModelConfig], Names]
+    markers: frozenset[str]
+    buffers: re.Pattern[str]
+    zeros: re.Pattern[str] = re.compile(r"(?!)")  # matches nothing
+    shapes: Mapping[str, Callable[[Shape], Shape]] = field(default_factory=dict)
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file, or a folder of files, in a repository of the Hugging Face hub.
+
+    Attributes:
+        repository: owner and name.
+        path: of the file or the folder.
+        files: of a folder: the files in it that are needed.
+        published: False for a file that its authors describe but have not uploaded, under a name of ours.
+    """
+
+    repository: str
+    path: str
+    files: tuple[str, ...] = ()
+    published: bool = True
+
+
+@dataclass(frozen=True)
+class Family:
+    """A published family of models.
+
+    Attributes:
+        describes: configuration -> whether it is of this family.
+        presets: configurations of the published models.
+        transformer: the transformer's tensors.
+        vqvae: the image tokenizer's tensors.
+        transformer_files: name of a preset -> the file of its transformer.
+        vqvae_file: one for all presets.
+        text_encoder: folder of the text encoder; None for a class-conditional family.
+    """
+
+    describes: Callable[[ModelConfig], bool]
+    presets: tuple[ModelConfig, ...]
+    transformer: PublishedNetwork
+    vqvae: PublishedNetwork
+    transformer_files: Mapping[str, HubFile]
+    vqvae_file: HubFile
+    text_encoder: HubFile | None
+
+    def files(self, name: str) -> tuple[HubFile, ...]:
+        """Everything that the preset called ``name`` is made of: transformer, VQVAE, then its text encoder, if any."""
+        parts = (self.transformer_files[name], self.vqvae_file)
+        return parts if self.text_encoder is None else (*parts, self.text_encoder)
+
+
+def names_in_blocks(block: Names, depth: int) -> dict[str, str | tuple[str | None, ...]]:
+    """The names of all ``depth`` blocks of a transformer, both sides prefixed with ``blocks.N.``."""
+    names: dict[str, str | tuple[str | None, ...]] = {}
+    for i in range(depth):
+        for native, published in block.items():
+            if isinstance(published, str):
+                names[f"blocks.{i}.{native}"] = f"blocks.{i}.{published}"
+            else:
+                names[f"blocks.{i}.{native}"] = tuple(p and f"blocks.{i}.{p}" for p in published)
+    return names

@@ -1,0 +1,19 @@
+"""All published families: the presets by name, and which family a configuration belongs to."""
+
+from __future__ import annotations
+
+from star_model.config import ModelConfig
+from star_model.families import star, var
+from star_model.families.family import Family
+
+FAMILIES: tuple[Family, ...] = (star.FAMILY, var.FAMILY)
+
+PRESETS: dict[str, ModelConfig] = {
+    preset.name: preset for family in FAMILIES for preset in family.presets
+}
+"""The published models by name."""
+
+
+def family_of(config: ModelConfig) -> Family:
+    """The published family whose architecture ``config`` has."""
+    return next(family for family in FAMILIES if family.describes(config))
