@@ -44,6 +44,7 @@ bench: $(INSTALLED) ## Measure: a short version of every benchmark; the long one
 	$(PY) -m benchmarks.bench_agreement --images 8 --batch 4 $(ARGS)
 	$(PY) -m benchmarks.bench_memory --slots 4 --batch 1 4 $(ARGS)
 	$(PY) -m benchmarks.bench_scheduling --repeats 2 --requests 1000 $(ARGS)
+	$(PY) -m benchmarks.bench_busy --rounds 2 --images 2
 	$(PY) -m benchmarks.bench_server --repeats 3 --probes 50 --requests 10 --shares 0.8
 
 check: lint types ## Run lint and types
