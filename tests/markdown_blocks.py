@@ -83,8 +83,12 @@ def complete(command: str) -> bool:
     return True
 
 
-DIAGRAMS = ("flowchart", "sequenceDiagram", "gantt")
-OPENS = re.compile(r"^\s*(subgraph|loop|opt|alt|par)\b", re.M)
+OPENS = {
+    "flowchart": re.compile(r"^\s*subgraph\b", re.M),
+    "sequenceDiagram": re.compile(r"^\s*(loop|opt|alt|par)\b", re.M),
+    "gantt": re.compile(r"(?!)"),  # has no groups
+}
+"""Kind of Mermaid diagram -> beginning of a group of lines that `end` closes."""
 ENDS = re.compile(r"^\s*end\s*$", re.M)
 
 
@@ -95,9 +99,9 @@ def check_diagram(mermaid: str) -> None:
         ValueError: the kind of diagram is unknown, or a group, bracket or quote never closes.
     """
     kind = mermaid.split(maxsplit=1)[0] if mermaid.strip() else ""
-    if kind not in DIAGRAMS:
+    if kind not in OPENS:
         raise ValueError(f"no kind of diagram: {kind!r}")
-    if len(OPENS.findall(mermaid)) != len(ENDS.findall(mermaid)):
+    if len(OPENS[kind].findall(mermaid)) != len(ENDS.findall(mermaid)):
         raise ValueError("a group of the diagram never ends, or ends twice")
     if any(mermaid.count(a) != mermaid.count(b) for a, b in ("[]", "()")) or mermaid.count('"') % 2:
         raise ValueError("a bracket or a quote of the diagram never closes")

@@ -8,6 +8,7 @@ import pytest
 
 from server.settings import Settings
 from tests.live_server import ROOT
+from tests.markdown_blocks import check_diagram, read_blocks
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -62,6 +63,14 @@ def wrong(name: str, text: str) -> list[str]:
 def test_what_a_page_names_exists(name: str) -> None:
     written = {"deploy/compose/star.env"}  # by the reader
     assert set(wrong(name, (ROOT / name).read_text("utf-8"))) <= written
+
+
+def test_diagrams_are_complete() -> None:
+    blocks = [b for name in PAGES for b in read_blocks((ROOT / name).read_text("utf-8"))]
+    diagrams = [block.text for block in blocks if block.language == "mermaid"]
+    assert len(diagrams) >= 5
+    for diagram in diagrams:
+        check_diagram(diagram)
 
 
 def test_what_does_not_exist_is_found() -> None:
