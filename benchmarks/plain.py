@@ -46,11 +46,8 @@ class PlainLoop:
         self, prompts: Sequence[str], sampling: Sequence[Sampling], seeds: Sequence[int]
     ) -> tuple[list[Tensor], Tensor]:
         """The token maps (B, p * p) of each scale, and images (B, H, W, 3) in uint8."""
-        model, transformer, quantizer = (
-            self.model,
-            self.model.transformer,
-            self.model.vqvae.quantizer,
-        )
+        model, transformer = self.model, self.model.transformer
+        quantizer = model.vqvae.quantizer
         texts = cast(
             "Sequence[TextConditioning]",
             model.text_encoder.encode([*prompts, *[""] * len(prompts)]),

@@ -256,8 +256,8 @@ def diversity(painter: Painter, splits: dict[str, Split], sprites: Sprites, seed
     return mean(painted) / real
 
 
-def main() -> None:
-    """Parse the command line, paint, score, print a table and one JSON line."""
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description="Score a model on captions whose pictures are known."
     )
@@ -285,7 +285,12 @@ def main() -> None:
     parser.add_argument("--smooth-scales", type=int, help="in place of the model's default")
     parser.add_argument("--sheets", type=Path, help="a folder for one contact sheet of each split")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Paint, score, print a table and one JSON line."""
+    arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     given = {name: getattr(arguments, name) for name in SETTINGS}
@@ -326,6 +331,11 @@ def main() -> None:
         "references": len(sprites.labels(sprites.styles[0])) * len(sprites.styles),
         **painter.sampling.model_dump(),
     }
+    report(scores, figures)
+
+
+def report(scores: Mapping[str, Score], figures: Mapping[str, float]) -> None:
+    """Print the scores of each split as a table, the other figures as a list, and everything as one JSON line."""
     print(f"\n{'split':>10}  {'object':>7}  {'style':>7}  {'colour':>7}  {'known':>7}  pictures")
     for name, s in scores.items():
         shares = "  ".join(

@@ -125,8 +125,8 @@ class UnseenScenes:
         return torch.cat(means)
 
 
-def main() -> None:
-    """Parse the command line, measure, print two tables."""
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="Cross-entropy of unseen scenes, scale by scale.")
     parser.add_argument(
         "models", type=Path, nargs="+", help="model directories, or runs of the transformer"
@@ -143,7 +143,12 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=64)
     parser.add_argument("--vocabulary", default="starter", help="which concepts they show")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure each model, print two tables."""
+    arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -103,15 +103,21 @@ def make_lesson(
             candidates.append(right.unsqueeze(2))
             weights.append(torch.ones_like(candidates[-1], dtype=errors.dtype))
         if scale < scales - 1:
-            elsewhere = right[torch.randperm(count, generator=generator).to(device)]
-            rank = torch.randint(1, NEAREST, (*right.shape, 1), generator=generator).to(device)
-            which, wrong = torch.rand(2, *right.shape, generator=generator).to(device)
-            mistakes = torch.where(which < 0.5, elsewhere, near.gather(2, rank)[:, :, 0])
-            seen = torch.where(wrong < share.unsqueeze(1), mistakes, right)
+            seen = _with_mistakes(right, near, share, generator)
             f_hat = f_hat + quantizer.contribution(seen, scale)
-    return Lesson(
-        torch.cat(inputs, dim=1),
-        torch.cat(candidates, dim=1),
-        torch.cat(weights, dim=1),
-        ~spoiled,
-    )
+    return Lesson(torch.cat(inputs, 1), torch.cat(candidates, 1), torch.cat(weights, 1), ~spoiled)
+
+
+def _with_mistakes(
+    right: Tensor, near: Tensor, share: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Tokens (B, p * p) of which ``share`` (B,) are wrong: half of those another picture's, half a near one.
+
+    ``near`` (B, p * p, NEAREST) holds each position's nearest tokens, the nearest first.
+    """
+    device = right.device
+    elsewhere = right[torch.randperm(len(right), generator=generator).to(device)]
+    rank = torch.randint(1, NEAREST, (*right.shape, 1), generator=generator).to(device)
+    which, wrong = torch.rand(2, *right.shape, generator=generator).to(device)
+    mistakes = torch.where(which < 0.5, elsewhere, near.gather(2, rank)[:, :, 0])
+    return torch.where(wrong < share.unsqueeze(1), mistakes, right)

@@ -89,12 +89,7 @@ class SceneGenerator:
             FileNotFoundError: the data has not been prepared.
             ValueError: an argument is out of range, or the data lacks a concept or style.
         """
-        if max_objects not in _OBJECT_WEIGHTS:
-            raise ValueError(f"max_objects must be 1, 2 or 3, not {max_objects}")
-        if not styles or not set(styles) <= set(STYLES):
-            raise ValueError(
-                f"styles must be some of {', '.join(STYLES)}, not {', '.join(styles) or 'none'}"
-            )
+        _check_arguments(max_objects, styles)
         self.concepts = load_concepts(data, vocabulary)
         self.styles = tuple(styles)
         self.split: Split = split
@@ -112,13 +107,15 @@ class SceneGenerator:
             raise ValueError(
                 "so small a vocabulary leaves some style without any concept to train on"
             )
-        by_label = {concept.label: concept for concept in self.concepts}
-        self._style_tests = [
-            (by_label[c], s) for c, s in sorted(self._held_styles) if s in self.styles
-        ]
-        self._colour_tests = [(by_label[c], colour) for c, colour in sorted(self._held_colours)]
+        self._style_tests, self._colour_tests = self._held_out_pairs()
         if split == "held_out" and not (self._style_tests or self._colour_tests):
             raise ValueError("no pair is held out of so small a vocabulary")
+
+    def _held_out_pairs(self) -> tuple[list[tuple[Concept, str]], list[tuple[Concept, str]]]:
+        """The held-out pairs of a concept with one of the styles in use, and with a background colour."""
+        by_label = {concept.label: concept for concept in self.concepts}
+        styles = [(by_label[c], s) for c, s in sorted(self._held_styles) if s in self.styles]
+        return styles, [(by_label[c], colour) for c, colour in sorted(self._held_colours)]
 
     def _check_drawn(self, data: Path) -> None:
         sprites = Sprites(data)
@@ -194,6 +191,16 @@ class SceneGenerator:
         names = tuple(rng.sample(allowed, 2)) if gradient else (fixed or rng.choice(allowed),)
         rgb = tuple(_jittered(rng, COLOURS[name]) for name in names)
         return Background(kind="gradient" if gradient else "plain", colours=names, rgb=rgb)
+
+
+def _check_arguments(max_objects: int, styles: Sequence[str]) -> None:
+    """Raise ValueError for a number of objects or a style that scenes are not made of."""
+    if max_objects not in _OBJECT_WEIGHTS:
+        raise ValueError(f"max_objects must be 1, 2 or 3, not {max_objects}")
+    if not styles or not set(styles) <= set(STYLES):
+        raise ValueError(
+            f"styles must be some of {', '.join(STYLES)}, not {', '.join(styles) or 'none'}"
+        )
 
 
 def _jittered(rng: Random, rgb: RGB) -> RGB:

@@ -170,23 +170,18 @@ def stage_of(words: Sequence[str], fine_every: int = 1) -> Stage:
     return dataclasses.replace(stage, kept=KEPT, whole=whole, fine_every=fine_every)
 
 
-def main() -> None:
-    """Parse the command line and train."""
+def command_line() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = argparse.ArgumentParser(
         description="Train the transformer; stop and start it as you like."
     )
-    parser.add_argument(
-        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
-    )
-    parser.add_argument(
-        "--tokens", type=Path, default=Path("runs/tokens"), help="what training.tokenize wrote"
-    )
-    parser.add_argument(
-        "--tokenizer", type=Path, default=Path("runs/tokenizer"), help="the tokenizer's run"
-    )
-    parser.add_argument(
-        "--run", type=Path, default=Path("runs/transformer"), help="the run's directory"
-    )
+    for flag, folder, meaning in (
+        ("--data", "runs/data", "what training.prepare wrote"),
+        ("--tokens", "runs/tokens", "what training.tokenize wrote"),
+        ("--tokenizer", "runs/tokenizer", "the tokenizer's run"),
+        ("--run", "runs/transformer", "the run's directory"),
+    ):
+        parser.add_argument(flag, type=Path, default=Path(folder), help=meaning)
     parser.add_argument(
         "--init",
         type=Path,
@@ -221,6 +216,12 @@ def main() -> None:
     parser.add_argument(
         "--save-minutes", type=float, default=5, help="minutes between two saved states"
     )
+    return parser
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = command_line()
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
