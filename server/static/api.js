@@ -7,9 +7,9 @@ const KEY = "star.api-key";
 const POLL_MS = 1000;
 const PHASES = {
   starting: "The server is starting.",
-  loading: "The model is being loaded.",
-  capturing: "The model is loaded and its work is recorded, to be faster later.",
-  warming: "The model is loaded and paints its first picture, to warm up.",
+  loading: "The model is loading.",
+  capturing: "The model is loaded; its CUDA graphs are being captured.",
+  warming: "The model is loaded and paints a first picture to warm up.",
 };
 
 /** Previews that are asked for of each picture; none once the server has said that it sends none. */

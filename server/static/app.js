@@ -58,7 +58,7 @@ function finish({ index, blob, event, body, edit, asked }) {
   find("warnings").replaceChildren(...event.warnings.map((text) => make("li", { textContent: text })));
   find("warnings").hidden = event.warnings.length === 0;
   const picture = { blob, parameters, edit, model: event.model, size: event.size, created: Date.now() };
-  gallery.add(picture).catch(() => say("The picture is not kept: this browser gives the page no more room."));
+  gallery.add(picture).catch(() => say("The picture was not saved to the gallery: this browser's storage is full."));
 }
 
 /** Notes which picture is on the stage; its address and its commands have its seed. */
@@ -158,7 +158,7 @@ function nameButtons() {
 
 async function startEditing(blob) {
   await stop();
-  if (!model) return say("A picture can be edited as soon as the model is known.");
+  if (!model) return say("Editing is available once the model is loaded.");
   try {
     await editor.open(blob);
   } catch (error) {

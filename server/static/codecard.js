@@ -67,7 +67,7 @@ export class CodeCard {
       this.text.textContent = text;
       getSelection().selectAllChildren(this.text);
       this.text.focus();
-      this.say("This browser lets no page copy; the text is selected instead.");
+      this.say("This browser does not allow copying; the text is selected instead.");
     }
     setTimeout(() => (button.textContent = label), 1500);
   }

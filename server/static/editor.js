@@ -9,7 +9,7 @@ import { Placement } from "./placement.js";
 import { Source } from "./source.js";
 
 const WAYS = {
-  part: { verb: "Paint this part", ends: ["something new", "what is there"] },
+  part: { verb: "Paint this part", ends: ["something new", "what is there now"] },
   around: { verb: "Paint around it", ends: ["", ""] },
   all: { verb: "Paint a variation", ends: ["a new picture", "the same picture"] },
 };
@@ -76,7 +76,7 @@ export class Editor {
   /** What the prompt is to be. */
   get placeholder() {
     const isPart = this.#way === "part" && find("focus").checked;
-    return isPart ? "Describe what is to be there" : "Describe the whole picture";
+    return isPart ? "Describe what should be there" : "Describe the whole picture";
   }
 
   /** Changes whenever another request is made of it. */
@@ -241,11 +241,11 @@ function named(blob, name) {
 }
 
 function kept(count, all) {
-  if (count === 0) return "Nothing is kept: a new picture.";
-  if (count === all) return "Everything is kept: nothing is painted anew.";
-  return `${count === 1 ? "The coarsest" : `The ${count} coarsest`} of ${all} scales ${count === 1 ? "is" : "are"} kept, the finer ones are new.`;
+  if (count === 0) return "Nothing is kept: the picture will be new.";
+  if (count === all) return "Everything is kept: nothing will change.";
+  return `${count === 1 ? "The coarsest" : `The ${count} coarsest`} of ${all} scales ${count === 1 ? "is" : "are"} kept; the finer ones are repainted.`;
 }
 
 function keptInside(count, all) {
-  return count === 0 ? "What is under the mask is forgotten." : `Under the mask: ${kept(count, all).replace(/^./, (letter) => letter.toLowerCase())}`;
+  return count === 0 ? "The content under the mask is discarded." : `Under the mask: ${kept(count, all).replace(/^./, (letter) => letter.toLowerCase())}`;
 }

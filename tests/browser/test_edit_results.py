@@ -212,7 +212,7 @@ def test_it_is_offered_once_the_model_is_known(serve: Serve, open_page: OpenPage
     loaded = threading.Event()
     page = open_page(serve(loaded=loaded, wait=False).url)
     button = page.get_by_role("button", name="Edit a file")
-    expect(page.locator("#status")).to_have_text("The model is being loaded.")
+    expect(page.locator("#status")).to_have_text("The model is loading.")
     expect(button).to_be_hidden()
     choose_file(page, "photo.png", file_of(PHOTO), "image/png")
     expect(page.locator("#editor")).to_be_hidden()

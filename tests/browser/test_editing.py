@@ -241,7 +241,7 @@ def test_scales_are_kept(page: Page, engine: EditEngine) -> None:
     for _ in range(2):
         page.keyboard.press("ArrowLeft")
     expect(slider).to_have_attribute(
-        "aria-valuetext", "The 3 coarsest of 10 scales are kept, the finer ones are new."
+        "aria-valuetext", "The 3 coarsest of 10 scales are kept; the finer ones are repainted."
     )
     expect(page.locator("#kept .painted")).to_have_count(3)
     assert "-F image=@picture.jpg \\" in code_of(page)
@@ -254,7 +254,7 @@ def test_scales_are_kept(page: Page, engine: EditEngine) -> None:
     assert slider.input_value() == "0", "each way has a number of its own"
     assert "keep_scales" not in code_of(page)
     slider.fill("2")
-    page.get_by_text("Prompt is of the part alone").click()
+    page.get_by_text("The prompt describes only the marked part").click()
     expect(page.locator("#prompt")).to_have_attribute("placeholder", "Describe the whole picture")
     drag(page, (0.5, 0.5), (0.6, 0.5))
     page.press("#prompt", "Enter")
