@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
 
 from tests.server.service import Service, serve_fake
+
+
+@pytest.fixture(autouse=True)
+def _plain_tracebacks() -> None:
+    """The default ones, with the source around each line, take seconds to write."""
+    console = structlog.dev.ConsoleRenderer(
+        colors=False, exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(processors=[structlog.processors.add_log_level, console])
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import structlog
 from pydantic import SecretStr
 
 from server.http.auth import needs_key, read_keys
+from server.http.route_path import route_path
 from server.settings import Settings, SettingsFileError
 from tests.server.service import Service, serve_fake
 
@@ -111,6 +112,60 @@ async def test_what_is_open(locked: Service, method: str, path: str, needed: boo
     assert needs_key(method, path) == needed
     answer = await locked.http.request(method, f"http://test{path}")
     assert (answer.status_code == 401) == needed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/star/livez", 200),
+        ("GET", "/star/metrics", 200),
+        ("GET", "/star/docs", 200),
+        ("GET", "/star/", 200),
+        ("GET", "/livez", 200),  # a proxy that removes the prefix itself
+        ("GET", "/star/v1/models", 401),
+        ("POST", "/star/generate", 401),
+        ("POST", "/star/metrics", 401),
+        ("GET", "/star/star/livez", 401),
+        ("GET", "/starlivez", 401),
+        ("GET", "/docs/../star/v1/models", 401),
+    ],
+)
+async def test_a_path_prefix_opens_and_closes_nothing(
+    locked: Service, method: str, path: str, status: int
+) -> None:
+    transport = httpx.ASGITransport(app=locked.app, root_path="/star")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        assert (await http.request(method, f"http://test{path}")).status_code == status
+        allowed = await http.get("/star/v1/models", headers=bearer(KEY))
+        assert allowed.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path", "expected"),
+    [
+        ("/livez", "", "/livez"),
+        ("/star/livez", "/star", "/livez"),
+        ("/star/livez", "/star/", "/livez"),
+        ("/livez", "/star", "/livez"),
+        ("/starlet", "/star", "/starlet"),
+        ("/star", "/star", "/"),
+        ("/star/", "/star", "/"),
+        ("/star/star/x", "/star", "/star/x"),
+    ],
+)
+def test_the_path_that_routes_are_matched_against(path: str, root_path: str, expected: str) -> None:
+    assert route_path({"path": path, "root_path": root_path}) == expected
+
+
+@pytest.mark.parametrize(("path", "level"), [("/livez", "debug"), ("/v1/models", "info")])
+async def test_a_path_prefix_leaves_the_log_as_it_is(path: str, level: str) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with serve_fake() as service:
+            transport = httpx.ASGITransport(app=service.app, root_path="/star")
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+                assert (await http.get(f"/star{path}")).status_code == 200
+    (line,) = [line for line in lines if line["event"] == "request"]
+    assert (line["log_level"], line["path"]) == (level, path)
 
 
 async def test_the_key_is_nowhere_to_be_seen() -> None:

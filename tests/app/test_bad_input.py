@@ -211,6 +211,23 @@ async def test_a_body_over_the_limit_is_refused_while_it_is_read(
     assert sent < 2 * getattr(shared.app.state.context.settings, limit), "the body was read whole"
 
 
+@pytest.mark.parametrize("prefix", ["", "/star"])
+async def test_a_path_prefix_leaves_the_limits_on_bodies_as_they_are(prefix: str) -> None:
+    async with serve_fake(max_body_bytes=1024, max_upload_bytes=65_536) as service:
+        transport = httpx.ASGITransport(app=service.app, root_path="/star")
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+
+            async def refused(path: str, length: int) -> bool:
+                body = {"prompt": "a", "image": "x" * length}
+                return (await http.post(prefix + path, json=body)).status_code == 413
+
+            assert not await refused("/generate", 10_000), "an image may be larger than a text"
+            assert await refused("/generate", 70_000)
+            assert await refused("/v1/images/generations", 10_000)
+            assert not await refused("/v1/images/edits", 10_000)
+            assert await refused("/other/generate", 10_000), "there is no such route"
+
+
 async def test_an_unknown_path(shared: Service) -> None:
     check(await shared.http.get("/nothing"), 404, None, "GET /nothing", "/docs")
 
@@ -277,7 +294,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from([*GenerateRequest.model_fields, "promt"]), JSON, max_size=4))
 def test_every_complaint_is_a_sentence_about_a_field(body: dict[str, Any]) -> None:
     try:

@@ -10,8 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from server.dispatch.engine_client import ClientLimits, EngineClient
-from server.dispatch.supervisor import Patience
+from server.dispatch.engine_client import EngineClient
 from server.dispatch.ticket import Ticket
 from server.errors import (
     DeadlineExceeded,
@@ -23,19 +22,29 @@ from server.errors import (
     QueueFull,
     ServerError,
 )
-from server.messages import Heartbeat, Painted, Pixels, Preview
+from server.messages import (
+    Heartbeat,
+    Job,
+    Painted,
+    Pixels,
+    Preview,
+)
 from server.worker.pending import Pending
-from tests.server.fakes import FakeEngine, FakeSequence, ThreadWorker, make_job, paint
-from tests.server.service import QUICK, Service, serve_fake, until
+from tests.server.fakes import FakeEngine, FakeSequence, make_job, paint
+from tests.server.service import Service, serve_fake, until
 
 pytestmark = pytest.mark.anyio
 
 
-def held() -> FakeEngine:
+def held(slots: int = 8) -> FakeEngine:
     """An engine whose first step waits for its gate."""
-    engine = FakeEngine()
+    engine = FakeEngine(slots)
     engine.gate.clear()
     return engine
+
+
+def submit(service: Service, job: Job, timeout: float = 60.0) -> Ticket:
+    return service.client.submit(job, service.client.clock() + timeout)
 
 
 async def outcome(ticket: Ticket) -> list[Painted] | ServerError:
@@ -47,7 +56,7 @@ async def outcome(ticket: Ticket) -> list[Painted] | ServerError:
 
 
 async def test_a_job_is_painted(service: Service) -> None:
-    images = await outcome(service.client.submit(make_job("a", [7, 8])))
+    images = await outcome(submit(service, make_job("a", [7, 8])))
     assert isinstance(images, list)
     assert [p.pixels for p in images] == [paint(7, 10), paint(8, 10)]
     assert service.client.idle
@@ -55,7 +64,7 @@ async def test_a_job_is_painted(service: Service) -> None:
 
 async def test_times_add_up(service: Service) -> None:
     before = time.monotonic()
-    ticket = service.client.submit(make_job("a"))
+    ticket = submit(service, make_job("a"))
     await outcome(ticket)
     assert ticket.queue_seconds >= 0
     assert ticket.queue_seconds + ticket.inference_seconds <= time.monotonic() - before
@@ -63,7 +72,7 @@ async def test_times_add_up(service: Service) -> None:
 
 async def test_a_request_has_left_the_queue_when_its_first_image_has() -> None:
     async with serve_fake(make_engine=lambda: FakeEngine(slots=1, step_seconds=0.005)) as service:
-        ticket = service.client.submit(make_job("a", range(3)))
+        ticket = submit(service, make_job("a", range(3)))
         await until(lambda: ticket.started_at is not None)
         first = ticket.started_at
         await outcome(ticket)
@@ -80,10 +89,9 @@ async def test_who_comes_next_is_sent_while_the_last_is_decoded() -> None:
 
     decoding, decoded = threading.Event(), threading.Event()
     async with serve_fake(make_engine=lambda: SlowDecoder(slots=1)) as service:
-        ticket = service.client.submit(make_job("a", [1, 2]))
+        ticket = submit(service, make_job("a", [1, 2]))
         await until(decoding.is_set)
         worker = service.worker()
-        assert isinstance(worker, ThreadWorker)
         try:
             await until(lambda: worker.inbox.qsize() == 1)
         finally:
@@ -92,12 +100,12 @@ async def test_who_comes_next_is_sent_while_the_last_is_decoded() -> None:
 
 
 async def test_the_queue_is_bounded_in_images() -> None:
-    async with serve_fake(make_engine=held, limits=ClientLimits(queue_capacity=4)) as service:
+    async with serve_fake(make_engine=held, queue_capacity=4) as service:
         tickets = [
-            service.client.submit(make_job(f"{i}", range(6))) for i in range(2)
+            submit(service, make_job(f"{i}", range(6))) for i in range(2)
         ]  # 12 = 4 + 8 slots
         with pytest.raises(QueueFull, match="12 images") as refused:
-            service.client.submit(make_job("more"))
+            submit(service, make_job("more"))
         assert refused.value.retry_after is not None
         assert 1 <= refused.value.retry_after <= 120
         assert service.client.metrics.registry.get_sample_value(
@@ -106,19 +114,19 @@ async def test_the_queue_is_bounded_in_images() -> None:
         service.engine.gate.set()
         for ticket in tickets:
             assert isinstance(await outcome(ticket), list)
-        assert isinstance(await outcome(service.client.submit(make_job("again"))), list)
+        assert isinstance(await outcome(submit(service, make_job("again"))), list)
 
 
 async def test_an_idle_server_takes_a_request_of_any_size() -> None:
-    async with serve_fake(limits=ClientLimits(queue_capacity=1)) as service:
-        images = await outcome(service.client.submit(make_job("a", range(10))))
+    async with serve_fake(queue_capacity=1) as service:
+        images = await outcome(submit(service, make_job("a", range(10))))
         assert isinstance(images, list)
         assert len(images) == 10
 
 
 async def test_leaving_a_ticket_cancels_it_and_frees_its_room() -> None:
     async with serve_fake(make_engine=held) as service:
-        with service.client.submit(make_job("a", range(3))):
+        with submit(service, make_job("a", range(3))):
             await until(lambda: bool(service.engine.steps))
             assert service.client.outstanding == 3
         assert service.client.outstanding == 0
@@ -135,39 +143,42 @@ async def test_leaving_a_ticket_cancels_it_and_frees_its_room() -> None:
 
 async def test_a_deadline_is_answered_even_while_a_step_is_long() -> None:
     async with serve_fake(make_engine=held) as service:
-        ticket = service.client.submit(make_job("a", deadline=service.client.clock() + 0.05))
-        assert isinstance(await outcome(ticket), DeadlineExceeded)
+        ticket = submit(service, make_job("a"), timeout=0.05)
+        error = await outcome(ticket)
+        assert isinstance(error, DeadlineExceeded)
+        assert "while it was running; raise timeout_s" in error.message
         service.engine.gate.set()
         await until(lambda: service.engine.free_slots == 8)
+
+
+async def test_a_deadline_that_passes_in_the_queue_says_so() -> None:
+    async with serve_fake(make_engine=lambda: held(slots=1)) as service:
+        with submit(service, make_job("running")):
+            error = await outcome(submit(service, make_job("waiting"), timeout=0.05))
+        assert isinstance(error, DeadlineExceeded)
+        assert "in the queue; raise timeout_s" in error.message
 
 
 @pytest.mark.parametrize(("word", "kind"), [("explode", InternalError), ("oom", OutOfMemory)])
 async def test_a_failed_batch_is_the_only_one_that_fails(
     service: Service, word: str, kind: type[ServerError]
 ) -> None:
-    assert isinstance(await outcome(service.client.submit(make_job("bad", prompt=word))), kind)
-    assert isinstance(await outcome(service.client.submit(make_job("good"))), list)
+    assert isinstance(await outcome(submit(service, make_job("bad", prompt=word))), kind)
+    assert isinstance(await outcome(submit(service, make_job("good"))), list)
 
 
 async def test_before_the_model_is_loaded_requests_are_refused() -> None:
     async with serve_fake(loaded=threading.Event(), wait=False) as service:
         with pytest.raises(ModelLoading) as refused:
-            service.client.submit(make_job("a"))
+            submit(service, make_job("a"))
         assert refused.value.retry_after is not None
 
 
 async def test_a_dead_worker_fails_what_it_painted_and_its_successor_serves_what_waited() -> None:
-    slots = [1, 8]
-
-    def make_engine() -> FakeEngine:
-        engine = FakeEngine(slots=slots.pop(0))
-        if slots:
-            engine.gate.clear()
-        return engine
-
-    async with serve_fake(make_engine=make_engine) as service:
-        running = service.client.submit(make_job("running", [1]))
-        waiting = service.client.submit(make_job("waiting", [3]))
+    engines = [held(slots=1), FakeEngine()]
+    async with serve_fake(make_engine=lambda: engines.pop(0)) as service:
+        running = submit(service, make_job("running", [1]))
+        waiting = submit(service, make_job("waiting", [3]))
         await until(lambda: running.started_at is not None)
         service.worker().kill()
         error = await outcome(running)
@@ -186,9 +197,9 @@ async def test_a_dead_worker_fails_what_it_painted_and_its_successor_serves_what
 
 
 async def test_two_workers_share_one_queue() -> None:
-    async with serve_fake(make_engine=held, limits=ClientLimits(workers=2)) as service:
+    async with serve_fake(make_engine=held, workers=2) as service:
         await until(lambda: service.client.workers.slots == 16)
-        ticket = service.client.submit(make_job("a", range(10)))
+        ticket = submit(service, make_job("a", range(10)))
         await until(lambda: all(len(engine.steps) == 1 for engine in service.engines))
         for engine in service.engines:
             engine.gate.set()
@@ -200,16 +211,12 @@ async def test_two_workers_share_one_queue() -> None:
 
 
 async def test_a_worker_that_dies_takes_nothing_with_it_but_what_it_had_begun() -> None:
-    def make_engine() -> FakeEngine:
-        engine = held()
-        engine.slots, engine._free = 1, [0]
-        return engine
-
-    limits = ClientLimits(workers=2, patience=Patience(restart_backoff_s=60))
-    async with serve_fake(make_engine=make_engine, limits=limits) as service:
+    async with serve_fake(
+        make_engine=lambda: held(slots=1), workers=2, restart_backoff_s=60
+    ) as service:
         client = service.client
         await until(lambda: client.workers.slots == 2)
-        tickets = [client.submit(make_job(name, [i])) for i, name in enumerate("abcd")]
+        tickets = [submit(service, make_job(name, [i])) for i, name in enumerate("abcd")]
         await until(lambda: all(ticket.started_at is not None for ticket in tickets[:2]))
         service.worker(1).kill()
         assert isinstance(await outcome(tickets[1]), EngineDead)
@@ -224,11 +231,9 @@ async def test_a_worker_that_dies_takes_nothing_with_it_but_what_it_had_begun() 
 
 
 async def test_a_job_that_is_spread_over_workers_ends_with_one_of_them() -> None:
-    async with serve_fake(
-        make_engine=held, limits=ClientLimits(workers=2, patience=QUICK)
-    ) as service:
+    async with serve_fake(make_engine=held, workers=2) as service:
         await until(lambda: service.client.workers.slots == 16)
-        ticket = service.client.submit(make_job("a", range(4)))
+        ticket = submit(service, make_job("a", range(4)))
         await until(lambda: all(engine.steps for engine in service.engines))
         service.worker(0).kill()
         assert isinstance(await outcome(ticket), EngineDead)
@@ -242,40 +247,37 @@ async def test_a_job_that_is_spread_over_workers_ends_with_one_of_them() -> None
 async def test_there_are_as_many_workers_as_devices_unless_told_otherwise(
     workers: int, expected: int
 ) -> None:
-    async with serve_fake(limits=ClientLimits(workers=workers), devices=3) as service:
+    async with serve_fake(workers=workers, devices=3) as service:
         await until(lambda: service.client.workers.slots == 8 * expected)
         assert len(service.engines) == expected
 
 
 async def test_a_worker_that_cannot_load_does_not_end_a_service_that_has_another() -> None:
-    limits = ClientLimits(workers=2, patience=QUICK)
-    async with serve_fake(
-        load_errors=[None, "no memory is left on the device"], limits=limits
-    ) as service:
+    errors = [None, "no memory is left on the device"]
+    async with serve_fake(load_errors=errors, workers=2) as service:
         failed = service.client.workers.supervisors[1]
         await until(lambda: failed.phase == "failed")
         assert service.client.workers.fatal is None
-        assert isinstance(await outcome(service.client.submit(make_job("a"))), list)
+        assert isinstance(await outcome(submit(service, make_job("a"))), list)
         assert service.client.workers.alive
 
 
 async def test_the_wait_for_a_worker_counts_its_backoff_and_its_load() -> None:
-    limits = ClientLimits(patience=Patience(restart_backoff_s=30))
-    async with serve_fake(limits=limits) as service:
+    async with serve_fake(restart_backoff_s=30) as service:
         service.worker().kill()
         await until(lambda: service.client.phase == "restarting")
         with pytest.raises(EngineDead) as refused:
-            service.client.submit(make_job("a"))
+            submit(service, make_job("a"))
         assert refused.value.retry_after is not None
         assert 25 <= refused.value.retry_after <= 60
 
 
 async def test_while_the_worker_is_started_again_requests_are_refused() -> None:
-    async with serve_fake(limits=ClientLimits(patience=Patience(restart_backoff_s=60))) as service:
+    async with serve_fake(restart_backoff_s=60) as service:
         service.worker().kill()
         await until(lambda: service.client.phase == "restarting")
         with pytest.raises(EngineDead):
-            service.client.submit(make_job("a"))
+            submit(service, make_job("a"))
         assert service.client.workers.alive
 
 
@@ -303,29 +305,23 @@ async def test_a_model_that_cannot_be_loaded_again_is_tried_again() -> None:
 async def test_a_silent_or_hanging_worker_is_replaced(
     beat: dict[str, Any], limits: dict[str, Any]
 ) -> None:
-    bounds = ClientLimits(patience=Patience(restart_backoff_s=0.01, **limits))
-    async with serve_fake(limits=bounds) as service:
+    async with serve_fake(**limits) as service:
         supervisor = service.client.workers.supervisors[0]
         now = service.client.clock()
-        message = Heartbeat(**({"at": now, "turned_at": now} | beat))
+        message = Heartbeat(**({"turned_at": now} | beat))
         supervisor._hear(supervisor._generation, message)
         await until(lambda: len(service.engines) == 2)
 
 
 async def test_draining_finishes_what_runs_and_refuses_the_rest() -> None:
-    def make_engine() -> FakeEngine:
-        engine = held()
-        engine.slots, engine._free = 1, [0]
-        return engine
-
-    async with serve_fake(make_engine=make_engine) as service:
-        running = service.client.submit(make_job("running"))
-        waiting = service.client.submit(make_job("waiting"))
+    async with serve_fake(make_engine=lambda: held(slots=1)) as service:
+        running = submit(service, make_job("running"))
+        waiting = submit(service, make_job("waiting"))
         await until(lambda: running.started_at is not None)
         service.client.begin_drain()
         assert isinstance(await outcome(waiting), Draining)
         with pytest.raises(Draining):
-            service.client.submit(make_job("new"))
+            submit(service, make_job("new"))
         service.engine.gate.set()
         assert isinstance(await outcome(running), list)
         assert service.client.idle
@@ -336,7 +332,7 @@ async def test_closing_fails_what_is_left_and_ends_the_worker() -> None:
     client: EngineClient
     async with serve_fake(make_engine=lambda: engine) as service:
         client = service.client
-        ticket = client.submit(make_job("a", range(10)))
+        ticket = submit(service, make_job("a", range(10)))
         worker = service.worker()
         await client.close()
         assert isinstance(await outcome(ticket), Draining)
@@ -346,7 +342,7 @@ async def test_closing_fails_what_is_left_and_ends_the_worker() -> None:
 
 async def test_a_slow_reader_loses_previews_but_no_image(service: Service) -> None:
     job = make_job("a", range(4), partial_images=3)
-    with service.client.submit(job) as ticket:
+    with submit(service, job) as ticket:
         await until(lambda: ticket.over)
         events = [event async for event in ticket.events()]
     assert sum(isinstance(e, Painted) for e in events) == 4
@@ -358,7 +354,7 @@ async def test_a_slow_reader_loses_previews_but_no_image(service: Service) -> No
 
 async def test_a_reader_is_told_of_silence() -> None:
     async with serve_fake(make_engine=held) as service:
-        with service.client.submit(make_job("a")) as ticket, anyio.fail_after(5):
+        with submit(service, make_job("a")) as ticket, anyio.fail_after(5):
             async for event in ticket.events(silence=0.01):
                 if event is None:
                     service.engine.gate.set()

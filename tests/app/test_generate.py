@@ -13,7 +13,6 @@ import structlog
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from server.dispatch.engine_client import ClientLimits
 from tests.server.fakes import PATCH_NUMS, FakeEngine, Step, paint
 from tests.server.service import Service, post_generate, serve_fake, until
 
@@ -51,14 +50,14 @@ async def test_four_concurrent_requests_step_together() -> None:
         serve_fake(make_engine=lambda: engine) as service,
         anyio.create_task_group() as tasks,
     ):
+        tasks.start_soon(lambda: service.generate(seed=99))  # while it steps, the others come in
+        await until(lambda: bool(engine.steps))
         for seed in range(4):
             tasks.start_soon(lambda seed: service.generate(seed=seed), seed)
-        await until(lambda: service.client.outstanding == 4)
+        await until(lambda: service.client.outstanding == 5)
         engine.gate.set()
-    # Whoever came first took scale 0 alone while the others came in; they caught up and went on as one.
-    assert [len(step.seeds) for step in engine.steps if step.scale > 0] == [4] * (
-        len(PATCH_NUMS) - 1
-    )
+    steps = [sorted(step.seeds) for step in engine.steps]
+    assert steps == [[99]] * len(PATCH_NUMS) + [[0, 1, 2, 3]] * len(PATCH_NUMS)
 
 
 @pytest.mark.parametrize(
@@ -170,9 +169,7 @@ async def test_quality_and_format_reach_the_file(service: Service) -> None:
 async def test_a_full_queue_is_429_with_an_honest_time_to_wait() -> None:
     engine = FakeEngine()
     engine.gate.clear()
-    async with serve_fake(
-        make_engine=lambda: engine, limits=ClientLimits(queue_capacity=1)
-    ) as service:
+    async with serve_fake(make_engine=lambda: engine, queue_capacity=1) as service:
         waiting = asyncio.create_task(service.generate(n=9))
         await until(lambda: service.client.outstanding == 9)
         answer = await service.generate()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import anyio
 import pytest
 
-from server.dispatch.engine_client import ClientLimits
-from server.dispatch.supervisor import Patience
 from tests.server.fakes import FakeEngine
 from tests.server.service import Service, post_generate, serve_fake, until
 
@@ -47,7 +46,7 @@ async def test_probes_while_draining(service: Service) -> None:
 
 
 async def test_probes_without_an_engine() -> None:
-    async with serve_fake(limits=ClientLimits(patience=Patience(restart_backoff_s=60))) as service:
+    async with serve_fake(restart_backoff_s=60) as service:
         service.worker().kill()
         await until(lambda: service.client.phase == "restarting")
         assert (await service.http.get("/livez")).status_code == 200
@@ -201,6 +200,30 @@ async def test_gauges_follow_the_requests() -> None:
             lambda: read("star_requests_running") == 1 and read("star_requests_waiting") == 2
         )
         service.engine.gate.set()
+
+
+async def test_metrics_can_be_rendered_in_another_thread_while_requests_come_and_go(
+    service: Service,
+) -> None:
+    """Under Ray they are. Requests that come and go between any two that are counted make the worst case."""
+    tickets = service.client._tickets
+    counted = 0
+
+    class Restless:
+        @property
+        def started_at(self) -> float:
+            nonlocal counted
+            counted += 1
+            tickets.pop(f"guest {counted}", None)
+            tickets[f"guest {counted + 3}"] = Restless()  # type: ignore[assignment]
+            return 0.0
+
+    for i in range(3):
+        tickets[f"guest {i + 1}"] = Restless()  # type: ignore[assignment]
+    page = series((await asyncio.to_thread(service.client.metrics.render)).decode())
+    tickets.clear()
+    assert page["star_requests_running"] == 3
+    assert counted >= 3
 
 
 async def test_a_client_that_leaves_while_it_sends_has_not_sent_anything_invalid(

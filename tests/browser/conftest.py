@@ -17,8 +17,6 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect
 from structlog.testing import capture_logs
 
-from server.dispatch.engine_client import ClientLimits
-from server.dispatch.supervisor import Patience
 from tests.browser.chromium import Watch, open_browser
 from tests.browser.editing import EditEngine
 from tests.live_server import free_port
@@ -134,10 +132,7 @@ class FakeServer:
 @contextmanager
 def fake_server(**options: Any) -> Iterator[FakeServer]:
     """Serve a fake engine from a thread; the options are those of ``serve_fake``."""
-    patience = Patience(
-        heartbeat_timeout_s=600, restart_backoff_s=0.01
-    )  # the fake beats only when it works
-    options = {"limits": ClientLimits(patience=patience), **options}
+    options = {"heartbeat_timeout_s": 600, **options}  # the fake beats only when it works
     port = free_port()
     begun: list[tuple[Service, asyncio.AbstractEventLoop, uvicorn.Server]] = []
 

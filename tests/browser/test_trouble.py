@@ -9,7 +9,6 @@ from collections.abc import Callable
 import httpx
 from playwright.sync_api import expect
 
-from server.dispatch.engine_client import ClientLimits
 from tests.browser.conftest import FakeServer, OpenPage, halting_engine, let_go, wait_for
 from tests.browser.playground import ask, copied, said, wait_until_painted
 from tests.server.fakes import FakeEngine
@@ -60,7 +59,7 @@ def test_a_picture_stays_when_the_next_is_refused(serve: Serve, open_page: OpenP
 def test_a_full_queue_counts_down(serve: Serve, open_page: OpenPage) -> None:
     engine = FakeEngine(slots=1)
     engine.gate.clear()
-    server = serve(make_engine=lambda: engine, limits=ClientLimits(queue_capacity=1))
+    server = serve(make_engine=lambda: engine, queue_capacity=1)
     body = {"prompt": "a fox", "n": 1}
     others = [
         threading.Thread(
@@ -97,7 +96,7 @@ def test_a_model_that_loads_is_waited_for(serve: Serve, open_page: OpenPage) -> 
     loaded = threading.Event()
     server = serve(loaded=loaded, wait=False)
     page = open_page(server.url)
-    expect(page.locator("#status")).to_have_text("The model is being loaded.")
+    expect(page.locator("#status")).to_have_text("The model is loading.")
     expect(page.locator("#elapsed")).to_have_text(re.compile(r"^\d+ s$"))
     ask(page, "a fox")
     expect(page.locator("#cancel")).to_be_visible()

@@ -204,7 +204,12 @@ def make_loop(
 
 
 class ThreadWorker:
-    """The worker's main loop in a thread of the test's process."""
+    """The worker's main loop in a thread of the test's process.
+
+    Attributes:
+        sent: every message that it was sent.
+        loop: the main loop, once there is one.
+    """
 
     def __init__(
         self,
@@ -220,10 +225,13 @@ class ThreadWorker:
         self._loaded = loaded
         self._devices = devices
         self.inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self.sent: list[ToWorker] = []
+        self.loop: EngineLoop[FakeText, FakeSequence] | None = None
         self._thread = threading.Thread(target=self._run, name="fake-worker", daemon=True)
         self._thread.start()
 
     def send(self, message: ToWorker) -> None:
+        self.sent.append(message)
         self.inbox.put(message)
 
     def kill(self) -> None:
@@ -244,10 +252,10 @@ class ThreadWorker:
             if self._load_error is not None:
                 self._deliver(LoadFailed(self._load_error))
                 return
-            loop = make_loop(self.engine, self.inbox, self._deliver)
+            self.loop = make_loop(self.engine, self.inbox, self._deliver)
             self._deliver(Ready(replace(MODEL, slots=self.engine.slots)))
             self._deliver(Heartbeat(turned_at=time.monotonic(), idle=True))
-            loop.run()
+            self.loop.run()
         except (Killed, SystemError):
             pass
         finally:

@@ -14,7 +14,6 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.dispatch.engine_client import EngineClient
-from server.dispatch.worker_process import Worker
 from server.messages import FromWorker
 from server.settings import Settings
 from tests.server.fakes import FakeEngine, ThreadWorker
@@ -44,10 +43,10 @@ class Service:
     client: EngineClient
     engines: list[FakeEngine]
 
-    def worker(self, index: int = 0) -> Worker:
+    def worker(self, index: int = 0) -> ThreadWorker:
         """A worker that runs."""
         worker = self.client.workers.supervisors[index].worker
-        assert worker is not None
+        assert isinstance(worker, ThreadWorker)
         return worker
 
     @property
@@ -64,6 +63,7 @@ async def serve_fake(
     *,
     make_engine: Callable[[], FakeEngine] = FakeEngine,
     load_errors: Sequence[str | None] = (),
+    launch_errors: Sequence[Exception | None] = (),
     loaded: threading.Event | None = None,
     devices: int = 1,
     wait: bool = True,
@@ -71,12 +71,15 @@ async def serve_fake(
 ) -> AsyncIterator[Service]:
     """Serve a fake engine in this process.
 
-    ``load_errors`` are those of the first workers; after them they load. ``loaded`` is waited for by each.
-    Each finds ``devices``.
+    ``load_errors`` are those of the first workers, and ``launch_errors`` are raised by the first launches; after
+    them they succeed. ``loaded`` is waited for by each. Each finds ``devices``.
     """
     engines: list[FakeEngine] = []
+    failures = list(launch_errors)
 
     def launch(index: int, deliver: Callable[[FromWorker], None]) -> ThreadWorker:
+        if failures and (failure := failures.pop(0)) is not None:
+            raise failure
         engines.append(make_engine())
         error = load_errors[len(engines) - 1] if len(engines) <= len(load_errors) else None
         return ThreadWorker(engines[-1], deliver, error, loaded, devices)

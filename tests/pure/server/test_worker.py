@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,23 @@ import structlog
 import torch
 
 from server.messages import (
+    Accept,
     FromWorker,
     LoadPhase,
     ModelInfo,
     Paint,
     Painted,
-    Sampling,
     Shutdown,
     ToWorker,
-    WorkerOptions,
 )
-from server.settings import Settings
-from server.worker import main as worker
+from server.settings import Settings, WorkerSettings
+from server.worker import loading
 from server.worker.engine_loop import EngineLoop
 from server.worker.scheduler import Scheduler
 from server.worker.star_engine import StarEngine
-from star_model.engine import compilation, graphs
+from star_model.engine import compilation
 from star_model.networks import precision
+from star_model.sampling import Sampling
 from tests.server.fakes import make_job
 from tests.star_model.captures import BrokenCapture, ForgetfulCapture, RecordingCapture
 from tests.star_model.tiny import write_tiny_model
@@ -49,18 +48,19 @@ def threads() -> object:
     torch.set_num_threads(before)
 
 
-def options(model: Path, **changes: object) -> WorkerOptions:
-    settings = Settings(model=str(model), device="cpu", mode="fast", slots=4, threads=1)
-    return replace(settings.worker_options(), **changes)  # type: ignore[arg-type]
+def options(model: Path, **changes: object) -> WorkerSettings:
+    values = {"device": "cpu", "mode": "fast", "slots": 4, "threads": 1, **changes}
+    return Settings(model=str(model), **values).for_worker()  # type: ignore[arg-type]
 
 
-def load(given: WorkerOptions) -> tuple[StarEngine, ModelInfo, list[LoadPhase]]:
+def load(given: WorkerSettings) -> tuple[StarEngine, ModelInfo, list[LoadPhase]]:
     phases: list[LoadPhase] = []
-    engine, info = worker.load_engine(given, phases.append)
+    engine, info, policy = loading.load_engine(given, phases.append)
+    assert policy == loading.make_policy(given, info.patch_nums, "fast")
     return engine, info, phases
 
 
-def paint(engine: StarEngine, given: WorkerOptions, info: ModelInfo) -> dict[str, bytes]:
+def paint(engine: StarEngine, given: WorkerSettings, info: ModelInfo) -> dict[str, bytes]:
     """The pixels of a few jobs that come together, more than there are slots."""
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     painted: dict[str, bytes] = {}
@@ -73,11 +73,15 @@ def paint(engine: StarEngine, given: WorkerOptions, info: ModelInfo) -> dict[str
 
     for i, prompt in enumerate(PROMPTS):
         sampling = Sampling(
-            4.0, top_k=[0, 5, 20, 0, 1][i], top_p=[1.0, 1.0, 0.7, 0.5, 1.0][i], smooth_scales=i % 2
+            guidance_scale=4.0,
+            top_k=[0, 5, 20, 0, 1][i],
+            top_p=[1.0, 1.0, 0.7, 0.5, 1.0][i],
+            smooth_scales=i % 2,
         )
         job = make_job(str(i), [i], prompt=prompt, sampling=sampling)
-        inbox.put(Paint(job, 0))
-    policy = worker.make_policy(given, info.patch_nums, info.mode)
+        inbox.put(Accept(job))
+        inbox.put(Paint(job.id, 0))
+    policy = loading.make_policy(given, info.patch_nums, "fast")
     EngineLoop(engine, Scheduler(policy), inbox, publish).run()
     return painted
 
@@ -86,7 +90,7 @@ def captured_by(monkeypatch: pytest.MonkeyPatch, capture: RecordingCapture) -> N
     def choose(device: torch.device, wanted: bool) -> RecordingCapture | None:
         return capture if wanted else None
 
-    monkeypatch.setattr(graphs, "choose_capture", choose)
+    monkeypatch.setattr(loading, "choose_capture", choose)
 
 
 @pytest.mark.usefixtures("threads")
@@ -126,7 +130,7 @@ def test_without_graphs_where_they_do_not_work(
     with structlog.testing.capture_logs() as logs:
         engine, info, _ = load(given)
     (warning,) = [log for log in logs if log["log_level"] == "warning"]
-    assert warning["event"] == "no graphs could be captured; going on without, slower"
+    assert warning["event"] == "no graphs could be captured; going on without, which is slower"
     assert "the graph of scale" in warning["reason"]
     plain, _, _ = load(options(tiny))
     assert paint(engine, given, info) == paint(plain, options(tiny), info)
@@ -139,11 +143,11 @@ def test_a_precision_that_is_imitated_is_said(
 ) -> None:
     monkeypatch.setattr(precision, "has_fast_bfloat16", lambda: fast)
     said: list[str] = []
-    worker.open_model(options(tiny, dtype="bfloat16"), said.append)
-    assert ["imitates it: float32" in sentence for sentence in said] == [True] * (not fast)
+    loading.open_model(options(tiny, dtype="bfloat16"), said.append)
+    assert ["emulates it; float32" in sentence for sentence in said] == [True] * (not fast)
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("threads", "fresh_compiler")
 def test_not_compiled_where_there_is_no_compiler(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,22 +155,21 @@ def test_not_compiled_where_there_is_no_compiler(
         raise RuntimeError("no compiler\nand all that it said")
 
     compile_networks = compilation.compile_networks
-    monkeypatch.setattr(
-        compilation, "compile_networks", lambda model: compile_networks(model, refused)
-    )
-    torch.compiler.reset()
+    monkeypatch.setattr(loading, "compile_networks", lambda model: compile_networks(model, refused))
     given = options(tiny, compile=True)
     with structlog.testing.capture_logs() as logs:
         engine, info, phases = load(given)
     (warning,) = [log for log in logs if log["log_level"] == "warning"]
-    assert warning["event"] == "the networks could not be compiled; going on without, slower"
+    assert (
+        warning["event"] == "the networks could not be compiled; going on without, which is slower"
+    )
     assert "\n" not in warning["reason"]
     assert phases == ["warming", "warming"]
     plain, _, _ = load(options(tiny))
     assert paint(engine, given, info) == paint(plain, options(tiny), info)
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("threads", "fresh_compiler")
 def test_what_is_compiled_is_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[object] = []
 
@@ -175,10 +178,7 @@ def test_what_is_compiled_is_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -
         return graph.forward
 
     compile_networks = compilation.compile_networks
-    monkeypatch.setattr(
-        compilation, "compile_networks", lambda model: compile_networks(model, backend)
-    )
-    torch.compiler.reset()
+    monkeypatch.setattr(loading, "compile_networks", lambda model: compile_networks(model, backend))
     given = options(tiny, compile=True)
     engine, info, _ = load(given)
     assert compiled
@@ -193,6 +193,6 @@ def test_what_is_compiled_is_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_threads_are_those_that_are_asked_for_or_a_share(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, given: int, workers: int, expected: int
 ) -> None:
-    monkeypatch.setattr(worker, "threads_for", lambda wished, sharing: max(1, 6 // sharing))
-    worker.open_model(options(tiny, threads=given, workers=workers), lambda sentence: None)
+    monkeypatch.setattr(loading, "threads_for", lambda wished, sharing: max(1, 6 // sharing))
+    loading.open_model(options(tiny, threads=given), lambda sentence: None, workers=workers)
     assert torch.get_num_threads() == expected

@@ -45,6 +45,24 @@ def test_generate_writes_images_that_say_what_they_are(
     assert opened(output).tobytes() == pictures[1].tobytes()
 
 
+def test_a_png_carries_the_negative_prompt_and_the_parameters(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "apple.png"
+    arguments = ["generate", "a red apple", "-o", str(output), "--model", str(model), "--seed", "7"]
+    assert main([*arguments, "--negative-prompt", "fog", "--top-k", "9"]) == 0
+    written = opened(output).info
+    parameters = json.loads(written["parameters"])
+    assert parameters.pop("guidance_scale") > 0
+    assert parameters.pop("top_k") == 9
+    assert parameters == {"negative_prompt": "fog", "top_p": 0.8, "smooth_scales": 0}
+    assert (written["prompt"], written["seed"], written["model"]) == ("a red apple", "7", "tiny")
+
+    plain = tmp_path / "plain.png"
+    arguments[3] = str(plain)
+    assert main([*arguments, "--top-k", "9"]) == 0
+    assert "negative_prompt" not in opened(plain).info["parameters"]
+    assert opened(plain).tobytes() != opened(output).tobytes(), "it was written but not used"
+
+
 def test_generate_says_what_it_left_out_of_a_prompt(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
