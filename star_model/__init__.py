@@ -1,6 +1,6 @@
-"""STAR, the scale-wise text-to-image model: loading, converting, and painting one scale at a time.
+"""STAR, the scale-wise text-to-image model: loading, converting, and generating one scale at a time.
 
-Names are imported when they are first used, so that importing a module of integers does not import PyTorch.
+Names are imported when they are first used, so that a module that needs no PyTorch does not import it.
 """
 
 from __future__ import annotations

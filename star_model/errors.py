@@ -1,12 +1,12 @@
-"""Every error of ``star_model`` that a user can cause; the message is a sentence that says what to do.
+"""All errors of ``star_model`` that a user can cause; each message is a sentence that says what to do.
 
 StarError
 ├── ConfigError            a configuration that does not describe a model
-├── CheckpointError        a file of a checkpoint that is missing, damaged or of another model
+├── CheckpointError        a checkpoint file that is missing, damaged or of another model
 │   └── UnsafeCheckpointError   a pickle that needs more than tensors
 ├── ModelNotFoundError     a model name or directory that cannot be resolved
 ├── UnknownClassError      a class that a class-conditional model does not have
-├── CaptureError           a graph that cannot be captured, or computes something else
+├── CaptureError           a graph that cannot be captured, or gives a wrong result
 └── OutOfSlotsError        more sequences than the engine has slots
 """
 
@@ -34,11 +34,11 @@ class ModelNotFoundError(StarError):
 
 
 class UnknownClassError(StarError, ValueError):
-    """The name or number of a class that a class-conditional model does not have, or that is ambiguous."""
+    """A class name or number is unknown to a class-conditional model, or ambiguous."""
 
 
 class CaptureError(StarError):
-    """A captured graph cannot be had on this device, or does not compute what is computed without it."""
+    """A graph cannot be captured on this device, or its result differs from that of eager mode."""
 
 
 class OutOfSlotsError(StarError):

@@ -1,8 +1,7 @@
-"""Let the C library keep the memory that tensors free.
+"""Keep freed memory in the C library instead of returning it to the kernel.
 
-glibc gives every large block back to the kernel when it is freed and faults it in again, zeroed, at the next
-allocation. Networks free and allocate the same sizes over and over, so on a CPU half of the time can go into
-that.
+glibc returns every large block to the kernel when it is freed, and the next allocation faults it in again, zeroed.
+Networks free and allocate the same sizes over and over, so on a CPU this can take half of the time.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc refuses more
 
 
 def keep_freed_memory(limit_bytes: int = 2**31 - 1) -> bool:
-    """Keep up to ``limit_bytes`` of freed memory in the process, for the rest of its life.
+    """Keep up to ``limit_bytes`` of freed memory in the process from now on.
 
     Returns:
-        Whether the C library took the setting; False where it is not glibc, which changes nothing.
+        True if the C library accepted the setting; False if it is not glibc, in which case nothing changes.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,6 +1,6 @@
-"""The classes of ImageNet by number, name or synonym. No torch, so that anything may look a class up.
+"""The classes of ImageNet by number, name or synonym, without torch.
 
-The names are in ``imagenet_classes.tsv``, which says where they come from.
+The names are in ``imagenet_classes.tsv``, which gives their source.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class ImageNetClass:
     """One class.
 
     Args:
-        number: what a class-conditional model knows it by, 0 to 999.
+        number: index of the class in class-conditional models, 0 to 999.
         wordnet_id: such as ``n01440764``.
-        names: the usual one first.
-        definition: a phrase.
+        names: synonyms, the usual name first.
+        definition: a phrase, from WordNet.
     """
 
     number: int
@@ -41,7 +41,7 @@ class ImageNetClass:
 
 @cache
 def imagenet_classes() -> tuple[ImageNetClass, ...]:
-    """All 1,000, class 0 first."""
+    """All 1,000 classes in order."""
     text = files("star_model").joinpath("imagenet_classes.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
     return tuple(
@@ -51,16 +51,16 @@ def imagenet_classes() -> tuple[ImageNetClass, ...]:
 
 
 def find_class(text: str, num_classes: int = 1000) -> ImageNetClass:
-    """The class that ``text`` stands for: a number, a WordNet id, or a name in any case, with or without article.
+    """Find the class that ``text`` names: by number, WordNet id, or name in any case, with or without an article.
 
-    A name that is one class's usual one and another's synonym stands for the former.
+    A name that is the usual one of one class and a synonym of another means the former.
 
     Args:
-        text: what a user wrote.
-        num_classes: a model's; the classes from there on are unknown to it.
+        text: the user's prompt.
+        num_classes: number of classes of the model, which are the first of ImageNet's.
 
     Raises:
-        UnknownClassError: naming the candidates when there are several, or else the nearest names.
+        UnknownClassError: listing the candidates if the name is ambiguous, or else the nearest names.
     """
     classes, given = imagenet_classes()[:num_classes], text.strip()
     if re.fullmatch(r"[+-]?\d+", given):
@@ -77,23 +77,23 @@ def find_class(text: str, num_classes: int = 1000) -> ImageNetClass:
     if found:
         meanings = "; ".join(f"{c.number} is {', '.join(c.names)}: {c.meaning}" for c in found)
         raise UnknownClassError(
-            f"{shown!r} may be {len(found)} ImageNet classes; give a number instead: {meanings}"
+            f"{shown!r} names {len(found)} ImageNet classes; give a number instead: {meanings}"
         )
     near = " or ".join(f"{name} ({number})" for name, number in _nearest(wanted, classes).items())
     raise UnknownClassError(
         f"{shown!r} is not the name of an ImageNet class; did you mean {near}? "
-        f"A number from 0 to {num_classes - 1} will do as well"
+        f"A number from 0 to {num_classes - 1} works too"
     )
 
 
 def _normalized(name: str) -> str:
-    """Lower case, words apart by one blank, no article in front."""
+    """``name`` in lower case, words separated by one space, without an article in front."""
     words = re.sub(r"[\s_-]+", " ", name.casefold()).strip()
     return re.sub(r"^(an?|the) (?=.)", "", words)
 
 
 def _nearest(wanted: str, classes: tuple[ImageNetClass, ...]) -> dict[str, int]:
-    """Some names like ``wanted``, with their classes: those that share a word, then those that share letters."""
+    """Names similar to ``wanted`` with their classes: those that share a word, then those with similar spelling."""
     usual = {c.names[0]: c.number for c in classes}
     names = usual | {name: c.number for c in classes for name in c.names[1:] if name not in usual}
     words = set(wanted.split())

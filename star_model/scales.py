@@ -15,8 +15,9 @@ from itertools import accumulate
 class ScaleSchedule:
     """The token maps of one image, from coarse to fine (VAR, section 3.2).
 
-    Scale ``k`` is a square map of ``patch_nums[k] ** 2`` tokens. The maps are predicted one after the other,
-    so scale ``k`` occupies the positions ``offsets[k]`` to ``offsets[k + 1]`` of the sequence.
+    Scale ``k`` is a square map of ``patch_nums[k] ** 2`` tokens. The maps are predicted one after the other, so scale
+    ``k`` occupies positions ``offsets[k]`` to ``offsets[k + 1]`` of the sequence. Neighbouring scales may have the same
+    side: each encodes the residual of those before it.
 
     Args:
         patch_nums: side of each token map, never decreasing, starting with the 1x1 start map.
@@ -47,7 +48,7 @@ class ScaleSchedule:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """``len(self) + 1`` positions: where each scale starts, then where the last one ends."""
+        """``len(self) + 1`` positions: the start of each scale, then the end of the last."""
         return (0, *accumulate(self.lengths))
 
     @cached_property
@@ -76,15 +77,15 @@ class ScaleSchedule:
         return self.patch_nums[-1]
 
     def progress(self, scale: int) -> float:
-        """``scale`` between the first (0.0) and the last (1.0); guidance and phi are ramped with it."""
+        """Position of ``scale`` between the first (0.0) and the last (1.0), linearly; guidance and phi follow it."""
         return scale / (len(self) - 1)
 
     def phi_index(self, scale: int, num_phi: int) -> int:
-        """Which of ``num_phi`` partially shared phi convolutions refines ``scale``.
+        """Index of the phi convolution, of ``num_phi`` that scales share, which refines ``scale``.
 
-        It is the one with the nearest tick. The ticks of the published tokenizer, which has four, lie closer
-        to the ends than those of any other number. With ten scales, two lie exactly between two ticks, so the
-        order of the operations matters: it is that of ``numpy.linspace``, as the published code has it.
+        It is the one with the nearest tick. The four ticks of the published tokenizer lie closer to the ends than those
+        of any other number. With ten scales, two lie exactly between two ticks, so the order of operations matters: it
+        is that of ``numpy.linspace``, as in the published code.
         """
         start = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
         stop = 1 - start

@@ -1,4 +1,4 @@
-"""Copies between the host and the device that wait for nothing: neither for what the device does, nor it for them."""
+"""Asynchronous copies between host and device."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """``tensor`` on ``device``, in ``dtype`` if given; itself if it is there already.
+    """Copy ``tensor`` to ``device``, in ``dtype`` if given, without waiting; returns itself if it is there already.
 
-    From the host to a GPU it goes through pinned memory, which PyTorch keeps until the copy is done: from other
-    memory, or made there from a list, it would first wait for all that the GPU has been given to do.
+    From the host to a GPU it goes through pinned memory, which PyTorch keeps until the copy is done. From pageable
+    memory, or when a tensor is made on the GPU from a list, PyTorch would first wait for all work queued on the GPU.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
@@ -18,10 +18,10 @@ def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = 
 
 
 class ToHost:
-    """The way of a result to the host, while the device goes on with other work.
+    """An asynchronous copy of a result to the host, while the device continues with other work.
 
     Args:
-        result: a tensor that nobody writes to any more; it is kept until the copy is done.
+        result: a tensor that nobody writes to any more; it is kept alive until the copy is done.
     """
 
     def __init__(self, result: Tensor) -> None:
@@ -32,7 +32,7 @@ class ToHost:
 
     @staticmethod
     def _start(result: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        """Copy on a stream of its own, so that what follows on the device does not wait for the copy."""
+        """Start the copy on a stream of its own, so that later work on the device does not wait for it."""
         host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
         stream = torch.cuda.Stream(result.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(result.device))
@@ -44,11 +44,11 @@ class ToHost:
 
     @property
     def done(self) -> bool:
-        """Whether :meth:`wait` returns at once."""
+        """True if :meth:`wait` returns at once."""
         return self._copied is None or bool(self._copied.query())  # type: ignore[no-untyped-call]
 
     def wait(self) -> Tensor:
-        """The result on the host."""
+        """Wait for the copy; returns the result on the host."""
         if self._copied is not None:
             self._copied.synchronize()
         self._result = None

@@ -1,12 +1,12 @@
-"""How a model that knows few things reads prompts about others: as the nearest thing that it knows.
+"""The vocabulary of a model that knows few things, and replacing prompts about others by the nearest match.
 
-A model that was trained on some hundred names finds nothing for any other, and paints a mixture. Where its directory
-has a ``vocabulary.json``, a prompt with a word in it that training never used is read anew, in words that it did: the
-thing that the prompt names, or else the one whose name is nearest to the prompt for the text encoder, with the style
-and the background that the prompt asks for. Whoever asked is told how the prompt was read.
+A model that was trained on a few hundred names cannot draw any other, and generates a mixture. If its directory has a
+``vocabulary.json``, a prompt with a word that training never used is replaced by one of known words: the thing that the
+prompt names, or else the one whose name is nearest to the prompt in the text encoder's features, with the style and
+the background that the prompt asks for. The conditioning records the replacement, so that the user can be told.
 
-    {"names": {"a fox": [], "a car": ["an automobile"]},    phrase of a thing -> its other names
-     "words": ["a", "background", ...],                     all words of the captions that the model was trained on
+    {"names": {"a fox": [], "a car": ["an automobile"]},    phrase for a thing -> its other names
+     "words": ["a", "background", ...],                     all words of the training captions
      "styles": ["flat", "3d"],
      "colours": ["light blue", "blue", ...]}                of backgrounds
 """
@@ -36,7 +36,7 @@ _MEDIUM = re.compile(
     r"render|rendering|model|icon|close-up|view|poster)\s+(?:of|with)\s+",
     re.IGNORECASE,
 )
-"""What a picture is, before what it shows: "a photo of" is no camera."""
+"""The medium that a prompt may begin with: "a photo of a fox" does not ask for a camera."""
 
 
 Words = tuple[Annotated[str, Field(pattern=r"\S")], ...]
@@ -44,13 +44,13 @@ Words = tuple[Annotated[str, Field(pattern=r"\S")], ...]
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Vocabulary:
-    """What a model was trained to draw.
+    """The names and words of a model's training captions.
 
     Args:
-        names: a phrase for each thing -> its other names.
-        words: all words, in lower case, of its captions.
-        styles: words for them, as "flat" in "flat style".
-        colours: words for those of backgrounds.
+        names: a phrase for each thing -> its other names; at least one thing.
+        words: all words of the captions, in lower case.
+        styles: names of styles, such as "flat" in "flat style".
+        colours: names of background colours.
     """
 
     names: Annotated[dict[str, Words], Field(min_length=1)]
@@ -75,11 +75,11 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
 
 
 class NearestName:
-    """Which of several things a text is nearest to: by the cosine of its pooled features to any of the things' names.
+    """Nearest-neighbour search among names of things, by cosine similarity of pooled features.
 
     Args:
-        names: thing -> its names, one at least altogether.
-        pooled: texts -> the text encoder's pooled features (N, D).
+        names: thing -> its names, at least one in total.
+        pooled: function from texts to the text encoder's pooled features (N, D).
     """
 
     def __init__(
@@ -92,18 +92,18 @@ class NearestName:
         )  # (N, D)
 
     def of(self, text: str, among: Set[str] = frozenset()) -> str:
-        """The thing that ``text`` is nearest to, of those ``among`` which it must be, or of all."""
+        """The thing with the name nearest to ``text``; one of ``among`` unless that is empty."""
         similarities = self._features @ F.normalize(self._pooled([text])[0], dim=0)
         order: list[int] = similarities.argsort(descending=True).tolist()
         return next(self._things[i] for i in order if not among or self._things[i] in among)
 
 
 class PromptReader:
-    """Reads prompts as a model with a small vocabulary can draw them.
+    """Replaces prompts by ones that a model with a small vocabulary can draw.
 
     Args:
-        vocabulary: what it knows.
-        pooled: texts -> the text encoder's pooled features (N, D).
+        vocabulary: of the model.
+        pooled: function from texts to the text encoder's pooled features (N, D).
     """
 
     def __init__(self, vocabulary: Vocabulary, pooled: Callable[[Sequence[str]], Tensor]) -> None:
@@ -133,7 +133,7 @@ class PromptReader:
         )
 
     def read(self, prompt: str) -> str:
-        """``prompt`` as it is if all its words are known; else the nearest prompt of which that is so."""
+        """Return ``prompt`` unchanged if all its words are known, else the nearest prompt of known words."""
         words = words_of(prompt)
         if not prompt.strip() or (words and self._words.issuperset(words)):
             return prompt
@@ -155,18 +155,18 @@ class PromptReader:
         return f"{self._nearest(_MEDIUM.sub('', subject.strip()).strip(' ,.;') or prompt)}{style}{background}"
 
     def _nearest(self, subject: str) -> str:
-        """The phrase of the nearest thing: of those that ``subject`` names, if it names any."""
+        """The phrase for the nearest thing: one that ``subject`` names, if it names any."""
         named = {self._phrase_of_name[name.lower()] for name in self._names.findall(subject)}
         return self._nearest_name.of(subject, named)
 
 
 def words_of(text: str) -> list[str]:
-    """The words of ``text`` in lower case, without what is between them."""
+    """The words of ``text`` in lower case, without punctuation."""
     return _WORD.findall(text.lower())
 
 
 def _any_of(words: Sequence[str] | Mapping[str, str]) -> str:
-    """A pattern for any of ``words``, the longest that fits."""
+    """A pattern that matches any of ``words``, preferring longer ones."""
     return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
 
 

@@ -1,9 +1,8 @@
-"""From the name of a model to its native directory.
+"""Resolving the name of a model to its native directory.
 
-A name is one of three things: a model that is part of this distribution (``star-mini``), a directory, or a
-published model (``star-512``, ``var-d30`` and their siblings). The official files of the latter are taken from
-``official/`` in the cache if they are there, else fetched from the hub; they are converted once, and the
-result stays in ``models/``::
+A name is one of three things: a model that is part of this distribution (``star-mini``), a directory, or a published
+model (``star-512``, ``var-d30`` and so on). The published files of the latter are taken from ``official/`` in the cache
+if they are there, else fetched from the hub; they are converted once, and the result stays in ``models/``::
 
     CACHE/official/star_rope_d30_512-ar-ckpt-ep1-iter30000.pth
     CACHE/official/vae_ch160v4096z32.pth
@@ -11,8 +10,8 @@ result stays in ``models/``::
     CACHE/official/CLIP/text_encoder/    config.json, model.safetensors
     CACHE/models/star-512/               the native directory
 
-A VAR has no CLIP. Files that are put there by hand are found without a network. CACHE is
-``~/.cache/star-server`` by default.
+The files of each model are in :mod:`star_model.families`. Files that are put there by hand are found without a network.
+CACHE is ``~/.cache/star-server`` by default.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class _PublishedFiles:
 
 
 def default_cache() -> Path:
-    """Where downloads and converted models are kept unless a user says otherwise."""
+    """Default folder of downloads and converted models."""
     return Path.home() / ".cache" / "star-server"
 
 
@@ -53,20 +52,19 @@ def resolve_model(
     allow_unsafe_pickle: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """The native directory of a model, after fetching and converting it if need be.
+    """Find the native directory of a model, after fetching and converting it if necessary.
 
     Args:
         name_or_path: a name, or the path of a native directory.
         cache_dir: see the top of this module.
-        weights_dir: where embedded models are, by default beside this package (a checkout) or in it (a
-            wheel).
-        offline: never touch the network.
+        weights_dir: folder of embedded models, by default beside this package (a checkout) or in it (a wheel).
+        offline: do not use the network.
         allow_unsafe_pickle: see :func:`star_model.checkpoints.published.convert_published`.
-        progress: told what is being done, in a sentence.
+        progress: callback that gets a sentence at the start of each download and conversion.
 
     Raises:
         ModelNotFoundError: when there is no such model or directory, or files of a published model cannot be
-            fetched; it then names each and says where to put it.
+            fetched; the message then lists them and where to put each.
         CheckpointError: when a fetched file cannot be converted.
     """
     name = str(name_or_path)
@@ -119,8 +117,7 @@ def _published(
         lock = FileLock(native.with_name(f".{name}.lock")).acquire()
     except OSError as error:
         raise ModelNotFoundError(
-            f"{name} is to be kept in {native.parent}, where nothing can be written ({error.strerror}); choose another "
-            "folder with --cache-dir"
+            f"{name} cannot be stored in {native.parent}: {error.strerror}; choose another folder with --cache-dir"
         ) from error
     with lock:
         if (native / "config.json").is_file():  # another process has converted it meanwhile
@@ -143,7 +140,7 @@ def _published(
 def _published_files(
     name: str, cache: Path, downloads: Path | None, offline: bool, say: Progress
 ) -> _PublishedFiles:
-    """Each part from ``official/`` in the cache, else from the hub library's cache, else from the hub.
+    """Get each part from ``official/`` in the cache, else from the hub library's cache, else from the hub.
 
     ``downloads`` is the hub library's cache; None is its default, shared with other programs.
     """
@@ -178,7 +175,7 @@ class _Fetch:
     say: Progress
 
     def file(self, part: HubFile) -> Path:
-        """A file that was put in place, or else of the repository."""
+        """Get a file from ``official/``, or else from its repository."""
         if (local := self.official / part.path).is_file():
             return local
         if not part.published:
@@ -196,7 +193,7 @@ class _Fetch:
         )
 
     def folder(self, part: HubFile) -> Path:
-        """A folder that was put in place, or else of the repository."""
+        """Get a folder from ``official/``, or else from its repository."""
         if (local := self.official / part.path).is_dir():
             return local
         self.say(f"fetching {part.path} from {part.repository}")

@@ -15,7 +15,7 @@ from star_model.errors import CheckpointError, UnsafeCheckpointError
 
 
 def read_state_dict(file: Path, *, allow_unsafe_pickle: bool = False) -> dict[str, Tensor]:
-    """The tensors of an official ``.pth``, unwrapped from ``trainer`` and ``var_wo_ddp`` where they are.
+    """Read the tensors of a published ``.pth``, unwrapping ``trainer`` and ``var_wo_ddp`` if present.
 
     Raises:
         CheckpointError: when the file is missing, damaged, or holds something else.
@@ -52,14 +52,13 @@ def _unpickle(file: Path, allow_unsafe_pickle: bool) -> Any:
         ):
             raise UnsafeCheckpointError(
                 f"{file} holds more than tensors, and loading it could run code that is hidden in it. If you "
-                "trust where it comes from, allow it: allow_unsafe_pickle=True, on the command line "
-                "--allow-unsafe-pickle"
+                "trust its source, allow it: allow_unsafe_pickle=True, on the command line --allow-unsafe-pickle"
             ) from error
-        raise CheckpointError(
-            damaged
-        ) from error  # the library's own text advises to load it unsafely
+        raise CheckpointError(damaged) from error
     except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(f"{damaged}: {_first_line(error)}") from error
+        # PyTorch's own text may advise to load the file unsafely.
+        detail = "" if "weights_only" in str(error) else f": {_first_line(error)}"
+        raise CheckpointError(damaged + detail) from error
 
 
 def _starts_with(file: Path, magic: bytes) -> bool:
@@ -68,7 +67,7 @@ def _starts_with(file: Path, magic: bytes) -> bool:
 
 
 def _check_records(file: Path, damaged: str) -> None:
-    """Compare the checksums of a zip file, which PyTorch does not."""
+    """Check the checksums of a zip file, since PyTorch does not."""
     try:
         with zipfile.ZipFile(file) as archive:
             bad = archive.testzip()

@@ -109,18 +109,18 @@ def convert_published(
     Args:
         transformer: the ``star_*.pth`` or ``var_*.pth`` file.
         vqvae: the tokenizer, ``vae_ch160v4096z32.pth``.
-        text_encoder: the folder ``CLIP`` of a STAR, None for a VAR.
-        out: must not exist or be empty unless ``overwrite``.
+        text_encoder: the folder ``CLIP`` of a STAR; None for a VAR.
+        out: the directory, which must not exist, or be empty, unless ``overwrite``.
         preset: a name in :data:`star_model.families.registry.PRESETS`, or a configuration.
         allow_unsafe_pickle: load files that need more than tensors, which may run any code that is in them.
-        dtype: of the transformer and text encoder in the native files, by default that of the official ones;
-            the VQVAE keeps its own.
-        overwrite: see :func:`star_model.checkpoints.native.save_model`.
+        dtype: of the transformer and text encoder in the native files, by default as published; the VQVAE keeps its
+            own.
+        overwrite: see :func:`star_model.checkpoints.saving.save_model`.
 
     Raises:
-        CheckpointError: naming the file, and the tensor in it, that is missing, damaged or of another model.
+        CheckpointError: naming the file, or the tensor in it, that is missing, damaged or of another model.
         UnsafeCheckpointError: when a file needs ``allow_unsafe_pickle``.
-        ConfigError: for an unknown preset or dtype, or a text encoder too many or too few.
+        ConfigError: for an unknown preset or dtype, or a text encoder that is missing or not needed.
     """
     config = _preset(preset)
     family = family_of(config)

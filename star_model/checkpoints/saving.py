@@ -40,11 +40,11 @@ def save_model(
     """Write ``model`` as a native directory, all of it or nothing.
 
     Args:
-        model: its text encoder must be a :class:`TransformersTextEncoder`, or a :class:`ClassEncoder`, which
-            needs no file.
-        path: the directory, which must not exist or be empty unless ``overwrite``.
-        dtype: of all three networks in the files; by default what each is in.
-        overwrite: replace a model that is there; other files beside it (a model card, licences) are kept.
+        model: the model; its text encoder must be a :class:`TransformersTextEncoder`, or a :class:`ClassEncoder`,
+            which needs no file.
+        path: the directory, which must not exist, or be empty, unless ``overwrite``.
+        dtype: of all three networks in the files; by default each keeps its own.
+        overwrite: replace an existing model; other files in the directory (a model card, licences) are kept.
 
     Raises:
         CheckpointError: when ``path`` is in use, or the text encoder cannot be saved.
@@ -123,7 +123,7 @@ def _new_directory(path: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _keep_other_files(old: Path, new: Path) -> None:
-    """Copy from ``old`` to ``new`` what is not a model's: a card, licences, ``about.json``."""
+    """Copy the files from ``old`` to ``new`` that are no part of the format: a card, licences, ``about.json``."""
     for entry in old.iterdir():
         if entry.name not in (CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, VOCABULARY, SUMS):
             (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, new / entry.name)
@@ -142,7 +142,7 @@ def _replace(path: Path, new: Path) -> None:
 
 
 def _open_to_readers(directory: Path) -> None:
-    """Let whoever may read the directory read its files: safetensors writes its own for their owner alone."""
+    """Make files as readable as their directory: safetensors writes files that only their owner can read."""
     for file in directory.rglob("*"):
         if file.is_file():
             file.chmod(file.stat().st_mode | (directory.stat().st_mode & 0o444))

@@ -1,4 +1,4 @@
-"""From logits to tokens: guidance, top-k, top-p, and one random stream for each image; and to their mean instead."""
+"""Sampling: guidance, top-k, top-p, then one token drawn by the image's own random stream, or the candidates' mean."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def random_numbers(seed: int, count: int) -> Tensor:
-    """The random numbers of one image, ``count`` of them, uniform in [0, 1): (count,) in float32.
+    """All random numbers of one image, uniform in [0, 1): (count,) in float32.
 
-    They are drawn on the CPU, all before the image starts: the same on every device, and a step draws none.
+    They are drawn on the CPU before the image starts, so that they are the same on every device and no step draws any.
     """
     return torch.rand(count, generator=torch.Generator().manual_seed(seed))
 
@@ -27,12 +27,12 @@ def guide(pairs: Tensor, strength: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The tokens that may be drawn at each place of a batch of token maps.
+    """The tokens that may be drawn at each position of a batch of token maps.
 
     Attributes:
         cumulative: (B, L, K) cumulative probabilities of K tokens, by falling probability if there is a cut.
         last: (B, L, 1) index of the last of those that is a candidate.
-        tokens: (B, L, K) which tokens they are; None where they are the whole vocabulary in its order.
+        tokens: (B, L, K) their indices in the codebook; None if they are the whole codebook in its order.
     """
 
     cumulative: Tensor
@@ -40,14 +40,14 @@ class Candidates:
     tokens: Tensor | None
 
     def draw(self, uniform: Tensor) -> Tensor:
-        """One token for each place (B, L), by inverting the cumulative distribution at ``uniform`` (B, L) in [0, 1)."""
+        """One token a position (B, L), by inverting the cumulative distribution at ``uniform`` (B, L) in [0, 1)."""
         total = self.cumulative.gather(-1, self.last)
         drawn = torch.searchsorted(self.cumulative, uniform.unsqueeze(-1) * total, right=True)
         choice = torch.minimum(drawn, self.last)
         return (choice if self.tokens is None else self.tokens.gather(-1, choice)).squeeze(-1)
 
     def mean(self, codebook: Tensor) -> Tensor:
-        """The mean of their vectors in ``codebook`` (V, z), each by its probability: (B, L, z)."""
+        """The mean of their vectors in ``codebook`` (V, z), weighted by probability: (B, L, z)."""
         weights = self.cumulative.diff(
             dim=-1, prepend=torch.zeros_like(self.last, dtype=self.cumulative.dtype)
         )
@@ -61,20 +61,21 @@ class Candidates:
 
 
 def candidates(logits: Tensor, *, top_k: int, top_p: Tensor | None) -> Candidates:
-    """What is left of ``logits`` (B, L, V) after top-k, then top-p.
+    """The tokens that remain of ``logits`` (B, L, V) after top-k, then top-p.
 
-    Only the ``top_k`` likeliest are ever sorted, and nothing waits for the device.
+    Only the ``top_k`` most likely are sorted, and nothing waits for the device.
 
     Args:
+        logits: (B, L, V).
         top_k: as in :class:`star_model.sampling.Sampling`, the same for all.
-        top_p: that of each image (B,); None where it is 1 for all.
+        top_p: of each image (B,); None if it is 1 for all.
     """
     vocab = logits.shape[-1]
     tokens = None
     if 0 < top_k < vocab or top_p is not None:
         logits, tokens = logits.topk(min(top_k or vocab, vocab), dim=-1, sorted=True)  # (B, L, K)
     cumulative = logits.float().softmax(-1).cumsum(-1)
-    # A candidate stays while those before it have not reached top_p; the likeliest always stays.
+    # A token remains as long as those before it have not reached top_p; the most likely always remains.
     reach = cumulative[..., -1:] if top_p is None else top_p.view(-1, 1, 1)
     last = (cumulative[..., :-1] < reach).sum(-1, keepdim=True)
     return Candidates(cumulative, last, tokens)

@@ -1,10 +1,9 @@
-"""The networks' elementwise work as fused kernels, by ``torch.compile``: an option, whose results differ in the
-low bits.
+"""Optional fusion of the networks' elementwise work by ``torch.compile``; results differ in the low bits.
 
-Compiled are what turns and normalises queries and keys, which are ten kernels or so of a block's thirty, and the
-decoder. The rest of a block is matrix products, attention and single kernels, from which a compiler gains
-nothing; and keys and values are written in place, of which it would make copies. Captured graphs
-(:mod:`star_model.engine.graphs`) hold what is compiled as they hold everything else.
+Two parts are compiled: rotating and normalising queries and keys, about ten of a block's thirty kernels, and the
+decoder. The rest of a block is matrix products, attention and single kernels, where a compiler gains nothing; and keys
+and values are written in place, where it would make copies. Graphs (:mod:`star_model.engine.graphs`) capture compiled
+kernels like any others.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ _PARTS = (("self_attention", "queries_keys_values"), ("cross_attention", "querie
 
 
 def compile_networks(model: StarModel, backend: str | Backend = "inductor") -> None:
-    """Compile what gains from it, in place. The work is done, or fails, when a size first runs: warm up after it.
+    """Compile the parts that gain from it, in place; they compile, or fail, at their first run: warm up afterwards.
 
     Args:
-        model: whose networks are compiled.
-        backend: of ``torch.compile``; the default writes kernels, for which it needs Triton or a C++ compiler.
+        model: the model whose networks are compiled.
+        backend: of ``torch.compile``; the default generates kernels, which needs Triton or a C++ compiler.
     """
     for block in model.transformer.blocks:
         for attention, method in _PARTS:
-            # All blocks share the method's code, so it is compiled once, and once more as sizes turn out to vary.
+            # All blocks share the method's code, so it is compiled once, and again when sizes turn out to vary.
             if (module := getattr(cast("StarBlock", block), attention)) is not None:
                 setattr(module, method, torch.compile(getattr(module, method), backend=backend))
     model.vqvae.decoder.compile(backend=backend)

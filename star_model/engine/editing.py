@@ -1,16 +1,16 @@
-"""In-painting, out-painting and variations: sequences that keep a part of an image's own tokens.
+"""In-painting, out-painting and variations: sequences that keep some of an image's own tokens.
 
-An edit is an ordinary sequence of the engine. At every scale, tokens whose whole cell lies outside the mask are
-the image's own, those of its encoding; all others are sampled. After every scale the latent is put together:
-outside the mask it is the image's own at that scale, inside it is what the tokens, kept and sampled, add up to.
-Without that, a sampled coarse token would shift what lies outside its part of the mask, and the kept finer ones,
-which are residuals of the image's own coarse ones, could not make up for it. So the sampled tokens always see the
-true surroundings, and nothing bleeds out of the mask.
+An edit is an ordinary sequence of the engine. At every scale, tokens whose whole cell lies outside the mask are taken
+from the image's encoding; all others are sampled. After every scale the latent is composed: outside the mask it is the
+image's own at that scale, inside it is the sum of the tokens, kept and sampled. Otherwise a sampled coarse token would
+shift the area outside the mask that its cell covers, and the kept finer tokens, which are residuals of the image's own
+coarse ones, could not correct that. So the sampled tokens always see the true surroundings, and nothing bleeds out of
+the mask.
 
-A mask that is small beside the image is painted in a window around it, at full resolution: a model that was
-trained on whole pictures puts a whole thing in the middle of what it paints, not a part of one in a corner.
+A mask that is small compared to the image is generated in a window around it, at full resolution: a model that was
+trained on whole pictures puts a whole object in the middle of its image, not a part of one in a corner.
 
-The published recipe (VAR, section 4.4, and its code) has neither: it keeps tokens by majority and the 1x1 token
+The published method (VAR, section 4.4, and its code) does neither: it keeps tokens by majority and the 1x1 token
 always, and adds them up as they are.
 """
 
@@ -30,7 +30,7 @@ FEATHER = 1 / 32
 CONTEXT = 1.5
 """Side of the window around a mask, relative to the mask's."""
 SMALLEST_WINDOW = 1 / 4
-"""Side of the smallest window, relative to the image's: less is a few pixels, in which there is nothing to see."""
+"""Side of the smallest window, relative to the image's: a smaller one is too few pixels to recognise anything."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,23 @@ class Window:
     side: int
 
     def crop(self, image: Tensor) -> Tensor:
-        """The part of ``image`` (H, W, ...), not copied."""
+        """This part of ``image`` (H, W, ...), as a view."""
         return image[self.top : self.top + self.side, self.left : self.left + self.side]
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What a sequence keeps of an image; made by :func:`make_edit`, and shared by all seeds of a request.
+    """An image to edit, encoded; made by :func:`make_edit`, and shared by all seeds of a request.
 
     Args:
-        window: the part of the image that is painted, at the model's size.
-        tokens: the window's own token map (p * p,) of each scale.
-        vectors: those tokens' codebook vectors (p * p, z).
-        kept: which of them the sequence keeps, booleans (p * p,).
+        window: the part of the image that is generated, scaled to the model's size.
+        tokens: for each scale, the window's own token map (p * p,).
+        vectors: for each scale, those tokens' codebook vectors (p * p, z).
+        kept: for each scale, which tokens the sequence keeps, booleans (p * p,).
         latents: the window's own latent (z, P, P) after each scale.
         painted: where the latent is the sequence's and not the image's, booleans (P, P).
         image: uint8 (H, W, 3).
-        opacity: how much of what is painted shows at each pixel of the image, 0 to 1, (H, W, 1).
+        opacity: weight of the generated pixels over the image's, 0 to 1, (H, W, 1).
     """
 
     window: Window
@@ -71,8 +71,8 @@ class Edit:
     opacity: Tensor
 
     def keep(self, drawn: Tensor, vectors: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-        """The token map (p * p,) of ``scale`` and its vectors (p * p, z): the image's where they are kept, else what
-        was ``drawn``."""
+        """The token map (p * p,) of ``scale`` and its vectors (p * p, z): the image's own where they are kept, else
+        ``drawn`` and ``vectors``."""
         kept = self.kept[scale]
         return (
             torch.where(kept, self.tokens[scale], drawn),
@@ -84,7 +84,7 @@ class Edit:
         return torch.where(self.painted, f_hat, self.latents[scale])
 
     def composite(self, painted: Tensor) -> Tensor:
-        """Lay what was ``painted``, uint8 (H, W, 3), over its window of the image; uint8 (H, W, 3).
+        """Blend the generated pixels, uint8 (H, W, 3), into their window of the image; uint8 (H, W, 3).
 
         Outside the mask, the result is the image exactly.
         """
@@ -106,27 +106,27 @@ def make_edit(
     focus: bool = True,
     feather: bool = True,
 ) -> Edit:
-    """Encode ``image``, and decide what of it is kept.
+    """Encode ``image`` and choose the tokens to keep.
 
     Args:
-        model: whose tokenizer encodes.
+        model: the model that will edit it; its tokenizer encodes.
         image: uint8 (H, W, 3), of the model's size.
-        mask: what is to be painted, booleans (H, W), True inside. None is everything: a variation.
-        keep_scales: the first scales, from 0 to all, are the image's inside the mask too. The first is a single
-            token, the tone of the whole: keeping it makes a filling fit in. More keep the layout and let the details
-            be painted anew.
-        erase: forget what is inside the mask and put its surroundings' colours there, so that nothing of it has
-            an influence. Without it, what is kept inside (see ``keep_scales``) is of the image as it is.
-        focus: paint a window around the mask, and not the whole image, if the mask is small. The prompt is then
-            about the window.
-        feather: fade from the image to what is painted over a few pixels inside the mask, rather than at once.
+        mask: the area to generate, booleans (H, W), True inside. None is everything: a variation.
+        keep_scales: number of first scales, from 0 to all, that are the image's own inside the mask too. The first is a
+            single token, the overall tone: keeping it makes the filling match. More keep the layout and only generate
+            the details anew.
+        erase: replace the content of the mask by its surroundings' colours first, so that it has no influence.
+            Otherwise the tokens kept inside the mask (see ``keep_scales``) are those of the image as it is.
+        focus: generate a window around the mask instead of the whole image, if the mask is small. The prompt then
+            describes the window only.
+        feather: fade from the image to the generated pixels over a few pixels inside the mask.
 
     Returns:
-        What :meth:`star_model.engine.engine.Engine.prepare` takes. An empty mask gives the image back; one that
-        covers everything leaves nothing to keep once it is erased, and gives an ordinary generation.
+        The argument of :meth:`star_model.engine.engine.Engine.prepare`. An empty mask gives the image back; with
+        ``erase``, a mask that covers everything leaves nothing to keep and gives an ordinary generation.
 
     Raises:
-        ValueError: when image or mask have another size or type, or ``keep_scales`` is out of range.
+        ValueError: when image or mask has another size or type, or ``keep_scales`` is out of range.
     """
     schedule, side = model.config.schedule, model.config.image_size
     if image.shape != (side, side, 3) or image.dtype != torch.uint8:
@@ -152,7 +152,7 @@ def make_edit(
             image = fill_from_rim(image, inside, seam)
     pixels = resize(window.crop(image), (side, side)).permute(2, 0, 1).float() / 127.5 - 1
     tokens = model.vqvae.encode(pixels.unsqueeze(0))
-    # Nearest neighbours: the window is never larger than the image, so nothing of the mask is lost.
+    # Nearest neighbours: the window is never larger than the image, so no pixel of the mask is lost.
     enlarged = F.interpolate(window.crop(inside)[None, None].float(), size=(side, side))[0, 0] > 0
     return Edit(
         window=window,
@@ -167,12 +167,12 @@ def make_edit(
 
 
 def window_around(mask: Tensor) -> Window:
-    """The square part of an image to paint for ``mask`` (H, W): around it, with some context, within the image."""
+    """The square window to generate for ``mask`` (H, W): around it, with some context, within the image."""
     size = len(mask)
     if not mask.any():
         return Window(0, 0, size)
     spans = []
-    for axis in (1, 0):  # rows with any of it, then columns
+    for axis in (1, 0):  # rows that the mask touches, then columns
         touched = mask.any(axis).nonzero()
         spans.append((int(touched[0]), int(touched[-1]) + 1))
     wanted = round(CONTEXT * max(end - start for start, end in spans))
@@ -182,15 +182,15 @@ def window_around(mask: Tensor) -> Window:
 
 
 def touched_cells(mask: Tensor, side: int) -> Tensor:
-    """Which cells of a ``side`` x ``side`` grid over ``mask`` (H, W) have any of it in them: booleans (side, side)."""
+    """Cells of a ``side`` x ``side`` grid over ``mask`` (H, W) that the mask touches: booleans (side, side)."""
     return F.adaptive_max_pool2d(mask[None, None].float(), side)[0, 0] > 0
 
 
 def kept_tokens(mask: Tensor, schedule: ScaleSchedule, keep_scales: int = 0) -> list[Tensor]:
-    """Which tokens an edit keeps: for each scale, booleans (p * p,).
+    """The tokens that an edit keeps: for each scale, booleans (p * p,).
 
-    A token of the first ``keep_scales`` scales is kept anyway, one of the others if its whole cell lies outside
-    ``mask`` (H, W).
+    All tokens of the first ``keep_scales`` scales are kept; of the others, those whose whole cell lies outside ``mask``
+    (H, W).
     """
     return [
         ~touched_cells(mask, side).flatten() | (scale < keep_scales)
@@ -199,9 +199,9 @@ def kept_tokens(mask: Tensor, schedule: ScaleSchedule, keep_scales: int = 0) -> 
 
 
 def opacity(mask: Tensor, width: int) -> Tensor:
-    """How much of what is painted shows: (H, W, 1), 0 outside ``mask`` (H, W), and 1 from ``width`` pixels inside on.
+    """Weight of the generated pixels, (H, W, 1): 0 outside ``mask`` (H, W), rising to 1 over ``width`` pixels inside.
 
-    The border of the image is no seam: nothing fades there.
+    Nothing fades at the border of the image, which is no seam.
     """
     outside = (~mask)[None, None].float()
     depth = mask.float()
@@ -212,11 +212,10 @@ def opacity(mask: Tensor, width: int) -> Tensor:
 
 
 def fill_from_rim(image: Tensor, mask: Tensor, width: int) -> Tensor:
-    """Replace what is inside ``mask`` (H, W) by smooth colours of its rim; uint8 (H, W, 3) both ways.
+    """Replace the content of ``mask`` (H, W) by smooth colours of its rim; uint8 (H, W, 3) in and out.
 
-    Push and pull: average the ``width`` pixels around the mask into ever smaller images, and fill every image from
-    the next smaller. What lies further away has no say, so that an object amid the kept part does not tint the
-    rest.
+    The push-pull algorithm: average the ``width`` pixels around the mask into ever smaller images, and fill each image
+    from the next smaller one. Pixels further away do not count, so that an object elsewhere does not tint the filling.
     """
     near = F.max_pool2d(mask[None, None].float(), 2 * width + 1, stride=1, padding=width) > 0
     rim = (near & ~mask).float()
@@ -225,7 +224,7 @@ def fill_from_rim(image: Tensor, mask: Tensor, width: int) -> Tensor:
 
 
 def _push_pull(image: Tensor, known: Tensor) -> Tensor:
-    """``image`` (1, 3, h, w), zero where ``known`` (1, 1, h, w) is, without the zeros."""
+    """``image`` (1, 3, h, w), which is zero where ``known`` (1, 1, h, w) is, with the zeros filled in."""
     if known.all() or min(known.shape[-2:]) == 1:
         return image
     weight = F.avg_pool2d(known, 2, ceil_mode=True)
@@ -242,11 +241,11 @@ def place_on_canvas(
 
     Args:
         image: uint8 (h, w, 3), of any size.
-        box: left, top, right and bottom edge of where it goes, as fractions of the canvas; it is stretched to fit.
+        box: left, top, right and bottom edge of its place, as fractions of the canvas; it is stretched to fit.
         side: of the canvas, in pixels.
 
     Returns:
-        The canvas, uint8 (side, side, 3), and the mask (side, side) of what is left to paint.
+        The canvas, uint8 (side, side, 3), and the mask (side, side) of the area left to generate.
 
     Raises:
         ValueError: when the box reaches beyond the canvas, or is less than a pixel wide or high.
@@ -264,7 +263,7 @@ def place_on_canvas(
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """``image`` uint8 (h, w, 3) at another height and width; itself if it has them."""
+    """``image``, uint8 (h, w, 3), resized to a height and width; itself if it has them."""
     if image.shape[:2] == size:
         return image
     pixels = image.permute(2, 0, 1)[None].float()

@@ -1,20 +1,19 @@
 """The engine: images as sequences that advance one scale at a time, alone or together.
 
-    sequence = engine.prepare(conditioning, params)     a slot, what there is of a text or a class, a random stream
+    sequence = engine.prepare(conditioning, sampling, seed=1)   takes a slot, stores the text or class in it
     while not sequence.done:
-        engine.step([sequence, ...])                    all at the same scale; each advances by one
-        engine.preview([sequence])                      what is painted so far, if somebody wants to see it
-    pixels = engine.finish([sequence, ...])             decode, free the slots
+        engine.step([sequence, ...])                            all at the same scale; each advances by one
+        engine.preview([sequence])                              optional: decode the unfinished image
+    pixels = engine.finish([sequence, ...])                     decode, free the slots
 
-This is what scale-level batching rests on. A sequence has all that it needs in its own state and its own slot, so
-it may start whenever others are anywhere. A step takes a cohort, sequences that are at one scale, and makes one
-batch of them, in three parts:
+This is what makes scale-level batching possible. All state of a sequence is in the sequence and its slot, so it may
+start while others are at any scale. A step takes a cohort, the sequences that are at one scale, in three parts:
 
-    predict    what each has painted so far -> logits of its next token map    (the transformer)
+    predict    the sequence so far -> logits of its next token map    (the transformer)
     sample     logits -> tokens, by each sequence's own random numbers, and their codebook vectors
-    advance    vectors -> the latent they add to, and what the next scale will see of it    (the quantizer)
+    advance    vectors -> the latent that they add to, and from it the next scale's input    (the quantizer)
 
-Which cohort steps next is the caller's affair. A step waits for nothing that it gives a GPU to do: its caller may
+The caller decides which cohort steps next. A step queues work on a GPU and does not wait for it: its caller may
 prepare the next one meanwhile.
 """
 
@@ -48,15 +47,18 @@ class Engine:
 
     Args:
         model: a loaded model.
-        slots: how many images may be in flight at once.
+        slots: most images in flight at once.
         mode: ``deterministic`` computes every image by itself, so that its tokens are the same whatever else is in
             the step; ``fast`` computes all images of a step in one batch, which changes the low bits of sums and,
             now and then, a token.
-        unguided_scales: last scales painted without guidance, from the prompt's row alone. It saves half of
+        unguided_scales: number of last scales that run without guidance, on the prompt's row alone. It saves half of
             their work and changes the image, so it is off by default.
-        capture: how the network's work is recorded to be replayed, on a device that can; None runs it as it is.
-        largest_batches: for each scale, the most images that a step will have, which is what graphs are made for;
-            as many as slots if not given. A larger step is made without a graph.
+        capture: recorder of graphs, on a device that has them; None runs without graphs.
+        largest_batches: for each scale, the most images in a step that has a graph; as many as slots if not given. A
+            larger step runs without a graph.
+
+    Raises:
+        ValueError: when ``slots`` is less than 1, or ``unguided_scales`` is not 0 to the number of scales.
     """
 
     def __init__(
@@ -81,14 +83,14 @@ class Engine:
         with torch.inference_mode():
             model.transformer.freeze()
         self._guided_scales = self.num_scales - unguided_scales
-        # All images of a request have one text, and most have the empty one to be led away from.
+        # All images of a request share one text, and most have the empty one as their negative.
         self._text_keys_values = lru_cache(maxsize=KEPT_TEXTS)(self._compute_text_keys_values)
         pads = capture is not None
         self.cache = KVCache(
             model.config, slots=slots + pads, device=model.device, dtype=model.dtype
         )
         (self._empty,) = model.text_encoder.encode([""])
-        # Padding of a fixed shape computes on a slot of its own, which no sequence ever owns.
+        # Graphs have a fixed batch size; its padding computes on a slot of its own, which no sequence ever owns.
         self._padding_slot = self.cache.allocate() if pads else None
         if (
             self._padding_slot is not None
@@ -99,7 +101,7 @@ class Engine:
         self._forward: Forward = self._eager
         if capture is not None and self._padding_slot is not None:
             largest = [min(slots, n) for n in largest_batches or [slots] * self.num_scales]
-            # What the model does by default is what most images do: what others do is run without a graph.
+            # Graphs are captured for the model's default, with guidance or without; the rest runs without a graph.
             guided = self._guided_scales if model.config.sampling.guidance_scale > 0 else 0
             self._forward = GraphedForward(
                 self._eager,
@@ -112,10 +114,10 @@ class Engine:
 
     @torch.inference_mode()
     def warm_up(self, progress: Progress = lambda done, of: None) -> None:
-        """Do before the first image what happens once: capture graphs, if there are to be any.
+        """Capture the graphs, if the engine has any, so that the first image does not wait for them.
 
         Raises:
-            CaptureError: that cannot be done; the engine goes on without graphs.
+            CaptureError: when they cannot be captured; the engine goes on without graphs.
         """
         if isinstance(self._forward, GraphedForward):
             try:
@@ -146,14 +148,14 @@ class Engine:
         negative: Conditioning | None = None,
         edit: Edit | None = None,
     ) -> ImageSequence:
-        """Start an image: take a slot and fill in its text or its class.
+        """Start an image: take a slot and store its text or its class in it.
 
         Args:
             conditioning: of the prompt, from the model's encoder.
             sampling: guidance, and which tokens may be drawn.
             seed: start of the image's own random stream, 0 to 2**32 - 1.
-            negative: what guidance leads away from; the empty prompt, or no class, when absent.
-            edit: what of an image to keep, from :func:`star_model.engine.editing.make_edit`.
+            negative: conditioning that guidance leads away from; the empty prompt, or no class, if not given.
+            edit: the image to edit, from :func:`star_model.engine.editing.make_edit`; None generates from nothing.
 
         Raises:
             OutOfSlotsError: when no slot is free.
@@ -175,12 +177,12 @@ class Engine:
             return ImageSequence(
                 slot, sampling, seed, uniform, controls, start, f_hat, self.num_scales, edit
             )
-        except BaseException:  # whoever asked never hears of the slot, so nobody else could free it
+        except BaseException:  # the caller never sees the slot, so nobody else could free it
             self.cache.free(slot)
             raise
 
     def _condition(self, slot: int, pair: Sequence[Conditioning]) -> Tensor:
-        """Store in ``slot`` what the layers need of a guidance pair; returns its start token maps (2, 1, C)."""
+        """Store the text, or the modulation, of a guidance pair in ``slot``; returns its start token maps (2, 1, C)."""
         model, num_classes = self.model, self.model.config.transformer.num_classes
         classes = [c.class_id for c in pair if isinstance(c, ClassConditioning)]
         texts = [t for t in pair if isinstance(t, TextConditioning)]
@@ -203,7 +205,7 @@ class Engine:
         return model.transformer.embed_start(condition)
 
     def _compute_text_keys_values(self, text: TextConditioning) -> Tensor:
-        """What all layers attend to of a text: (layers, 2, 1, T, H, 64)."""
+        """Keys and values of a text for all layers: (layers, 2, 1, T, H, 64)."""
         hidden = to_device(text.hidden.unsqueeze(0), self.model.device, self.model.dtype)
         return self.model.transformer.text_keys_values(hidden)
 
@@ -229,18 +231,17 @@ class Engine:
             self._step_batch(batch)
 
     def _batches(self, sequences: Sequence[ImageSequence]) -> Iterator[Sequence[ImageSequence]]:
-        """``sequences`` in parts that are computed in one go: with guidance, at twice the work, or all without."""
+        """Split ``sequences`` into batches, each all with guidance, which doubles the work, or all without."""
         guided = [s for s in sequences if self._is_guided(s)]
-        others = [
-            s for s in sequences if not self._is_guided(s)
-        ]  # all decided before the first moves on
+        # Both lists are made before the first batch advances its sequences.
+        others = [s for s in sequences if not self._is_guided(s)]
         largest = 1 if self.mode == "deterministic" else len(sequences)
         for alike in (guided, others):
             for start in range(0, len(alike), largest):
                 yield alike[start : start + largest]
 
     def _is_guided(self, sequence: ImageSequence) -> bool:
-        """Whether the next scale of ``sequence`` needs the row that guidance leads away from."""
+        """True if the next scale of ``sequence`` needs the unconditional row as well."""
         return sequence.sampling.guidance_scale > 0 and sequence.scale < self._guided_scales
 
     def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
@@ -266,7 +267,7 @@ class Engine:
         return self._forward(scale, x, slots, strength)
 
     def _advance(self, sequences: Sequence[ImageSequence], tokens: Tensor, vectors: Tensor) -> None:
-        """Note ``tokens`` (B, p * p), add ``vectors`` (B, p * p, z) to the latents, embed what the next scale sees."""
+        """Record ``tokens`` (B, p * p), add ``vectors`` (B, p * p, z) to the latents, embed the next scale's input."""
         transformer, quantizer = self.model.transformer, self.model.vqvae.quantizer
         scale = sequences[0].scale
         f_hat = torch.stack([s.f_hat for s in sequences])
@@ -282,7 +283,7 @@ class Engine:
             sequence.advance(*state)
 
     def _sample(self, logits: Tensor, sequences: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
-        """Tokens (B, p * p) from ``logits`` (B, p * p, V), and what they are in the latent (B, p * p, z)."""
+        """Draw tokens (B, p * p) from ``logits`` (B, p * p, V); also returns their vectors (B, p * p, z)."""
         scale, codebook = sequences[0].scale, self.model.vqvae.quantizer.codebook
         start, end = self.schedule.offsets[scale], self.schedule.offsets[scale + 1]
         maps: dict[int, tuple[Tensor, Tensor]] = {}
@@ -305,7 +306,7 @@ class Engine:
         return torch.stack(all_tokens), torch.stack(all_vectors)
 
     def _sampled_together(self, sequences: Sequence[ImageSequence]) -> Iterable[list[int]]:
-        """Indices of ``sequences`` in groups that are sampled in one go: same top_k, kind of cut, smoothness."""
+        """Indices of ``sequences`` in groups that are sampled together: same top_k, top_p or none, smooth or not."""
         if self.mode == "deterministic":
             return ([i] for i in range(len(sequences)))
         groups: dict[tuple[int, bool, bool], list[int]] = {}
@@ -316,7 +317,7 @@ class Engine:
 
     @torch.inference_mode()
     def preview(self, sequences: Sequence[ImageSequence]) -> Tensor:
-        """What is painted so far: uint8 images (B, H, W, 3)."""
+        """Decode sequences at any scale, as they are so far: uint8 images (B, H, W, 3)."""
         return self._decode(sequences)
 
     @torch.inference_mode()
@@ -333,7 +334,7 @@ class Engine:
         return self._decode(sequences)
 
     def release(self, sequence: ImageSequence) -> None:
-        """Give the slot of ``sequence`` back, finished or not; again is harmless."""
+        """Free the slot of ``sequence``, finished or not; calling it again does nothing."""
         if sequence.slot is not None:
             self.cache.free(sequence.slot)
             sequence.slot = None

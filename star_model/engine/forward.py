@@ -1,4 +1,4 @@
-"""The network's part of a step: from the tokens of a batch to its guided logits."""
+"""The transformer's part of a step: from the embedded tokens of a batch to its guided logits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from star_model.networks.transformer import StarTransformer
 
 
 class Forward(Protocol):
-    """Runs the transformer on a batch at one scale.
+    """A function that runs the transformer on a batch at one scale.
 
     Args:
-        scale: that all images of the batch are at.
+        scale: scale of all images of the batch.
         x: embedded tokens (2 B, p * p, C), or (B, p * p, C) without guidance.
         slots: B slots of the cache; rows ``2 i`` and ``2 i + 1`` of ``x`` are the guidance pair of ``slots[i]``.
-        strength: of guidance (B,); None for none, which leaves out the second row of each pair.
+        strength: strength of guidance (B,); None without guidance, in which case each pair has only its first row.
 
     Returns:
         logits (B, p * p, V), which the next call may overwrite.
@@ -32,7 +32,7 @@ class Forward(Protocol):
 
 
 class EagerForward:
-    """Kernel by kernel, at any size of batch: what every other way is compared with."""
+    """A :class:`Forward` in eager mode, at any batch size: the reference that graphs are compared with."""
 
     def __init__(self, transformer: StarTransformer, cache: KVCache) -> None:
         self.transformer = transformer

@@ -1,13 +1,12 @@
-"""The transformer as captured graphs: one launch in place of some thousand for each scale of a batch.
+"""The transformer as captured graphs: one launch instead of about a thousand for each scale of a batch.
 
-Lengths are constants of the schedule and addresses are those of the cache, so a graph depends on the scale and
-the size of the batch alone. Sizes are rounded up to a few buckets; what is missing is filled with work on a slot
-that nobody owns. Which slots a batch is in, is an input like any other. There is no randomness in a graph: tokens
-are drawn from its logits, by numbers that were drawn before the image began.
+Lengths are constants of the schedule and addresses are those of the cache, so a graph depends only on the scale and
+the batch size. Sizes are rounded up to a few buckets, and the padding computes on a slot that no sequence owns. The
+slots of a batch are an input like any other. A graph has no randomness: tokens are drawn from its logits outside, by
+numbers that were drawn before the image began.
 
-All graphs read their input from the same few tensors and leave their result in the same one, for only one runs at
-a time; they share a pool of memory for what lies between. That is why nothing of a result may be read after the
-next graph has run.
+Only one graph runs at a time, so all of them read their input from the same few tensors, write their result to the same
+one, and share a memory pool for intermediate values. A result must therefore be read before the next graph runs.
 """
 
 from __future__ import annotations
@@ -24,22 +23,23 @@ from star_model.errors import CaptureError
 from star_model.transfer import to_device
 
 Progress = Callable[[int, int], None]
-"""Told how many graphs are captured, and of how many."""
+"""Callback that gets the number of graphs captured so far, and of all."""
 
 _WARM_UPS = 2
 _TOLERANCE = 0.02
-"""Of the largest logit: far more than kernels chosen otherwise differ by in bfloat16, far less than a wrong result."""
+"""Relative to the largest logit: well above the difference between two choices of kernels in bfloat16, well below that
+of a wrong result."""
 
 
 class Capture(Protocol):
-    """Records work whose tensors stay where they are, to be run again and again."""
+    """A recorder of work on tensors whose addresses do not change, so that it can be replayed."""
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record ``work``, which may run meanwhile; returns what runs it again."""
+        """Record ``work``, which may run it; returns a function that replays it."""
 
 
 class CudaCapture:
-    """CUDA graphs, which share one pool of memory and are replayed on one stream.
+    """A :class:`Capture` of CUDA graphs, which share one memory pool and are replayed on one stream.
 
     Args:
         device: a CUDA device.
@@ -48,7 +48,7 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        # Warmed up and captured on one stream, whose handles and workspaces are then there when it counts.
+        # Warmed up and captured on one stream, so that its handles and workspaces exist before the capture.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -59,7 +59,7 @@ class CudaCapture:
                 work()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # What other threads do, such as to ask how much memory is in use, does not concern the capture.
+        # thread_local: other threads may call CUDA during the capture, for instance to read the memory in use.
         with torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         ):
@@ -68,12 +68,12 @@ class CudaCapture:
 
 
 def choose_capture(device: torch.device, wanted: bool) -> Capture | None:
-    """How graphs are captured on ``device``; None where they are not wanted or there is no such thing."""
+    """The recorder of graphs for ``device``; None if they are not wanted or the device has none."""
     return CudaCapture(device) if wanted and device.type == "cuda" else None
 
 
 def buckets(largest: int) -> tuple[int, ...]:
-    """The sizes of batch that get a graph: every one up to 4, then steps that waste at most a third.
+    """Batch sizes that get a graph: every one up to 4, then steps that waste at most a third.
 
     >>> buckets(20)
     (1, 2, 3, 4, 6, 8, 12, 16, 20)
@@ -85,16 +85,18 @@ def buckets(largest: int) -> tuple[int, ...]:
 
 
 class GraphedForward:
-    """A :class:`star_model.engine.forward.Forward` that replays graphs; a batch that has none, for its size or
-    since it is guided where graphs are not, or the other way round, is run as it comes.
+    """A :class:`star_model.engine.forward.Forward` that replays graphs.
+
+    A batch without a graph runs in eager mode: one that is too large, or that is guided where the graphs are not or the
+    reverse.
 
     Args:
-        forward: what is captured.
-        capture: how.
+        forward: the work to capture.
+        capture: recorder of graphs.
         config: of the model.
-        sizes: for each scale, those of the batches that get a graph, ascending.
-        padding_slot: a slot that no image owns, whose text is set.
-        unguided_scales: last scales that run without guidance.
+        sizes: for each scale, the batch sizes that get a graph, ascending.
+        padding_slot: a slot that no image owns, with a text in it.
+        unguided_scales: number of last scales whose graphs have no guidance.
     """
 
     def __init__(
@@ -123,10 +125,10 @@ class GraphedForward:
         self._strength = torch.zeros(images, device=cache.device)
 
     def capture_all(self, progress: Progress) -> None:
-        """Capture a graph for each scale and size, so that no request waits for one, and try each.
+        """Capture a graph for each scale and size, so that no request waits for one, and verify each.
 
         Raises:
-            CaptureError: one could not be captured, or does not compute what is computed without.
+            CaptureError: one could not be captured, or its result differs from that of eager mode.
         """
         # The largest first: the others then fit into its memory.
         keys = sorted(
@@ -138,7 +140,7 @@ class GraphedForward:
             try:
                 self._graphs[key] = self._captured(*key)
                 self._verify(*key)
-            except RuntimeError as error:  # PyTorch's own, of which running out of memory is one
+            except RuntimeError as error:  # raised by PyTorch, also when out of memory
                 raise CaptureError(
                     f"the graph of scale {key[0]} for {key[1]} images: {error}"
                 ) from error
@@ -155,7 +157,7 @@ class GraphedForward:
         if (scale, size) not in self._graphs:
             self._graphs[scale, size] = self._captured(scale, size)
         own_x, own_slots, own_strength, logits = self._tensors(scale, size)
-        own_x[: len(x)].copy_(x)  # what is behind it stays as it was: finite, and of no matter
+        own_x[: len(x)].copy_(x)  # the rows behind it keep their old values: finite, and unused
         padded = torch.tensor([*slots, *[self._padding_slot] * (size - n)])
         own_slots.copy_(to_device(padded, x.device))
         if strength is not None and own_strength is not None:  # both or neither
@@ -164,7 +166,7 @@ class GraphedForward:
         return logits[:n]
 
     def _tensors(self, scale: int, size: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """A graph's input, slots, strength of guidance, if there is any, and logits, where they always are."""
+        """A graph's input, slots, strength of guidance (None without) and logits, as views of the shared tensors."""
         length, guided = self._lengths[scale], scale < self._guided_scales
         rows = (2 if guided else 1) * size
         x = self._x[: rows * length * self._width].view(rows, length, self._width)
@@ -180,11 +182,14 @@ class GraphedForward:
         return self._capture(work)
 
     def _verify(self, scale: int, size: int) -> None:
-        """Replay a new graph once, and compare; on the slot of nobody, which all images of the batch then share."""
+        """Replay a new graph once and compare with eager mode; all images of the batch are on the padding slot.
+
+        Raises:
+            CaptureError: when the two differ.
+        """
         x, slots, strength, logits = self._tensors(scale, size)
-        x.copy_(
-            torch.randn_like(x[: len(x) // size]).repeat(size, 1, 1)
-        )  # alike, for they write to one place
+        # All images are the same, since they write to the same slot.
+        x.copy_(torch.randn_like(x[: len(x) // size]).repeat(size, 1, 1))
         slots.fill_(self._padding_slot)
         if strength is not None:
             strength.fill_(1.0)
@@ -192,13 +197,13 @@ class GraphedForward:
         logits.fill_(float("nan"))
         self._graphs[scale, size]()
         error = ((logits.float() - expected).abs().max() / expected.abs().max()).item()
-        if not error <= _TOLERANCE:  # nor is it a number, if the graph computes nothing
+        if not error <= _TOLERANCE:  # also true for NaN, which a graph that computes nothing leaves
             raise CaptureError(
                 f"the graph of scale {scale} for {size} images is off by {error:.3g} of the largest logit"
             )
 
 
 def largest_step(lengths: Sequence[int], sizes: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Most tokens, a guidance pair counted once, and most images in any graph."""
+    """Most tokens, counting a guidance pair once, and most images in any graph."""
     largest = [of_scale[-1] for of_scale in sizes]
     return max(length * size for length, size in zip(lengths, largest, strict=True)), max(largest)

@@ -1,15 +1,14 @@
-"""Static key/value slots: the memory of the images that are being painted.
+"""A static key/value cache, divided into slots: one for each image in flight.
 
-A slot holds the keys and values of one image, of both rows of its guidance pair, and those of its text, or
-what its class modulates the layers by. All slots are allocated once; a sequence takes one when it is prepared
-and gives it back when it ends. The last scale's keys and values are never read again, so slots leave them out.
+A slot holds the keys and values of one image, for both rows of its guidance pair, and those of its text, or the
+modulation by its class. All slots are allocated once; a sequence takes one when it is prepared and returns it when it
+ends. The last scale's keys and values are never read again, so slots leave them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,27 +19,12 @@ from star_model.networks.attention import additive_bias
 from star_model.transfer import to_device
 
 
-class KeyValues(Protocol):
-    """Where the blocks of a transformer find what their queries attend to."""
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add this step's keys and values (B, L, H, 64); return those of all tokens so far (B, T, H, 64)."""
-
-    def text(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The text's keys and values (B', T, H, 64): one row for each row of the batch, or for each pair."""
-
-    @property
-    def text_mask(self) -> Tensor:
-        """Which text positions are not padding, (B', 1, 1, T), as :class:`~star_model.networks.attention.Attend` takes
-        it."""
-
-
 class KVCache:
     """``slots`` preallocated slots on ``device``.
 
-    Sizes: image keys and values ``[layer, k or v, slot, guidance row, token, head, 64]``, text likewise with
-    the rows that the model needs (one when the prompt's cross-attention serves both), modulation
-    ``[slot, guidance row, vector, width]``. What a model does not have has a size of 0.
+    Shapes: image keys and values ``[layer, k or v, slot, guidance row, token, head, 64]``; text likewise, with
+    the rows that the model needs (one when the prompt's cross-attention serves both); modulation
+    ``[slot, guidance row, vector, width]``. Parts that a model does not have get a size of 0.
     """
 
     def __init__(
@@ -82,7 +66,11 @@ class KVCache:
         return self._free.pop()
 
     def free(self, slot: int) -> None:
-        """Give ``slot`` back."""
+        """Return ``slot`` to the free ones.
+
+        Raises:
+            ValueError: when it is free already.
+        """
         if slot in self._free:
             raise ValueError(f"slot {slot} is already free")
         self._free.append(slot)
@@ -93,18 +81,19 @@ class KVCache:
         self.text_mask[slot] = mask
 
     def write_modulation(self, slot: int, modulation: Tensor) -> None:
-        """Store what the classes of a guidance pair modulate the layers by, (2, 6 * layers + 2, C), in ``slot``."""
+        """Store the modulation by the classes of a guidance pair, (2, 6 * layers + 2, C), in ``slot``."""
         self.modulation[slot] = modulation
 
     def view(self, slots: Sequence[int] | Tensor, scale: int, *, rows: int = 2) -> SlotView:
-        """What one step over ``slots`` at ``scale`` reads and writes, of the first ``rows`` of a guidance pair."""
+        """The keys and values of one step over ``slots`` at ``scale``, for the first ``rows`` of each guidance pair."""
         return SlotView(self, slots, scale, rows)
 
 
 class SlotView:
-    """The :class:`KeyValues` of a step: with both rows, ``2 i`` and ``2 i + 1`` are the pair in ``slots[i]``.
+    """The :class:`~star_model.networks.attention.KeyValues` of a step.
 
-    Adjacent ascending slots are read where they lie; others, and those in a tensor, are gathered into a copy.
+    With both guidance rows, rows ``2 i`` and ``2 i + 1`` of the batch are the pair in ``slots[i]``. Adjacent ascending
+    slots are read in place; others, and slots given as a tensor, are gathered into a copy.
     """
 
     def __init__(
@@ -125,15 +114,13 @@ class SlotView:
             return torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
         image[0, slots, :rows, start:end] = torch.unflatten(k, 0, (-1, rows))
         image[1, slots, :rows, start:end] = torch.unflatten(v, 0, (-1, rows))
-        return image[0, slots, :rows, :end].flatten(0, 1), image[1, slots, :rows, :end].flatten(
-            0, 1
-        )
+        keys, values = (image[i, slots, :rows, :end].flatten(0, 1) for i in (0, 1))
+        return keys, values
 
     def text(self, layer: int) -> tuple[Tensor, Tensor]:
         text = self._cache.text[layer]
-        return text[0, self._slots, : self._rows].flatten(0, 1), text[
-            1, self._slots, : self._rows
-        ].flatten(0, 1)
+        keys, values = (text[i, self._slots, : self._rows].flatten(0, 1) for i in (0, 1))
+        return keys, values
 
     @cached_property
     def text_mask(self) -> Tensor:
@@ -142,13 +129,13 @@ class SlotView:
 
     @cached_property
     def modulation(self) -> Tensor | None:
-        """What the classes modulate the layers by, (B, 6 * layers + 2, C); None for a model without."""
+        """Modulation of the layers by the classes, (B, 6 * layers + 2, C); None for a model without."""
         modulation = self._cache.modulation
         return modulation[self._slots, : self._rows].flatten(0, 1) if modulation.shape[2] else None
 
 
 def _index(slots: Sequence[int] | Tensor, device: torch.device) -> slice | Tensor:
-    """What indexes the dimension of slots: a slice where they are adjacent and ascending."""
+    """An index into the slot dimension: a slice if the slots are adjacent and ascending."""
     if isinstance(slots, Tensor):
         return slots
     first, n = slots[0], len(slots)

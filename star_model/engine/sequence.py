@@ -1,4 +1,4 @@
-"""One image on its way: all that an engine knows of it besides what is in its slot."""
+"""The state of one image in flight, besides what is in its slot."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from star_model.sampling import Sampling
 
 
 class ImageSequence:
-    """One image on its way.
+    """One image in flight.
 
     Attributes:
-        slot: where its keys and values are; None once released.
+        slot: index in the key/value cache; None once released.
+        sampling: sampling parameters.
+        seed: of the random numbers.
         scale: the next scale to be predicted.
-        tokens: the token map (p * p,) of each scale that is.
-        f_hat: the latent (z, P, P) that they add up to; at smooth scales, the means of what might have been drawn do.
+        tokens: the token map (p * p,) of each scale predicted so far.
+        f_hat: the latent (z, P, P): the sum of the tokens' contributions; at smooth scales, of the candidates' means.
         uniform: the image's own random numbers, one for each token of all scales (L,).
-        edit: what it keeps of an image, if it is not painted from nothing.
+        edit: the image that is edited; None for one that is generated from nothing.
         guidance_scale, top_p: those of ``sampling``, on the device.
         next_tokens: the embedded input of the next scale, (2, p * p, C), or (1, p * p, C) for both guidance
-            rows.
+            rows; None after the last.
     """
 
     def __init__(
@@ -49,16 +51,16 @@ class ImageSequence:
 
     @property
     def done(self) -> bool:
-        """Whether all scales are predicted."""
+        """True once all scales are predicted."""
         return self.scale == self.num_scales
 
     @property
     def smooth(self) -> bool:
-        """Whether the next scale is painted with the candidates' means."""
+        """True if the next scale uses the candidates' mean instead of a drawn token."""
         return self.scale >= self.num_scales - self.sampling.smooth_scales
 
     def advance(self, tokens: Tensor, f_hat: Tensor, next_tokens: Tensor | None) -> None:
-        """Take the result of a step; ``next_tokens`` is None after the last scale."""
+        """Record the result of a step; ``next_tokens`` is None after the last scale."""
         self.tokens.append(tokens)
         self.f_hat, self.next_tokens = f_hat, next_tokens
         self.scale += 1

@@ -1,7 +1,6 @@
-"""Attention over interchangeable backends; the only place where one is chosen.
+"""Attention backends, and the choice between them, which is made here only.
 
-Queries and keys arrive L2-normalised and already multiplied by the learnt temperature, so the softmax scale
-is 1.
+Queries and keys arrive L2-normalised, and queries multiplied by the learnt temperature, so the softmax scale is 1.
 """
 
 from __future__ import annotations
@@ -21,10 +20,24 @@ class Attend(Protocol):
     """``softmax(q k^T) v`` for each head.
 
     Shapes: ``q`` (B, L, H, 64), ``k`` and ``v`` (B, T, H, 64), ``mask`` None or broadcastable to (B, H, L, T):
-    boolean, true where a query may look, or in the type of ``q`` and added to the scores. Returns (B, L, H, 64).
+    boolean, true where a query may attend, or in the type of ``q`` and added to the scores. Returns (B, L, H, 64).
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor: ...
+
+
+class KeyValues(Protocol):
+    """The keys and values that the queries of a transformer's blocks attend to."""
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add this step's keys and values (B, L, H, 64); return those of all tokens so far (B, T, H, 64)."""
+
+    def text(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The text's keys and values (B', T, H, 64): one row for each row of the batch, or for each pair."""
+
+    @property
+    def text_mask(self) -> Tensor:
+        """Text positions that are not padding, (B', 1, 1, T), in the form that :class:`Attend` takes."""
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -46,8 +59,8 @@ def xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Ten
 
 
 def additive_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean ``mask`` (..., T) as zeros and minus infinities; its rows lie at multiples of 8 values, as kernels
-    want them."""
+    """A boolean ``mask`` (..., T) as zeros and minus infinities; rows start at multiples of 8 values, which the kernels
+    require."""
     length = mask.shape[-1]
     padded = torch.zeros(*mask.shape[:-1], -(-length // 8) * 8, dtype=dtype, device=mask.device)
     return padded[..., :length].masked_fill_(~mask, float("-inf"))

@@ -45,12 +45,12 @@ def choose_device(device: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Precision:
-    """Types of the networks' weights. The quantizer and the encoder of images are always in float32.
+    """Types of the networks' weights. The quantizer and the image encoder are always in float32.
 
     Attributes:
-        transformer: also of keys and values. What it rounds off, guidance multiplies, so it decides about tokens.
-        decoder: that of the VQVAE. In bfloat16 it is half a grey level off, which cannot be seen.
-        text_encoder: as published in float16, where it is on a GPU.
+        transformer: also the type of keys and values. Guidance multiplies its rounding errors, so it affects tokens.
+        decoder: of the VQVAE. In bfloat16 it is off by half a grey level, which cannot be seen.
+        text_encoder: float16 on a GPU, as published.
     """
 
     transformer: torch.dtype
@@ -59,10 +59,12 @@ class Precision:
 
 
 def choose_precision(device: torch.device, transformer: torch.dtype | None = None) -> Precision:
-    """The fastest that changes no token on a CPU, half precision elsewhere; or that of the given type.
+    """Choose the precision of all networks: on a CPU the fastest that changes no token, elsewhere half precision.
 
     Args:
-        transformer: float32 keeps everything exact; float16 and bfloat16 halve the transformer and the decoder.
+        device: the device that they run on.
+        transformer: overrides the choice: float32 keeps everything exact; float16 and bfloat16 put transformer and
+            decoder in half precision.
     """
     on_cpu = device.type == "cpu"
     if transformer is None:
@@ -75,15 +77,15 @@ def choose_precision(device: torch.device, transformer: torch.dtype | None = Non
 
 
 def is_imitated(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether ``device`` has no arithmetic of ``dtype``, and computes it many times slower than float32."""
+    """True if ``device`` only emulates ``dtype``, many times slower than float32."""
     return dtype != torch.float32 and not is_fast_at_bfloat16(device)
 
 
 def is_fast_at_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies matrices of bfloat16 faster than those of float32."""
+    """True if ``device`` multiplies matrices in bfloat16 faster than in float32."""
     return device.type != "cpu" or has_fast_bfloat16()
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32."""
+    """True if this processor multiplies in bfloat16 faster than in float32."""
     return torch.cpu._is_avx512_bf16_supported()

@@ -2,7 +2,7 @@
 
 Every scale spans the same square: positions are divided by the scale's largest and multiplied by
 ``rope_norm``, so that the corners of all scales coincide and a model keeps its sense of place when the
-resolution changes.
+resolution changes. Scales of the same side have the same angles; the scale embedding tells them apart.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def rope_table(schedule: ScaleSchedule, *, theta: float, norm: float) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn adjacent channel pairs of ``x`` (B, L, H, 64) by the angles in ``table`` (2, L, 32), in float32."""
+    """Rotate adjacent channel pairs of ``x`` (B, L, H, 64) by the angles in ``table`` (2, L, 32), in float32."""
     cos, sin = table.unsqueeze(2)  # (L, 1, 32) each
     pairs = torch.unflatten(x.float(), -1, (-1, 2))
-    if torch.compiler.is_compiling():  # real numbers, which the compiler makes one kernel of
+    if torch.compiler.is_compiling():  # real arithmetic, which the compiler fuses into one kernel
         a, b = pairs.unbind(-1)
         return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
-    turned = torch.view_as_complex(pairs) * torch.complex(cos, sin)  # one kernel as it is
+    turned = torch.view_as_complex(pairs) * torch.complex(cos, sin)  # one kernel in eager mode
     return torch.view_as_real(turned).flatten(-2)

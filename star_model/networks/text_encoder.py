@@ -1,10 +1,9 @@
-"""What turns a prompt into conditioning, behind one small protocol.
+"""Text encoders: from prompts to conditioning.
 
-Three families. ``clip``, as in the published STAR: hidden states of all 77 positions, and the feature at the
-end of the text, for the start token map. ``sentence``, a sentence-embedding BERT: hidden states of all
-positions, and their mean, normalised. ``imagenet``, for class-conditional models: the number of the class that
-the prompt names. ``transformers`` takes seconds to import, so it is imported when an encoder is loaded and not
-before.
+There are three families. ``clip``, as in the published STAR: hidden states of all 77 positions, and the feature at the
+end of the text, for the start token map. ``sentence``, a sentence-embedding BERT: hidden states of all positions, and
+their mean, normalised. ``imagenet``, for class-conditional models: the number of the class that the prompt names. The
+``transformers`` library takes seconds to import, so it is imported only when an encoder is loaded.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from star_model.transfer import to_device
 
 @dataclass(frozen=True, eq=False)
 class TextConditioning:
-    """What a transformer needs of one prompt.
+    """An encoded prompt.
 
     Args:
         hidden: hidden states (T, D).
-        mask: which of the T positions are not padding, boolean (T,).
-        pooled: the feature (D,) that makes the start token map.
+        mask: True for positions that are not padding, boolean (T,).
+        pooled: the feature (D,) from which the start token map is made.
         truncated: the end of the prompt that did not fit into T positions, or "".
-        read_as: what was encoded in place of the prompt, or "" if the prompt was: see :mod:`star_model.vocabulary`.
+        read_as: the prompt that was encoded instead, or "" if none was: see :mod:`star_model.vocabulary`.
     """
 
     hidden: Tensor
@@ -45,13 +44,13 @@ class TextConditioning:
 
     @property
     def num_tokens(self) -> int:
-        """Positions that the prompt takes."""
+        """Number of positions that the prompt takes."""
         return int(self.mask.sum())
 
 
 @dataclass(frozen=True)
 class ClassConditioning:
-    """What a class-conditional transformer needs: the number of a class, or of none (``num_classes``)."""
+    """The prompt of a class-conditional model: the number of a class, or ``num_classes`` for no class."""
 
     class_id: int
     truncated: ClassVar[str] = ""
@@ -63,24 +62,24 @@ Conditioning = TextConditioning | ClassConditioning
 
 
 class TextEncoder(Protocol):
-    """Any frozen encoder of prompts."""
+    """A frozen encoder of prompts."""
 
     def encode(self, prompts: Sequence[str]) -> Sequence[Conditioning]:
-        """The conditioning of each prompt, which does not depend on the others; of nothing for ``""``."""
+        """Encode each prompt independently of the others; ``""`` is the unconditional one."""
 
 
 class ClassEncoder:
-    """Takes a prompt for the name of an ImageNet class, or its number.
+    """A :class:`TextEncoder` that takes a prompt for the name or the number of an ImageNet class.
 
     Args:
-        num_classes: of the model, which knows the first of ImageNet's.
+        num_classes: number of classes of the model, which are the first of ImageNet's.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
 
     def encode(self, prompts: Sequence[str]) -> list[ClassConditioning]:
-        """The class of each prompt; the empty prompt is that of no class.
+        """Look up the class of each prompt; the empty prompt stands for no class.
 
         Raises:
             UnknownClassError: see :func:`star_model.imagenet.find_class`.
@@ -94,12 +93,12 @@ class ClassEncoder:
 
 
 class TransformersTextEncoder:
-    """An encoder and tokenizer of the ``transformers`` library.
+    """A :class:`TextEncoder` around an encoder and a tokenizer of the ``transformers`` library.
 
     Args:
         model: a CLIP text model, or a BERT model.
         tokenizer: its fast tokenizer.
-        config: the family and the window.
+        config: the family, and the maximum number of tokens.
     """
 
     def __init__(self, model: Any, tokenizer: Any, config: TextEncoderConfig) -> None:
@@ -112,8 +111,8 @@ class TransformersTextEncoder:
         return [self._encode_one(prompt) for prompt in prompts]
 
     def _encode_one(self, prompt: str) -> TextConditioning:
-        # One prompt at a time, so that its features are the same in any company; and without the padding, whose
-        # features nobody looks at.
+        # One prompt at a time, so that its features do not depend on other prompts; and without the padding, whose
+        # features are masked anyway.
         batch = self.tokenizer(
             prompt,
             padding="max_length",
@@ -143,7 +142,7 @@ class TransformersTextEncoder:
 
     @torch.inference_mode()
     def pooled(self, prompts: Sequence[str]) -> Tensor:
-        """Pooled features (N, D) of many prompts at once: those of :meth:`encode` but for rounding."""
+        """Pooled features (N, D) of many prompts in one batch: equal to those of :meth:`encode` up to rounding."""
         batch = self.tokenizer(
             list(prompts),
             padding=True,
@@ -161,23 +160,23 @@ class TransformersTextEncoder:
 
     def save(self, directory: Path, dtype: torch.dtype | None = None) -> None:
         """Write model and tokenizer to ``directory`` for :func:`load_text_encoder`, in ``dtype`` if given."""
-        _draw_no_progress_bars()
+        _disable_progress_bars()
         model = self.model if dtype is None else copy.deepcopy(self.model).to(dtype)
         model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
 
 
-def _draw_no_progress_bars() -> None:
-    """Keep the bars of ``transformers`` out of a server's log, and out of a command's own."""
+def _disable_progress_bars() -> None:
+    """Keep the progress bars of ``transformers`` out of logs and of a command's output."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _overflow(prompt: str, offsets: Tensor) -> str:
-    """The part of ``prompt`` that starts with the first token beyond the window, or "".
+    """The rest of ``prompt`` from the first token that did not fit, or "".
 
-    ``offsets`` (windows, T, 2) are the characters that each token stands for, empty for special tokens.
+    ``offsets`` (windows, T, 2) are the character ranges of the tokens, empty for special tokens.
     """
     if len(offsets) == 1:
         return ""
@@ -188,7 +187,7 @@ def _overflow(prompt: str, offsets: Tensor) -> str:
 def load_text_encoder(
     directory: Path, config: TextEncoderConfig, *, device: torch.device, dtype: torch.dtype
 ) -> TransformersTextEncoder:
-    """Load the encoder in ``directory``, which holds what ``save_pretrained`` of model and tokenizer write.
+    """Load the encoder in ``directory``, as ``save_pretrained`` of model and tokenizer write it.
 
     Raises:
         CheckpointError: naming what is missing or damaged.
@@ -202,7 +201,7 @@ def load_text_encoder(
 
     if config.family == "clip":
         return _load(directory, config, CLIPTextModel, {}, directory, AutoTokenizer, device, dtype)
-    no_pooler = {"add_pooling_layer": False}  # the mean of all positions is taken here
+    no_pooler = {"add_pooling_layer": False}  # the mean of all positions is used instead
     return _load(directory, config, BertModel, no_pooler, directory, AutoTokenizer, device, dtype)
 
 
@@ -246,18 +245,18 @@ def _load(
     device: torch.device,
     dtype: torch.dtype,
 ) -> TransformersTextEncoder:
-    _draw_no_progress_bars()
+    _disable_progress_bars()
     try:
         tokenizer = tokenizer_class.from_pretrained(tokenizer_directory, local_files_only=True)
         model, loading = model_class.from_pretrained(
             directory, local_files_only=True, dtype=dtype, output_loading_info=True, **options
         )
-    except Exception as error:  # whatever a damaged file makes the library raise
+    except Exception as error:  # a damaged file makes the library raise anything
         raise CheckpointError(
             f"the text encoder in {directory} cannot be loaded: {error}"
         ) from error
-    for option in ("is_local", "local_files_only"):  # how it was loaded is not to be saved with it
+    for option in ("is_local", "local_files_only"):  # not to be saved with it
         tokenizer.init_kwargs.pop(option, None)
-    if missing := sorted(loading["missing_keys"]):  # the library would make these up at random
+    if missing := sorted(loading["missing_keys"]):  # the library initialises these at random
         raise CheckpointError(f"the text encoder in {directory} lacks the tensor {missing[0]}")
     return TransformersTextEncoder(model.to(device), tokenizer, config)

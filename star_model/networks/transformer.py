@@ -1,12 +1,13 @@
 """The STAR transformer: self-attention over the scales so far, cross-attention to the text in every layer.
 
-Pure functions of (tokens, keys and values, text): no sampling, no state. Shapes: ``B`` rows, ``L`` tokens of
-this step, ``C`` the width, ``H`` heads of 64, ``T`` text positions, ``z`` latent channels, ``V`` codebook
-vectors. The parts and their order are those of the STAR paper, section 3, on VAR's architecture (arXiv
-2404.02905, section 3.2).
+Nothing is sampled here, and keys and values are kept by the caller. The only state besides the weights is computed from
+them: :meth:`StarTransformer.freeze` caches the length that each attention normalises its heads to, and loading other
+weights drops that cache. Shapes: ``B`` rows, ``L`` tokens of this step, ``C`` the width, ``H`` heads of 64, ``T`` text
+positions, ``z`` latent channels, ``V`` codebook vectors. The parts and their order are those of the STAR paper, section
+3, on VAR's architecture (arXiv 2404.02905, section 3.2).
 
-VAR itself is the same by configuration: it knows a class instead of a text, which modulates every layer
-(AdaLN) instead of being attended to, and a learnt vector for each position instead of the rotation.
+VAR is the same network, configured differently: it is conditioned on a class instead of a text, which modulates every
+layer (AdaLN) instead of being attended to, and learns a vector for each position instead of rotating.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from star_model.config import HEAD_DIM, ModelConfig, TransformerConfig
-from star_model.engine.kv_cache import KeyValues
-from star_model.networks.attention import Attend, sdpa
+from star_model.networks.attention import Attend, KeyValues, sdpa
 from star_model.networks.rope import rope_table, rotate
 
 MAX_LOG_TEMPERATURE = math.log(100)
@@ -38,7 +38,7 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class CosineAttention(nn.Module):
-    """What both attentions share: normalised queries and keys, and a learnt temperature for each head."""
+    """Base of both attentions: normalised queries and keys, and a learnt temperature for each head."""
 
     _frozen_lengths: Tensor | None = None
 
@@ -50,11 +50,11 @@ class CosineAttention(nn.Module):
         self.register_load_state_dict_post_hook(_thaw)  # type: ignore[no-untyped-call]
 
     def freeze(self) -> None:
-        """Compute once what depends on nothing but the weights; it is used in evaluation mode."""
+        """Cache :meth:`lengths`, which depend on the weights alone; evaluation mode uses the cache."""
         self._frozen_lengths = self.lengths()
 
     def lengths(self) -> Tensor:
-        """What heads are normalised to, in float32: the temperature for each head of the queries (H, 1)."""
+        """Lengths that heads are normalised to, in float32: the temperature for each head of the queries (H, 1)."""
         return self.log_temperature.float().clamp(max=MAX_LOG_TEMPERATURE).exp()
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class CosineAttention(nn.Module):
 
 
 def _thaw(attention: CosineAttention, _: object) -> None:
-    """Forget what was computed from the weights that have just been replaced."""
+    """Drop the cache: the weights that it was computed from have just been replaced."""
     attention._frozen_lengths = None
 
 
@@ -86,7 +86,7 @@ class SelfAttention(CosineAttention):
         return torch.cat([temperature, torch.ones_like(temperature)])
 
     def queries_keys_values(self, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, L, C) -> queries and keys, turned and normalised, and values: (B, L, H, 64) each."""
+        """Tokens (B, L, C) -> queries and keys, rotated and normalised, and values: (B, L, H, 64) each."""
         heads = self.qkv(x).unflatten(-1, (-1, HEAD_DIM))  # (B, L, 3 H, 64)
         num_heads = heads.shape[2] // 3
         qk, v = heads.split((2 * num_heads, num_heads), dim=2)
@@ -105,7 +105,7 @@ class SelfAttention(CosineAttention):
 
 
 class CrossAttention(CosineAttention):
-    """Attention of this step's tokens to the text, whose keys and values are computed once a request."""
+    """Attention of this step's tokens to the text, whose keys and values are computed once for all steps."""
 
     def __init__(self, config: TransformerConfig, attend: Attend) -> None:
         super().__init__(config, attend)
@@ -157,7 +157,7 @@ class StarBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         if config.adaptive_norm == "block":
             self.modulation = nn.Linear(config.width, 6 * config.width)
-        elif config.adaptive_norm == "shared":  # added to what all blocks have in common
+        elif config.adaptive_norm == "shared":  # added to the modulation that all blocks share
             self.modulation_offset = nn.Parameter(torch.zeros(6, config.width))
 
     def forward(
@@ -175,9 +175,8 @@ class StarBlock(nn.Module):
                 x = x + self.cross_attention(layer_norm(x), layer, context)
             out: Tensor = x + self.feed_forward(layer_norm(x))
         else:
-            gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unsqueeze(2).unbind(
-                1
-            )  # (B, 1, C) each
+            # (B, 1, C) each
+            gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unsqueeze(2).unbind(1)
             x = x + gate1 * self.self_attention(
                 modulate(x, scale1, shift1), layer, rope, context, mask
             )
@@ -186,7 +185,7 @@ class StarBlock(nn.Module):
 
 
 class StarTransformer(nn.Module):
-    """Predicts the token map of a scale from the text, or the class, and all coarser scales."""
+    """The network that predicts the token map of a scale from the text, or the class, and all coarser scales."""
 
     rope: Tensor  # with positions="rope"
 
@@ -198,9 +197,8 @@ class StarTransformer(nn.Module):
         if t.text_dim:
             self.text_projection = nn.Linear(t.text_dim, t.width)
         else:
-            self.class_embedding = nn.Embedding(
-                t.num_classes + 1, t.width
-            )  # the last is the unconditional
+            # The last class is the unconditional one.
+            self.class_embedding = nn.Embedding(t.num_classes + 1, t.width)
         self.start_position = nn.Parameter(torch.zeros(t.width))
         self.token_projection = nn.Linear(config.tokenizer.latent_channels, t.width)
         self.scale_embedding = nn.Embedding(len(self.schedule), t.width)
@@ -230,7 +228,7 @@ class StarTransformer(nn.Module):
         return out
 
     def place(self, scale: int) -> Tensor:
-        """What the tokens of ``scale`` are told of where they are: (C,) for all, or (p * p, C) for each."""
+        """The embedding of the scale and, in some models, the position: (C,) for all tokens, or (p * p, C)."""
         embedding = self.scale_embedding.weight[scale]
         if self.config.positions == "absolute":
             embedding = embedding + self.position_embedding[self._tokens_of(scale)]
@@ -252,7 +250,7 @@ class StarTransformer(nn.Module):
         return torch.stack([a.keys_values(hidden) for a in attentions if a is not None])
 
     def modulation(self, classes: Tensor) -> Tensor:
-        """Class numbers (B,) -> what modulates the layers (B, 6 * layers + 2, C), computed once a request.
+        """Class numbers (B,) -> modulation of the layers (B, 6 * layers + 2, C), computed once for all steps.
 
         Six vectors for each block, gates, scales and shifts of its two layers, then the scale and the shift
         before the head.
@@ -267,7 +265,7 @@ class StarTransformer(nn.Module):
         return torch.cat([*parts, self.head_modulation(condition).unflatten(1, (2, -1))], dim=1)
 
     def rope_of(self, scale: int) -> Tensor | None:
-        """Cosines and sines of the positions of ``scale``: (2, p * p, 32); None if nothing is turned."""
+        """Cosines and sines of the positions of ``scale``: (2, p * p, 32); None without rotation."""
         return self.rope[:, self._tokens_of(scale)] if self.config.positions == "rope" else None
 
     def _tokens_of(self, scale: int) -> slice:
@@ -296,7 +294,7 @@ class StarTransformer(nn.Module):
         mask: Tensor | None = None,
         modulation: Tensor | None = None,
     ) -> Tensor:
-        """All of the network but the head: embedded tokens (B, L, C) -> what the head takes (B, L, C).
+        """All of the network but the head: embedded tokens (B, L, C) -> the head's input (B, L, C).
 
         The head is linear, so guidance may combine two rows before it as well as after, at half the work.
         ``mask`` (boolean, (L, T)) is for training, where all scales are computed at once; a step needs none,
@@ -309,7 +307,7 @@ class StarTransformer(nn.Module):
         return layer_norm(x) if head is None else modulate(x, *head.unsqueeze(2).unbind(1))
 
     def freeze(self) -> None:
-        """Compute once what depends on nothing but the weights, which stay as they are from now on."""
+        """Cache what depends on the weights alone; they must not change from now on, unless others are loaded."""
         for module in self.modules():
             if isinstance(module, CosineAttention):
                 module.freeze()

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import bench_gpu, gpu_variant
 from benchmarks.bench_gpu import RESULTS, TABLES, run_part, tables
 from benchmarks.gpu_variant import VARIANTS, Variant, floors, measure
-from star_model.cost import DEVICES, image_floor
+from star_model.cost import DEVICES, decode_work, step_work
 from star_model.engine.compilation import compile_networks
 from star_model.families.registry import PRESETS
 from tests.star_model.captures import RecordingCapture
@@ -77,7 +77,9 @@ def test_what_is_compiled_is_compared_with_what_is_not(monkeypatch: pytest.Monke
 def test_the_floor_is_that_of_all_stages() -> None:
     config = PRESETS["star-512"]
     found = floors(config, 8, "h200")
-    assert found["image"] == pytest.approx(1000 * image_floor(config, DEVICES["h200"], 8))
+    device = DEVICES["h200"]
+    assert found["scale 32x32"] == 1000 * step_work(config, 9, 8).floor(device)
+    assert found["decode"] == 1000 * decode_work(config, 8).floor(device)
     assert found["image"] == pytest.approx(
         sum(ms for stage, ms in found.items() if stage != "image")
     )

@@ -18,7 +18,6 @@ from star_model.cost import (
     Work,
     decode_work,
     graphs_bytes,
-    image_floor,
     step_bytes,
     step_work,
 )
@@ -103,8 +102,13 @@ def test_the_floor_is_the_longer_time() -> None:
 
 def test_larger_batches_and_faster_devices_have_lower_floors() -> None:
     config = PRESETS["star-512"]
-    assert image_floor(config, DEVICES["h200"], 8) < 8 * image_floor(config, DEVICES["h200"], 1)
-    assert image_floor(config, DEVICES["h200"]) < image_floor(config, DEVICES["a100"])
+
+    def floor(device: str, batch: int) -> float:
+        steps = (step_work(config, k, batch) for k in range(len(config.schedule)))
+        return sum(work.floor(DEVICES[device]) for work in (*steps, decode_work(config, batch)))
+
+    assert floor("h200", 8) < 8 * floor("h200", 1)
+    assert floor("h200", 1) < floor("a100", 1)
 
 
 def largest_of_a_step(config: ModelConfig, scale: int, batch: int, dtype: torch.dtype) -> int:

@@ -68,7 +68,7 @@ def test_an_ambiguous_name_names_the_candidates() -> None:
         find_class("Crane")
     message = str(raised.value)
     assert (
-        "'Crane' may be 2 ImageNet classes; give a number instead: 134 is crane: large long-necked"
+        "'Crane' names 2 ImageNet classes; give a number instead: 134 is crane: large long-necked"
         in message
     )
     assert "517 is crane: lifts and moves heavy objects" in message
