@@ -7,8 +7,9 @@ ARGS ?=
 VENV ?= .venv
 EXTRAS ?= train
 TOOLS ?= test
-# Processes that run tests at the same time; 0 runs them in one, as a debugger needs.
-JOBS ?= auto
+# Processes that run tests at the same time, at most 8; 0 runs them in one, as a debugger needs.
+JOBS ?= logical
+PARALLEL := -n $(JOBS) --maxprocesses 8 --dist loadfile
 PYTHON_NAMES ?= python3.13 python3.12 python3.11 python3 python
 
 PY := $(VENV)/bin/python
@@ -32,10 +33,10 @@ serve: $(INSTALLED) ## Serve the embedded default model on port 8000
 	$(PY) -m server serve $(ARGS)
 
 test: $(INSTALLED) ## Run every test that needs no special hardware
-	$(PY) -m pytest -q -n $(JOBS) --durations=15 $(ARGS)
+	$(PY) -m pytest -q $(PARALLEL) --no-loadscope-reorder --durations=15 $(ARGS)
 
 test-fast: $(INSTALLED) ## Run the tests that start no process or browser and train nothing: a minute
-	$(PY) -m pytest -q -n $(JOBS) -m fast $(ARGS)
+	$(PY) -m pytest -q $(PARALLEL) -m fast tests/pure tests/app tests/test_architecture.py $(ARGS)
 
 bench: $(INSTALLED) ## Measure: a short version of every benchmark; the long ones are in docs/performance.md
 	$(PY) -m benchmarks.bench_engine --repeats 3 --batch 1 4 $(ARGS)

@@ -73,7 +73,14 @@ def test_a_second_run_installs_nothing(tmp_path: Path) -> None:
     assert machine.asked[-1] == "python -m server serve --port 9000"
 
     assert machine.make("test").returncode == 0
-    assert machine.asked == ["python -m pytest -q -n auto --durations=15"]
+    assert machine.asked == [
+        "python -m pytest -q -n logical --maxprocesses 8 --dist loadfile "
+        "--no-loadscope-reorder --durations=15"
+    ]
+    assert machine.make("test-fast", "JOBS=0").returncode == 0
+    (run,) = machine.asked
+    assert run.startswith("python -m pytest -q -n 0 ")
+    assert " -m fast " in run
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
