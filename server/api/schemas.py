@@ -1,4 +1,4 @@
-"""What the endpoints read and write, as OpenAPI documents it. Types are strict: ``"4"`` is no number."""
+"""Request and response bodies, as OpenAPI documents them. Types are strict: ``"4"`` is not a number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from star_model.sampling import Sampling, Seed
 Prompt = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=2000),
-    Field(json_schema_extra={"pattern": r"\S"}),  # trimmed before it is measured
+    Field(json_schema_extra={"pattern": r"\S"}),  # trimmed before its length is checked
 ]
 NegativePrompt = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
 
@@ -31,7 +31,7 @@ WHITE_PNG = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAD0lEQVR4nGP8z8DEQAI
 
 
 def input_config(*examples: dict[str, Any]) -> ConfigDict:
-    """The configuration of a request body: strict types, no unknown fields, no infinities."""
+    """Return the configuration of a request body: strict types, no unknown fields, finite numbers."""
     return ConfigDict(
         strict=True,
         extra="forbid",
@@ -41,18 +41,18 @@ def input_config(*examples: dict[str, Any]) -> ConfigDict:
 
 
 class PromptField(BaseModel):
-    """What comes first in a request."""
+    """The first field of a request."""
 
-    prompt: Prompt = Field(description="What to paint.")
+    prompt: Prompt = Field(description="Description of the image.")
 
 
 def output_config(example: dict[str, Any]) -> ConfigDict:
-    """The configuration of an answer."""
+    """Return the configuration of a response body."""
     return ConfigDict(json_schema_extra={"examples": [example]})
 
 
 class SamplingFields(SamplingOverrides):
-    """Fields of every request for images. A field left out has the model's default."""
+    """Fields of every request for images. A field that is left out takes the model's default."""
 
     model_config = input_config()
 
@@ -61,8 +61,8 @@ class SamplingFields(SamplingOverrides):
     )
     seed: Seed | None = Field(
         None,
-        description="Seed of the first image; the next images have the numbers after it, wrapping at 2^32. "
-        "Random when left out, and reported either way.",
+        description="Seed of the first image; each further image takes the next number, wrapping at 2^32. "
+        "Random when left out; the answer states it either way.",
     )
     timeout_s: float | None = Field(
         None, gt=0, le=86_400, description="Give up after this many seconds, queueing included."
@@ -70,45 +70,46 @@ class SamplingFields(SamplingOverrides):
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """These fields as they are given, for a request of another form."""
+        """Return these fields as they were given, to build a request of another form."""
         return {name: getattr(self, name) for name in SamplingFields.model_fields}
 
 
 class EditFields(BaseModel):
-    """How an image that comes with the request is to be edited."""
+    """Fields that say how the uploaded image is edited."""
 
     keep_scales: int | None = Field(
         None,
         ge=0,
-        description="How many of the model's scales, coarsest first, stay the image's own: 0 is none of its layout, "
-        "all of them is the image as the model sees it. With a mask, inside it; when left out, what is there is "
-        "forgotten. Without a mask, half of them when left out.",
+        description="Number of scales, coarsest first, taken from the image instead of being generated: 0 keeps "
+        "nothing of its layout, the model's number of scales keeps the image as the model encodes it. With a mask, it "
+        "applies inside the mask, whose content is discarded when this is left out. Without a mask, half of the scales "
+        "are kept when this is left out.",
     )
     place: str | None = Field(
         None,
         max_length=100,
-        description="To paint around the image: the left, top, right and bottom edge of where on the canvas it goes, "
-        'as fractions, such as "0.25,0.25,0.75,0.75".',
+        description="Generate the surroundings of the image: the left, top, right and bottom edge of its place "
+        'on the canvas, as fractions, such as "0.25,0.25,0.75,0.75".',
     )
     focus: bool | None = Field(
         None,
-        description="Paint a small masked part at the model's full resolution, in a window around it, which the prompt "
-        "is then about; true when left out. false paints the whole picture and takes the part from that, so that the "
-        "prompt is about the whole.",
+        description="Generate a small masked part at the model's full resolution, in a window around it; the prompt "
+        "then describes only that part. true when left out. With false, the whole image is generated and the part is "
+        "taken from it; the prompt then describes the whole image.",
     )
     feather: bool | None = Field(
         None,
-        description="Fade into what is painted over a few pixels inside the mask; true when left out.",
+        description="Blend into the generated part over a few pixels inside the mask; true when left out.",
     )
 
     @property
     def editing(self) -> dict[str, Any]:
-        """These fields as they are given, for a request of another kind."""
+        """Return these fields as they were given, to build a request of another form."""
         return {name: getattr(self, name) for name in EditFields.model_fields}
 
 
 class GenerateRequest(EditFields, SamplingFields, PromptField):
-    """A picture to paint. What is left out has the model's own default."""
+    """A request for images. A field that is left out takes the model's default."""
 
     model_config = input_config(
         {"prompt": "a red apple on a blue background", "seed": 1},
@@ -132,28 +133,29 @@ class GenerateRequest(EditFields, SamplingFields, PromptField):
     )
     mask: str | None = Field(
         None,
-        description="What of the image to paint, as another of the same size: transparent pixels, or in an opaque mask "
-        "white ones.",
+        description="The part of the image to generate, as an image of the same size: its transparent pixels or, in an "
+        "opaque mask, its white pixels.",
     )
     class_id: int | None = Field(
         None,
         ge=0,
-        description="Of a class-conditional model, in place of the prompt: the number of the class to paint.",
+        description="Number of the class to generate, in place of the prompt; for class-conditional models.",
     )
-    n: int = Field(1, ge=1, le=10, description="How many images; each has a seed of its own.")
+    n: int = Field(1, ge=1, le=10, description="Number of images; each has a seed of its own.")
     size: str | None = Field(
         None,
         max_length=32,
-        description='Width and height in pixels, such as "512x512"; what the model paints.',
+        description='Width and height in pixels, such as "512x512"; only the size that the model generates.',
     )
     format: ImageFormat | None = Field(
-        None, description="Of the image files; png when left out, or what the Accept header names."
+        None,
+        description="Format of the image files; when left out, the one that the Accept header names, or else png.",
     )
     quality: int | None = Field(
-        None, ge=1, le=100, description="Of webp and jpeg; 90 when left out."
+        None, ge=1, le=100, description="Quality of webp and jpeg files; 90 when left out."
     )
     stream: bool = Field(
-        False, description="Answer with server-sent events as the images are painted."
+        False, description="Answer with server-sent events while the images are generated."
     )
     partial_images: int = Field(
         0,
@@ -170,7 +172,7 @@ class GenerateRequest(EditFields, SamplingFields, PromptField):
     @model_validator(mode="before")
     @classmethod
     def _class_in_place_of_prompt(cls, data: Any) -> Any:
-        """The number of a class is a prompt that a class-conditional model understands."""
+        """Use the number of a class as the prompt, which a class-conditional model understands."""
         if isinstance(data, dict) and "prompt" not in data and data.get("class_id") is not None:
             return {**data, "prompt": str(data["class_id"])}
         return data
@@ -192,11 +194,11 @@ class ImageData(BaseModel):
     """One finished image."""
 
     b64_json: str = Field(description="The image file in base64.")
-    seed: int = Field(description="With which the same request paints it again.")
+    seed: int = Field(description="Seed with which the same request generates this image again.")
 
 
 SAMPLED: dict[str, Any] = Sampling().model_dump()
-"""The parameters of the examples."""
+"""Sampling parameters in the examples."""
 
 
 class GenerateResponse(BaseModel):
@@ -219,11 +221,11 @@ class GenerateResponse(BaseModel):
     size: str
     format: ImageFormat
     parameters: dict[str, float | int | str] = Field(
-        description="What the images were sampled with."
+        description="Parameters that the images were sampled with."
     )
     data: list[ImageData]
     warnings: list[str] = Field(
-        description="Sentences, such as what of the prompt did not fit; mostly empty."
+        description="Sentences for the caller, such as which part of the prompt was cut off; usually empty."
     )
 
 
@@ -235,7 +237,7 @@ class TokenDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """The tokens of one request, in OpenAI's words: the prompt's go in, the token maps' come out."""
+    """The tokens of one request, in OpenAI's terms: the prompt's are input, the token maps' are output."""
 
     input_tokens: int
     input_tokens_details: TokenDetails
@@ -245,7 +247,7 @@ class Usage(BaseModel):
 
     @classmethod
     def of(cls, text_tokens: int, image_tokens: int, edited_tokens: int = 0) -> Self:
-        """The usage of so many tokens of the prompt, of all images, and of the image that is edited."""
+        """Return the usage, given the tokens of the prompt, of all images, and of the image that is edited."""
         return cls(
             input_tokens=text_tokens + edited_tokens,
             input_tokens_details=TokenDetails(text_tokens=text_tokens, image_tokens=edited_tokens),
@@ -256,7 +258,7 @@ class Usage(BaseModel):
 
 
 class ImageEvent(BaseModel):
-    """What all events of a stream hold; the fields are OpenAI's, but for ``image_index``."""
+    """Fields of all events of a stream; they are OpenAI's, except for ``image_index``."""
 
     b64_json: str = Field(description="The image file in base64.")
     created_at: int = Field(description="Unix time in seconds.")
@@ -265,39 +267,43 @@ class ImageEvent(BaseModel):
     background: Literal["opaque"] = "opaque"
     output_format: ImageFormat
     image_index: int | None = Field(
-        None, description="Which of several images; absent when there is one."
+        None, description="Index of the image, from 0; absent when there is only one."
     )
 
 
 class PartialImageEvent(ImageEvent):
-    """An image as it is after an early scale."""
+    """An unfinished image, decoded after an early scale."""
 
     type: Literal["image_generation.partial_image", "image_edit.partial_image"]
-    partial_image_index: int = Field(description="Previews of this image that came before.")
+    partial_image_index: int = Field(
+        description="Number of previews of this image before this one."
+    )
 
 
 class CompletedEvent(ImageEvent):
-    """A finished image; all but its usage is this server's own."""
+    """A finished image; of the fields below, only the usage is OpenAI's."""
 
     type: Literal["image_generation.completed", "image_edit.completed"]
     usage: Usage
-    seed: int = Field(description="With which the same request paints it again.")
+    seed: int = Field(description="Seed with which the same request generates this image again.")
     model: str
-    parameters: dict[str, float | int | str] = Field(description="What the image was sampled with.")
+    parameters: dict[str, float | int | str] = Field(
+        description="Parameters that the image was sampled with."
+    )
     warnings: list[str]
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong and what to do."""
+    """An error and what to do about it."""
 
     message: str
     type: str
-    param: str | None = Field(description="The field that caused it.")
+    param: str | None = Field(description="The field that caused it, if any.")
     code: str
 
 
 class ErrorResponse(BaseModel):
-    """Every error, of every endpoint."""
+    """The body of every error, of every endpoint."""
 
     error: ErrorDetail
 
@@ -320,29 +326,31 @@ _CARD: dict[str, Any] = {
 }
 
 
-class ModelCard(BaseModel):
-    """The loaded model; the first four fields are OpenAI's."""
-
-    model_config = output_config(_CARD)
+class _OpenAIModel(BaseModel):
+    """The fields of OpenAI's model object."""
 
     id: str
     object: str = "model"
     created: int
     owned_by: str = "star"
+
+
+class ModelCard(Sampling, _OpenAIModel):
+    """The loaded model: OpenAI's fields, the model's sampling defaults, and facts about it."""
+
+    model_config = output_config(_CARD)
+
     size: str
     scales: list[int] = Field(description="Side of each scale's token map.")
     parameters: int
-    guidance_scale: float = Field(description="Default, like the next three.")
-    top_k: int
-    top_p: float
-    smooth_scales: int
     device: str
     dtype: str
     mode: str
-    description: str = Field(description="What it draws, in sentences; may be empty.")
-    examples: list[str] = Field(description="Prompts that it draws well.")
+    description: str = Field(description="Sentences about what the model draws; may be empty.")
+    examples: list[str] = Field(description="Prompts that the model draws well.")
     num_classes: int = Field(
-        description="Of a class-conditional model, whose prompts are names of ImageNet classes; 0 for any other."
+        description="Number of classes of a class-conditional model, whose prompts are names of ImageNet "
+        "classes; 0 for any other."
     )
 
 
