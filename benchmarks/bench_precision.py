@@ -44,7 +44,11 @@ def follow(inexact: ImageSequence, exact: ImageSequence) -> None:
 
 @torch.inference_mode()
 def compare(
-    exact: Engine, inexact: Engine, images: int, tick: Callable[[], float] = time.perf_counter
+    exact: Engine,
+    inexact: Engine,
+    images: int,
+    tick: Callable[[], float] = time.perf_counter,
+    unguided_scales: int = 0,
 ) -> tuple[list[float], float, dict[str, float]]:
     """What changes, and what is saved.
 
@@ -59,7 +63,8 @@ def compare(
     squares = 0.0
     for seed in range(images):
         text = texts[seed % len(texts)]
-        (a,), (b,) = prepare(exact, [text], [seed]), prepare(inexact, [text], [seed])
+        (a,) = prepare(exact, [text], [seed])
+        (b,) = prepare(inexact, [text], [seed], unguided_scales=unguided_scales)
         for scale in range(exact.num_scales):
             for (way, engine), sequence in zip(engines.items(), (a, b), strict=True):
                 watch.time(f"{way} {scale}", partial(engine.step, [sequence]))
@@ -95,9 +100,10 @@ def main() -> None:
     exact = open_model(arguments)
     same, psnr, faster = compare(
         Engine(exact, slots=1),
-        Engine(inexact, slots=1, unguided_scales=arguments.unguided_scales),
+        Engine(inexact, slots=1),
         arguments.images,
         clock(arguments),
+        arguments.unguided_scales,
     )
     lengths = exact.config.schedule.lengths
     total = sum(s * n for s, n in zip(same, lengths, strict=True)) / sum(lengths)

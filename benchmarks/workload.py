@@ -26,8 +26,8 @@ from star_model.engine.engine import Mode
 from star_model.host_memory import keep_freed_memory
 from star_model.networks.precision import choose_device, choose_precision, parse_dtype
 from star_model.networks.text_encoder import ClassEncoder, Conditioning, TextEncoder
+from star_model.networks.tokenizers import build_tokenizer
 from star_model.networks.transformer import StarTransformer
-from star_model.networks.vqvae import VQVAE
 
 PROMPTS = (
     "a red apple on a blue background",
@@ -65,7 +65,7 @@ def random_model(
         transformer = StarTransformer(config).eval().requires_grad_(False)
         for parameter in transformer.parameters():
             parameter.data = parameter.data.to(precision.transformer)
-        vqvae = VQVAE(config.tokenizer, config.schedule).eval().requires_grad_(False)
+        vqvae = build_tokenizer(config).eval().requires_grad_(False)
     vqvae.set_decoder_format(precision.decoder)
     classes = config.transformer.num_classes
     encoder: TextEncoder = ClassEncoder(classes) if classes else RandomText(config)
@@ -125,12 +125,12 @@ def encode(model: StarModel, first: int = 0, count: int = 1) -> Sequence[Conditi
 
 
 def prepare(
-    engine: Engine, texts: Sequence[Conditioning], seeds: Sequence[int]
+    engine: Engine, texts: Sequence[Conditioning], seeds: Sequence[int], **changes: float
 ) -> list[ImageSequence]:
-    """One image for each seed; they take ``texts`` in turn."""
+    """Start one image for each seed, with ``texts`` in turn and ``changes`` of the model's sampling parameters."""
+    sampling = engine.model.config.sampling.changed(changes)
     return [
-        engine.prepare(texts[i % len(texts)], engine.model.config.sampling, seed=seed)
-        for i, seed in enumerate(seeds)
+        engine.prepare(texts[i % len(texts)], sampling, seed=seed) for i, seed in enumerate(seeds)
     ]
 
 

@@ -24,3 +24,4 @@ class SamplingOverrides(BaseModel):
     top_k: int | None = _optional("top_k")
     top_p: float | None = _optional("top_p")
     smooth_scales: int | None = _optional("smooth_scales")
+    unguided_scales: int | None = _optional("unguided_scales")

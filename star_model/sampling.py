@@ -51,6 +51,13 @@ class Sampling(BaseModel):
         "all.",
     )
 
+    unguided_scales: int = Field(
+        0,
+        ge=0,
+        description="Number of scales, counted from the finest, that run without guidance, which halves their work and "
+        "changes the image; 0 is none, more than the model has is all.",
+    )
+
     def changed(self, given: Mapping[str, Any]) -> Sampling:
         """Replace the parameters that ``given`` has under their names, except where its value is None.
 

@@ -27,7 +27,7 @@ def make_job(request: GenerateRequest, model: ModelInfo, settings: Settings, *, 
     """
     _check_delivery(request, model, settings)
     _check_classes(request, model)
-    for name in ("keep_scales", "smooth_scales"):
+    for name in ("keep_scales", "smooth_scales", "unguided_scales"):
         count = getattr(request, name)
         if count is not None and count > model.num_scales:
             raise InvalidRequest(

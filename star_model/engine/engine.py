@@ -51,14 +51,12 @@ class Engine:
         mode: ``deterministic`` computes every image by itself, so that its tokens are the same whatever else is in
             the step; ``fast`` computes all images of a step in one batch, which changes the low bits of sums and,
             now and then, a token.
-        unguided_scales: number of last scales that run without guidance, on the prompt's row alone. It saves half of
-            their work and changes the image, so it is off by default.
         capture: recorder of graphs, on a device that has them; None runs without graphs.
         largest_batches: for each scale, the most images in a step that has a graph; as many as slots if not given. A
             larger step runs without a graph.
 
     Raises:
-        ValueError: when ``slots`` is less than 1, or ``unguided_scales`` is not 0 to the number of scales.
+        ValueError: when ``slots`` is less than 1.
     """
 
     def __init__(
@@ -67,22 +65,16 @@ class Engine:
         *,
         slots: int,
         mode: Mode = "deterministic",
-        unguided_scales: int = 0,
         capture: Capture | None = None,
         largest_batches: Sequence[int] | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
-        if not 0 <= unguided_scales <= len(model.config.schedule):
-            raise ValueError(
-                f"unguided_scales must be 0 to {len(model.config.schedule)}, got {unguided_scales}"
-            )
         self.model = model
         self.mode = mode
         self.schedule = model.config.schedule
         with torch.inference_mode():
             model.transformer.freeze()
-        self._guided_scales = self.num_scales - unguided_scales
         # All images of a request share one text, and most have the empty one as their negative.
         self._text_keys_values = lru_cache(maxsize=KEPT_TEXTS)(self._compute_text_keys_values)
         pads = capture is not None
@@ -92,9 +84,8 @@ class Engine:
         (self._empty,) = model.text_encoder.encode([""])
         # Graphs have a fixed batch size; its padding computes on a slot of its own, which no sequence ever owns.
         self._padding_slot = self.cache.allocate() if pads else None
-        if (
-            self._padding_slot is not None
-        ):  # some text, since attention to nothing at all is not a number
+        if self._padding_slot is not None:
+            # Some text, since attention to nothing at all is not a number.
             with torch.inference_mode():
                 self._condition(self._padding_slot, [self._empty, self._empty])
         self._eager = EagerForward(model.transformer, self.cache)
@@ -102,14 +93,16 @@ class Engine:
         if capture is not None and self._padding_slot is not None:
             largest = [min(slots, n) for n in largest_batches or [slots] * self.num_scales]
             # Graphs are captured for the model's default, with guidance or without; the rest runs without a graph.
-            guided = self._guided_scales if model.config.sampling.guidance_scale > 0 else 0
+            default = model.config.sampling
             self._forward = GraphedForward(
                 self._eager,
                 capture,
                 model.config,
                 sizes=[buckets(n) if mode == "fast" else (1,) for n in largest],
                 padding_slot=self._padding_slot,
-                unguided_scales=self.num_scales - guided,
+                unguided_scales=default.unguided_scales
+                if default.guidance_scale > 0
+                else self.num_scales,
             )
 
     @torch.inference_mode()
@@ -242,7 +235,9 @@ class Engine:
 
     def _is_guided(self, sequence: ImageSequence) -> bool:
         """True if the next scale of ``sequence`` needs the unconditional row as well."""
-        return sequence.sampling.guidance_scale > 0 and sequence.scale < self._guided_scales
+        sampling = sequence.sampling
+        guided_scales = self.num_scales - sampling.unguided_scales
+        return sampling.guidance_scale > 0 and sequence.scale < guided_scales
 
     def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
         """Advance ``sequences`` by one scale, in one batch."""

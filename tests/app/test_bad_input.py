@@ -73,6 +73,7 @@ INVALID: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"prompt": "a", "top_p": 1.01}, "top_p", ("from 0 to 1", "1.01")),
     ({"prompt": "a", "smooth_scales": -1}, "smooth_scales", ("an integer from 0", "-1")),
     ({"prompt": "a", "smooth_scales": 11}, "smooth_scales", ("0 to 10", "star-fake", "11")),
+    ({"prompt": "a", "unguided_scales": 11}, "unguided_scales", ("0 to 10", "star-fake", "11")),
     ({"prompt": "a", "smooth_scales": 1.5}, "smooth_scales", ("an integer", "1.5")),
     ({"prompt": "a", "size": "256x256"}, "size", ('"512x512"', '"256x256"', "star-fake")),
     ({"prompt": "a", "size": 512}, "size", ("a string", "512")),

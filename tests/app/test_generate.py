@@ -33,7 +33,13 @@ async def test_json_holds_the_images_and_how_to_paint_them_again(service: Servic
         "model": "star-fake",
         "size": "512x512",
         "format": "png",
-        "parameters": {"guidance_scale": 4.0, "top_k": 7, "top_p": 0.9, "smooth_scales": 2},
+        "parameters": {
+            "guidance_scale": 4.0,
+            "top_k": 7,
+            "top_p": 0.9,
+            "smooth_scales": 2,
+            "unguided_scales": 0,
+        },
         "warnings": [],
     }
     assert isinstance(body["created"], int)
@@ -110,7 +116,13 @@ async def test_a_png_says_what_it_is(service: Service) -> None:
     assert text["prompt"] == prompt
     assert text["seed"] == "1"
     assert text["model"] == "star-fake"
-    parameters = {"guidance_scale": 4.0, "top_k": 60, "top_p": 0.9, "smooth_scales": 0}
+    parameters = {
+        "guidance_scale": 4.0,
+        "top_k": 60,
+        "top_p": 0.9,
+        "smooth_scales": 0,
+        "unguided_scales": 0,
+    }
     assert json.loads(text["parameters"]) == parameters
 
 

@@ -47,7 +47,13 @@ async def test_the_answer_has_openais_fields_and_ours(service: Service) -> None:
             "total_tokens": 4483,
         },
         "model": "star-fake",
-        "parameters": {"guidance_scale": 4.0, "top_k": 7, "top_p": 0.9, "smooth_scales": 0},
+        "parameters": {
+            "guidance_scale": 4.0,
+            "top_k": 7,
+            "top_p": 0.9,
+            "smooth_scales": 0,
+            "unguided_scales": 0,
+        },
         "warnings": [],
     }
     assert [set(image) for image in images] == [{"b64_json", "seed"}] * 2

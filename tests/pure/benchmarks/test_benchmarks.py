@@ -47,7 +47,7 @@ def test_lockstep_counts_what_guidance_changes() -> None:
     assert same == [1.0] * 4
     assert psnr == float("inf")
     assert list(faster) == ["scales", "last scale", "decoder"]
-    same, _, _ = bench_precision.compare(exact, Engine(model, slots=1, unguided_scales=1), 2)
+    same, _, _ = bench_precision.compare(exact, Engine(model, slots=1), 2, unguided_scales=1)
     assert same[:3] == [1.0] * 3
     assert same[3] < 1.0
 

@@ -146,9 +146,12 @@ def test_without_graphs_there_is_nothing_to_warm(tiny_model: StarModel) -> None:
 
 
 def test_unguided_scales_are_captured_as_such(tiny_model: StarModel) -> None:
-    engine = Engine(tiny_model, slots=2, mode="fast", unguided_scales=2, capture=RecordingCapture())
-    plain = Engine(tiny_model, slots=2, mode="fast", unguided_scales=2)
-    assert tokens(engine, 2) == tokens(plain, 2)
+    sampling = Sampling(unguided_scales=2)
+    model = replace(tiny_model, config=replace(tiny_model.config, sampling=sampling))
+    capture = RecordingCapture()
+    engine = Engine(model, slots=2, mode="fast", capture=capture)
+    plain = Engine(model, slots=2, mode="fast")
+    assert tokens(engine, 2, unguided_scales=2) == tokens(plain, 2, unguided_scales=2)
 
 
 @pytest.mark.parametrize("default", [0.0, 4.0])
