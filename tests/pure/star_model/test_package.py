@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 import star_model
@@ -40,24 +37,6 @@ def test_each_is_there(name: str) -> None:
 def test_others_are_not() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Painter'"):
         _ = star_model.Painter
-
-
-def imported_by(statement: str) -> set[str]:
-    """The packages that a fresh Python has loaded after ``statement``."""
-    code = f"import sys\n{statement}\nprint(*{{m.partition('.')[0] for m in sys.modules}})"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    return set(result.stdout.split())
-
-
-def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    assert not imported_by("import star_model, star_model.errors, star_model.config") & {
-        "torch",
-        "transformers",
-    }
-    everything = "from star_model import *; import star_model.checkpoints.published"
-    assert not imported_by(everything) & {"transformers", "huggingface_hub", "xformers"}
 
 
 def test_errors_are_one_family() -> None:
