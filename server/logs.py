@@ -1,4 +1,4 @@
-"""Structured logs of this package and of the libraries: one JSON object a line, or a console format."""
+"""Structured logs of this package and of libraries: one JSON object per line, or a console format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _QUIET = (
     "transformers",
     "huggingface_hub",
 )
-"""Loggers of libraries that say more at ``info`` than an operator wants to read."""
+"""Loggers of libraries that are too verbose for an operator at ``info``."""
 
 
 def configure_logging(level: str, log_format: str) -> None:

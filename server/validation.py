@@ -1,4 +1,4 @@
-"""Pydantic's validation errors as sentences that name the field, what it may be, and what was sent."""
+"""Pydantic's validation errors as sentences that name the field, the allowed values, and what was given."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Complaint:
-    """What is wrong with one field.
+    """A problem with one field.
 
     Args:
-        field: its name, dotted where nested; None when the whole input is meant.
+        field: its name, dotted where nested; None for the input as a whole.
         message: one sentence.
     """
 
@@ -36,7 +36,7 @@ class Complaint:
 def complaints(
     errors: Iterable[ErrorDetails | Mapping[str, Any]], model: type[BaseModel], *, skip: int = 0
 ) -> list[Complaint]:
-    """Say in sentences what pydantic found.
+    """Return a sentence for each error that pydantic found.
 
     Args:
         errors: as ``ValidationError.errors()`` gives them.
@@ -47,14 +47,14 @@ def complaints(
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a mistyped one most likely meant, if any is near."""
+    """Return the known name nearest to a mistyped one; None if none is similar."""
     folded = {k.casefold().replace("-", "_"): k for k in known}
     near = difflib.get_close_matches(name.casefold().replace("-", "_"), folded, n=1, cutoff=0.6)
     return folded[near[0]] if near else None
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """The sentence for a name that does not exist, with the nearest one or else all that do."""
+    """Return a sentence about a name that does not exist, with the nearest known name or else all of them."""
     shown = shorten(name)
     if (near := nearest(name, known)) is not None:
         return f"Unknown {kind} {shown}; did you mean {near}?"
@@ -62,7 +62,7 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
 
 
 def shorten(text: str) -> str:
-    """A text cut to what fits in a sentence."""
+    """Return a text cut to a length that fits in a sentence."""
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
 
 
@@ -97,18 +97,18 @@ def _complaint(
     ):
         return Complaint(
             name, f"{name} must be a list of strings."
-        )  # and nothing of what was given
+        )  # without the value, which is a secret
     return Complaint(name, f"{name} must be {_allowed(field)}; got {_got(error)}.")
 
 
 def _nested(field: FieldInfo | None) -> type[BaseModel] | None:
-    """The model that a field holds, if it holds one."""
+    """Return the model that a field holds; None if it holds none."""
     options = _alternatives(field.annotation) if field is not None else ()
     return next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), None)
 
 
 def _allowed(field: FieldInfo) -> str:
-    """What a field may be: ``an integer from 1 to 10``, ``one of "png", "webp", "jpeg"``."""
+    """Return the values that a field allows: ``an integer from 1 to 10``, ``one of "png", "webp", "jpeg"``."""
     options = [a for a in _alternatives(field.annotation) if a not in (None, type(None))]
     if not options:
         return "null or left out"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def preferred(accept: str | None, offers: Sequence[str]) -> str | None:
-    """The offered media type that a client likes best.
+    """Return the offered media type that a client prefers.
 
-    Among equals the one that is named most precisely wins, then the one offered first: so ``image/webp,
-    */*`` is WebP and ``*/*`` is the first offer.
+    On a tie the type that is named most precisely wins, then the one offered first: so ``image/webp, */*`` is WebP
+    and ``*/*`` is the first offer.
 
     Args:
         accept: the header; None or blank accepts anything.
@@ -50,7 +50,7 @@ def _parse(part: str) -> tuple[str, float]:
 
 
 def _precision(media_range: str, offer: str) -> int:
-    """2 for the type itself, 1 for ``type/*``, 0 for ``*/*``, -1 for no match."""
+    """Return 2 for the type itself, 1 for ``type/*``, 0 for ``*/*``, -1 for no match."""
     if media_range == offer:
         return 2
     if media_range == offer.partition("/")[0] + "/*":

@@ -1,4 +1,4 @@
-"""The classes of a class-conditional model, from what a caller writes. Only words and numbers: no torch."""
+"""The check of class names and numbers in requests to a class-conditional model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def check_class(text: str, num_classes: int, *, param: str) -> None:
     """Check that a text is the number, a name or a synonym of one class.
 
     Args:
-        text: what a caller wrote.
+        text: as the caller wrote it.
         num_classes: of the model.
-        param: the field it stood in.
+        param: the field that holds it.
 
     Raises:
-        InvalidRequest: it is no class, or may be several; the message names the nearest, or all of them.
+        InvalidRequest: it names no class, or several; the message names the nearest, or all of them.
     """
     try:
         find_class(text, num_classes)

@@ -1,4 +1,4 @@
-"""What every endpoint works with, held by the app and passed to each by FastAPI."""
+"""The parts of the app that endpoints use; FastAPI passes them to each endpoint."""
 
 from __future__ import annotations
 

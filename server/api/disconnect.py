@@ -18,10 +18,10 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
 
     Args:
         request: its body must have been read.
-        work: what to do meanwhile.
+        work: produces the answer.
 
     Raises:
-        ClientClosed: the client left first.
+        ClientClosed: the client disconnected first.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnected(request))
@@ -29,7 +29,7 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ClientClosed("The client left before the answer.")
+        raise ClientClosed("The client disconnected before the answer.")
     finally:
         task.cancel()
         watcher.cancel()

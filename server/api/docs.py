@@ -1,4 +1,4 @@
-"""``GET /docs``: the interface to read and to try, without anything from elsewhere."""
+"""``GET /docs``: interactive API documentation; every file that it loads comes from this server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILES = StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")
 
 @router.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
-    """Swagger UI."""
+    """Return the page of Swagger UI."""
     root = request.scope.get("root_path", "")
     return get_swagger_ui_html(
         openapi_url=f"{root}/openapi.json",
@@ -26,12 +26,12 @@ async def docs(request: Request) -> HTMLResponse:
         swagger_js_url=f"{root}/docs/parts/swagger-ui-bundle.js",
         swagger_css_url=f"{root}/docs/parts/swagger-ui.css",
         swagger_favicon_url=f"{root}/docs/parts/favicon.png",
-        # Its badge would send the document to a service that checks it.
+        # Its badge would send the document to a validation service elsewhere.
         swagger_ui_parameters={"validatorUrl": None, "persistAuthorization": True},
     )
 
 
 @router.get("/docs/parts/{path:path}")
 async def part(path: str, request: Request) -> Response:
-    """Swagger UI's script, style and icon, from the package that ships them."""
+    """Return Swagger UI's script, style or icon, from the package that ships them."""
     return await _FILES.get_response(path, request.scope)

@@ -23,12 +23,12 @@ router = APIRouter(tags=["images"])
 
 @router.post(
     "/generate",
-    summary="Paint images",
+    summary="Generate images",
     response_class=Response,
     responses={
         200: {
             "model": GenerateResponse,
-            "description": "The images: as JSON, as the bytes of one, or as server-sent events.",
+            "description": "The images: as JSON, as the file of one image, or as server-sent events.",
             "content": IMAGE_FILES | EVENT_STREAM,
             "headers": TIMES,
         },
@@ -37,12 +37,12 @@ router = APIRouter(tags=["images"])
     operation_id="generate",
 )
 async def generate(request: Request, body: GenerateRequest, context: AppContext) -> Response:
-    """Paint `n` images of a prompt.
+    """Generate `n` images from a prompt.
 
-    The answer is JSON with the images in base64; with `Accept: image/png`, `image/webp` or `image/jpeg` it
-    is the bytes of one image; with `"stream": true` it is server-sent events, previews first.
+    The answer is JSON with the images in base64; with `Accept: image/png`, `image/webp` or `image/jpeg`, it is the
+    file of one image; with `"stream": true`, it is server-sent events, previews first.
 
-    With an `image`, a part of it is painted anew (`mask`), or its surroundings (`place`), or all of it but its
+    With an `image`, a part of it is generated anew (`mask`), or its surroundings are (`place`), or all of it but its
     coarsest scales (`keep_scales`).
     """
     as_image = None if body.stream else _negotiate(request, body)
@@ -61,7 +61,7 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
 
 
 def _files(body: GenerateRequest) -> EditFiles | None:
-    """The image to edit, if there is one."""
+    """Return the image to edit, if there is one."""
     mask = Upload("mask", body.mask) if body.mask is not None else None
     if body.image is not None:
         return EditFiles(Upload("image", body.image), mask)
@@ -71,10 +71,10 @@ def _files(body: GenerateRequest) -> EditFiles | None:
 
 
 def _negotiate(request: Request, body: GenerateRequest) -> ImageFormat | None:
-    """The format to answer in with the bytes of one image, or None for JSON."""
+    """Return the format of the one image file to answer with, or None for JSON."""
     accept = request.headers.get("accept")
     images = list(FORMATS)
-    if body.format is not None:  # the format that the body names goes before the others
+    if body.format is not None:  # the format that the body names is preferred to the others
         images.sort(key=lambda media_type: FORMATS[media_type] != body.format)
     choice = preferred(accept, ["application/json", *images])
     if choice is None:
@@ -87,8 +87,7 @@ def _negotiate(request: Request, body: GenerateRequest) -> ImageFormat | None:
         return None
     if body.n != 1:
         raise InvalidRequest(
-            f"n must be 1 with Accept: {choice}, which has room for one image; accept application/json for "
-            f"{body.n}.",
+            f"n must be 1 with Accept: {choice}, which is one image; accept application/json for {body.n} images.",
             param="n",
         )
     if body.format is not None and MEDIA_TYPES[body.format] != choice:

@@ -19,14 +19,14 @@ router = APIRouter(tags=["operation"])
 
 
 class SupervisorDead(Unavailable):
-    """The task that keeps the engine alive has died; only a restart of the server helps."""
+    """A task that supervises the workers has died; only a restart of the server helps."""
 
     code = "supervisor_dead"
     retryable = False
 
 
 class LivenessResponse(BaseModel):
-    """The process is worth keeping."""
+    """The process is alive."""
 
     model_config = output_config({"status": "ok"})
 
@@ -34,7 +34,7 @@ class LivenessResponse(BaseModel):
 
 
 class ReadinessResponse(LivenessResponse):
-    """Requests are served."""
+    """The server takes requests."""
 
     model_config = output_config({"status": "ok", "model": "star-mini"})
 
@@ -42,44 +42,44 @@ class ReadinessResponse(LivenessResponse):
 
 
 class StartupResponse(BaseModel):
-    """How far the start is."""
+    """Progress of the start."""
 
     model_config = output_config(
         {"phase": "ready", "phase_seconds": 12.5, "started": True, "model": "star-mini"}
     )
 
     phase: Phase
-    phase_seconds: float = Field(description="Since the phase began.")
+    phase_seconds: float = Field(description="Seconds since the phase began.")
     started: bool = Field(description="Whether the model has been loaded.")
-    model: str = Field(description="As the settings name it.")
-    error: str | None = Field(None, description="Why it will never start.")
+    model: str = Field(description="The model as the settings name it.")
+    error: str | None = Field(None, description="Reason why the server cannot start.")
 
 
-@router.get(
-    "/livez", summary="Whether the process is worth keeping", responses=error_responses(503)
-)
+@router.get("/livez", summary="Liveness probe", responses=error_responses(503))
 async def livez(context: AppContext) -> LivenessResponse:
-    """200 while the event loop turns and the supervisor lives, however long the queue is."""
+    """Answer 200 while the event loop and the supervision of the workers run, however long the queue is."""
     if not context.client.workers.alive:
         raise SupervisorDead("The engine's supervisor has died; restart the server.")
     return LivenessResponse()
 
 
-@router.get("/readyz", summary="Whether to send requests here", responses=error_responses(503))
+@router.get("/readyz", summary="Readiness probe", responses=error_responses(503))
 @router.get("/health", summary="The same as /readyz", responses=error_responses(503))
 async def readyz(context: AppContext) -> ReadinessResponse:
-    """200 once the model is warm; 503 while it loads, while the server stops, and without an engine."""
+    """Answer 200 once the model is warm; 503 while it loads, while the server shuts down, and without a worker."""
     return ReadinessResponse(model=context.client.check_ready().name)
 
 
 @router.get(
     "/startupz",
-    summary="How far the start is",
+    summary="Startup probe, with the phase of the start",
     response_model_exclude_none=True,
-    responses={503: {"model": StartupResponse, "description": "Not yet started."}},
+    responses={
+        503: {"model": StartupResponse, "description": "The model has not been loaded yet."}
+    },
 )
 async def startupz(context: AppContext, answer: Response) -> StartupResponse:
-    """The phase as JSON: 200 once the model has been loaded, 503 before."""
+    """Answer with the phase as JSON: 200 once the model has been loaded, 503 before."""
     client = context.client
     started = client.workers.model is not None
     answer.status_code = 200 if started else 503
@@ -98,7 +98,7 @@ async def startupz(context: AppContext, answer: Response) -> StartupResponse:
     response_class=Response,
     responses={
         200: {
-            "description": "In Prometheus' text format.",
+            "description": "Metrics in Prometheus' text format.",
             "content": {
                 "text/plain": {
                     "schema": {"type": "string"},
@@ -110,5 +110,5 @@ async def startupz(context: AppContext, answer: Response) -> StartupResponse:
     },
 )
 async def metrics(context: AppContext) -> Response:
-    """What there is to count and to time; never a prompt."""
+    """Return all counts and durations; they never hold a prompt."""
     return Response(context.client.metrics.render(), media_type=CONTENT_TYPE)

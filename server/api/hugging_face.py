@@ -19,18 +19,24 @@ router = APIRouter(tags=["Hugging Face"])
 
 
 class TextToImageParameters(SamplingFields):
-    """Parameters of the task; ``top_k``, ``top_p``, ``smooth_scales`` and ``timeout_s`` are ours."""
+    """Parameters of the task; ``top_k``, ``top_p``, ``smooth_scales`` and ``timeout_s`` are this server's."""
 
     width: int | None = Field(
-        None, ge=1, le=65_536, description="Of the image, in pixels: the model's own."
+        None, ge=1, le=65_536, description="Width in pixels; only the one that the model generates."
     )
     height: int | None = Field(
-        None, ge=1, le=65_536, description="Of the image, in pixels: the model's own."
+        None,
+        ge=1,
+        le=65_536,
+        description="Height in pixels; only the one that the model generates.",
     )
     num_inference_steps: int | None = Field(
-        None, ge=1, le=10_000, description="The model's number of scales: it always takes them all."
+        None,
+        ge=1,
+        le=10_000,
+        description="Only the model's number of scales, all of which it always runs.",
     )
-    scheduler: None = Field(None, description="For diffusion; this model has none.")
+    scheduler: None = Field(None, description="Not supported: schedulers are for diffusion models.")
 
 
 class TextToImageInput(BaseModel):
@@ -41,13 +47,13 @@ class TextToImageInput(BaseModel):
         {"inputs": "a frog, 3d style", "parameters": {"seed": 5, "guidance_scale": 3.0}},
     )
 
-    inputs: Prompt = Field(description="What to paint.")
+    inputs: Prompt = Field(description="Description of the image.")
     parameters: TextToImageParameters | None = None
 
 
 @router.post(
     "/",
-    summary="Paint one image, Hugging Face's way",
+    summary="Generate one image (Hugging Face)",
     response_class=Response,
     responses={
         200: {"description": "The image file.", "content": IMAGE_FILES, "headers": TIMES},
@@ -56,7 +62,7 @@ class TextToImageInput(BaseModel):
     operation_id="textToImage",
 )
 async def text_to_image(request: Request, body: TextToImageInput, context: AppContext) -> Response:
-    """Paint one image of a prompt: what `InferenceClient(base_url).text_to_image(prompt)` asks for.
+    """Generate one image from a prompt, as `InferenceClient(base_url).text_to_image(prompt)` requests it.
 
     The answer is the bytes of the image, in the format that the `Accept` header prefers: PNG, WebP or JPEG.
     """
@@ -75,7 +81,7 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
 
 
 def _check(parameters: TextToImageParameters, model: ModelInfo) -> None:
-    """Refuse what this model cannot do."""
+    """Check that the parameters are those of the model."""
     possible = {
         "width": model.image_size,
         "height": model.image_size,
@@ -85,6 +91,6 @@ def _check(parameters: TextToImageParameters, model: ModelInfo) -> None:
         given = getattr(parameters, name)
         if given not in (None, value):
             raise InvalidRequest(
-                f"{name} must be {value}, what {model.name} has; got {given}.",
+                f"{name} must be {value}, the only value for {model.name}; got {given}.",
                 param=f"parameters.{name}",
             )

@@ -1,4 +1,4 @@
-"""``GET /v1/models``: what is loaded, in the shape of OpenAI's list."""
+"""``GET /v1/models``: the loaded model, in the form of OpenAI's list."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ router = APIRouter(prefix="/v1/models", tags=["OpenAI"])
     "", summary="The loaded model", responses=error_responses(500, 503), operation_id="listModels"
 )
 async def models(context: AppContext) -> ModelList:
-    """One model, in the shape of OpenAI's list, with what is worth knowing about it."""
+    """List the one loaded model and its properties, in the form of OpenAI's list."""
     return ModelList(data=[_card(context.client.check_ready(), context)])
 
 
-# A name may be a path of the hub, with a slash in it.
+# A name may be that of a repository on the hub, with a slash in it.
 @router.get(
     "/{model:path}",
     summary="The loaded model, by its name",
@@ -33,17 +33,17 @@ async def models(context: AppContext) -> ModelList:
     operation_id="retrieveModel",
 )
 async def model(model: str, context: AppContext) -> ModelCard:
-    """What is worth knowing about the loaded model; 404 for the name of any other."""
+    """Describe the loaded model; 404 for the name of any other."""
     loaded = context.client.check_ready()
     check_model(model, loaded)
     return _card(loaded, context)
 
 
 def check_model(name: str | None, loaded: ModelInfo) -> None:
-    """Refuse the name of a model that is not loaded; None is whichever is.
+    """Refuse the name of a model that is not loaded; None stands for the loaded one.
 
     Raises:
-        ModelNotFound: with the name of the one that is.
+        ModelNotFound: the text names the model that is loaded.
     """
     if name is not None and name != loaded.name:
         shown = json.dumps(shorten(name), ensure_ascii=False)

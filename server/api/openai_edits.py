@@ -1,4 +1,4 @@
-"""``POST /v1/images/edits``: OpenAI's form with an image to edit."""
+"""``POST /v1/images/edits``: OpenAI's form, with an image to edit."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ async def _is_form(request: Request) -> None:
 
 @router.post(
     "/edits",
-    summary="Edit an image, OpenAI's way",
+    summary="Edit an image (OpenAI)",
     response_class=Response,
     responses={
         200: {
             "model": OpenAIImagesResponse,
-            "description": "The images, or with `stream` server-sent events.",
+            "description": "The images or, with `stream`, server-sent events.",
             "content": event_stream("image_edit"),
             "headers": TIMES,
         },
@@ -45,11 +45,11 @@ async def _is_form(request: Request) -> None:
 async def edits(
     request: Request, body: Annotated[OpenAIEditForm, Form(media_type=_FORM)], context: AppContext
 ) -> Response:
-    """Paint `n` versions of an image.
+    """Generate `n` versions of an image.
 
-    With a `mask`, what it marks is painted, and the rest stays as it is to the last bit, if the image has the
-    model's size. With `place`, the image is put on a larger canvas, and the rest of that is painted. With neither,
-    it is varied: its coarse scales are kept, and the fine ones painted anew (`keep_scales`).
+    With a `mask`, the part that it marks is generated; the rest stays as it is, bit for bit if the image has the
+    model's size. With `place`, the image is put on a larger canvas, and the rest of the canvas is generated. With
+    neither, the image is varied: its coarse scales are kept and the fine ones generated anew (`keep_scales`).
     """
     given = [*body.image, *body.images]
     if len(given) != 1:

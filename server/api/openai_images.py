@@ -1,4 +1,4 @@
-"""``POST /v1/images/generations``: OpenAI's images API over the native way of painting."""
+"""``POST /v1/images/generations``: OpenAI's images API, translated to the native request."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _LOSSLESS = 100
 
 @router.post(
     "/generations",
-    summary="Paint images, OpenAI's way",
+    summary="Generate images (OpenAI)",
     response_class=Response,
     responses={
         200: {
             "model": OpenAIImagesResponse,
-            "description": "The images, or with `stream` server-sent events.",
+            "description": "The images or, with `stream`, server-sent events.",
             "content": EVENT_STREAM,
             "headers": TIMES,
         },
@@ -44,17 +44,17 @@ _LOSSLESS = 100
     operation_id="createImage",
 )
 async def generations(request: Request, body: OpenAIImageRequest, context: AppContext) -> Response:
-    """Paint `n` images of a prompt, as OpenAI's images API has it.
+    """Generate `n` images from a prompt, with the fields of OpenAI's images API.
 
-    The native fields, such as `seed` and `guidance_scale`, are accepted beside OpenAI's: with the official
-    client, through `extra_body`.
+    The native fields, such as `seed` and `guidance_scale`, are accepted too; with the official client, pass them in
+    `extra_body`.
     """
     return await respond(request, body, context)
 
 
 @router.get(
     "/{name}/content",
-    summary="An image that was asked for by address",
+    summary="An image file by its URL",
     response_class=Response,
     responses={
         200: {
@@ -66,12 +66,12 @@ async def generations(request: Request, body: OpenAIImageRequest, context: AppCo
     operation_id="getImageContent",
 )
 async def content(name: str, context: AppContext) -> Response:
-    """The file behind a `url` of an answer: for a limited time, and for whoever knows the address."""
+    """Return the file behind a `url` of an answer, for a limited time. Anyone who knows the URL can read it."""
     image = context.store.get(name)
     if image is None:
         raise NotFound(
-            f"There is no image of this name. Images are kept for {context.store.seconds:g} s, and the latest "
-            f"{context.store.max_images} at most; ask for it again with the same prompt and seed."
+            f"There is no image of this name. The latest {context.store.max_images} images are kept, each for "
+            f"{context.store.seconds:g} s; generate it again with the same prompt and seed."
         )
     headers = {
         "cache-control": f"private, max-age={context.store.seconds:.0f}, immutable",
@@ -83,7 +83,7 @@ async def content(name: str, context: AppContext) -> Response:
 async def respond(
     request: Request, body: OpenAIImageRequest, context: Context, files: EditFiles | None = None
 ) -> Response:
-    """Serve a request in OpenAI's form, with the image to edit if there is one."""
+    """Answer a request in OpenAI's form, with the image to edit if there is one."""
     model = context.client.require_ready()
     check_model(body.model, model)
     _check(body, context)
@@ -108,30 +108,31 @@ async def respond(
 
 
 def _check(body: OpenAIImageRequest, context: Context) -> None:
-    """The rules of OpenAI's own fields, which the native request does not know."""
+    """Check OpenAI's own fields, which the native request does not have."""
     image_format, compression = body.output_format or "png", body.output_compression
     if image_format == "png" and compression not in (None, _LOSSLESS):
         raise InvalidRequest(
-            f"output_compression below {_LOSSLESS} is for webp and jpeg; png is lossless.",
+            f"output_compression must be {_LOSSLESS} or left out for png, which is lossless; lower values are for "
+            "webp and jpeg.",
             param="output_compression",
         )
     if body.response_format != "url":
         return
     if body.stream:
         raise InvalidRequest(
-            'response_format must be "b64_json" with "stream": true, whose events hold the images.',
+            'response_format must be "b64_json" with "stream": true: the events hold the images.',
             param="response_format",
         )
     if (body.n or 1) > context.store.max_images:
         raise InvalidRequest(
-            f'response_format "url" is good for {context.store.max_images} images on this server; ask for '
-            '"b64_json".',
+            f'response_format must be "b64_json" for more than {context.store.max_images} images: this server keeps '
+            "no more for URLs.",
             param="response_format",
         )
 
 
 def _native(body: OpenAIImageRequest) -> GenerateRequest:
-    """The same request in the service's own words."""
+    """Return the same request in the native form."""
     image_format = body.output_format or "png"
     compression = _LOSSLESS if body.output_compression is None else body.output_compression
     return GenerateRequest(

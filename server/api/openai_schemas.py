@@ -1,4 +1,4 @@
-"""OpenAI's images API, as its reference and its official client have it, with the native fields beside."""
+"""Bodies of OpenAI's images API, as its reference and its official client define them, plus the native fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from server.images.encode import ImageFormat
 
 
 class OpenAIImageRequest(SamplingFields, PromptField):
-    """OpenAI's request; null is the same as left out. Values that this server cannot honour are refused."""
+    """OpenAI's request; null is the same as left out. Values that this server cannot follow are refused."""
 
     model_config = input_config(
         {"prompt": "a red apple on a blue background", "model": "star-mini"},
@@ -36,32 +36,34 @@ class OpenAIImageRequest(SamplingFields, PromptField):
     )
 
     model: str | None = Field(
-        None, max_length=256, description="The loaded model's name, if any is given."
+        None, max_length=256, description="Name of the loaded model; may be left out."
     )
-    n: int | None = Field(None, ge=1, le=10, description="How many images; 1 when left out.")
+    n: int | None = Field(None, ge=1, le=10, description="Number of images; 1 when left out.")
     size: str | None = Field(
         None,
         max_length=32,
-        description='"auto", or width and height in pixels: what the model paints.',
+        description='"auto", or the width and height in pixels that the model generates.',
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         None,
-        description="The images in the answer, or addresses that they are kept under for a while.",
+        description="The images themselves, or URLs under which they are kept for a limited time.",
     )
     output_format: ImageFormat | None = Field(
-        None, description="Of the image files; png when left out."
+        None, description="Format of the image files; png when left out."
     )
     output_compression: int | None = Field(
         None, ge=0, le=100, description="Quality of webp and jpeg files; 100 when left out."
     )
     quality: Literal["auto", "standard", "high"] | None = Field(
-        None, description="The model has one quality, its best: these all mean it."
+        None, description="The model has one quality; all of these mean it."
     )
-    background: Literal["auto", "opaque"] | None = Field(None, description="The images are opaque.")
+    background: Literal["auto", "opaque"] | None = Field(
+        None, description="Images are always opaque."
+    )
     moderation: Literal["auto", "low"] | None = Field(
-        None, description="Nothing is filtered, either way."
+        None, description="Nothing is filtered with either value."
     )
-    style: None = Field(None, description="The model has none; say it in the prompt.")
+    style: None = Field(None, description="Not supported; describe the style in the prompt.")
     user: str | None = Field(
         None, max_length=512, description="Accepted, and neither used nor kept."
     )
@@ -75,7 +77,7 @@ class OpenAIImageRequest(SamplingFields, PromptField):
 
     @property
     def extensions(self) -> dict[str, Any]:
-        """The native fields as they are given."""
+        """Return the native fields as they were given."""
         return self.sampling
 
 
@@ -89,7 +91,7 @@ File = Annotated[UploadFile, BeforeValidator(_is_file)]
 
 
 class OpenAIEditForm(EditFields, OpenAIImageRequest):
-    """OpenAI's request for an edit: a form, whose values are all text; an empty one is the same as left out."""
+    """OpenAI's request for an edit: a form, whose values are all text; an empty value is the same as left out."""
 
     model_config = input_config(
         {"prompt": "a red apple", "image": "(a file)", "mask": "(a file)", "seed": "1"}
@@ -97,15 +99,15 @@ class OpenAIEditForm(EditFields, OpenAIImageRequest):
 
     image: list[File] = Field([], description="The image to edit, one PNG, JPEG or WebP file.")
     images: list[File] = Field(
-        [], alias="image[]", description="The same, as some clients name it."
+        [], alias="image[]", description="The same field, under the name that some clients use."
     )
     mask: File | None = Field(
         None,
-        description="What of the image to paint, as another of the same size: transparent pixels, or in an opaque mask "
-        "white ones. When left out, what is transparent in the image.",
+        description="The part of the image to generate, as an image of the same size: its transparent pixels or, in an "
+        "opaque mask, its white pixels. When left out, the transparent pixels of the image itself.",
     )
     input_fidelity: Literal["high"] | None = Field(
-        None, description="What is not to be painted is kept as it is."
+        None, description="Everything outside the mask is always kept as it is."
     )
 
     @property
@@ -114,15 +116,15 @@ class OpenAIEditForm(EditFields, OpenAIImageRequest):
 
 
 class OpenAIImage(BaseModel):
-    """One finished image: itself or its address."""
+    """One finished image, or its URL."""
 
     b64_json: str | None = Field(None, description="The image file in base64.")
-    url: str | None = Field(None, description="Where the image file is, for a limited time.")
-    seed: int = Field(description="With which the same request paints it again.")
+    url: str | None = Field(None, description="URL of the image file, valid for a limited time.")
+    seed: int = Field(description="Seed with which the same request generates this image again.")
 
 
 class OpenAIImagesResponse(BaseModel):
-    """OpenAI's answer; the model, the parameters, the warnings and each image's seed are this server's."""
+    """OpenAI's answer; the model, the parameters, the warnings and each image's seed are added by this server."""
 
     model_config = output_config(
         {
@@ -148,8 +150,8 @@ class OpenAIImagesResponse(BaseModel):
     usage: Usage
     model: str
     parameters: dict[str, float | int | str] = Field(
-        description="What the images were sampled with."
+        description="Parameters that the images were sampled with."
     )
     warnings: list[str] = Field(
-        description="Sentences, such as what of the prompt did not fit; mostly empty."
+        description="Sentences for the caller, such as which part of the prompt was cut off; usually empty."
     )

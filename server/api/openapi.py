@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, less what it gets wrong, and with what only the app knows."""
+"""The OpenAPI document: FastAPI's, with its mistakes corrected and with what it cannot see added."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SCHEME = "ApiKey"
 
 
 class Api(FastAPI):
-    """FastAPI, whose own documentation claims that validation answers 422; here it answers 400."""
+    """FastAPI with a corrected OpenAPI document: invalid requests are answered with 400, not with 422."""
 
     with_keys = False
     """Whether callers must send an API key."""
@@ -41,7 +41,7 @@ class Api(FastAPI):
 
 
 def _event_schemas() -> dict[str, Any]:
-    """Of the events of a stream, which FastAPI does not see."""
+    """Return the schemas of a stream's events, which FastAPI does not see."""
     inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         (model, "serialization") for model in STREAM_EVENTS
     ]

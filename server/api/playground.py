@@ -1,6 +1,6 @@
-"""``GET /``: the playground, a page on which a picture forms as it is painted, and the files it is made of.
+"""``GET /``: the playground, a page that shows images while they are generated, and its files.
 
-The page is static and needs nothing from elsewhere: what it says about the model it asks this server for.
+The page is static and loads nothing from other servers; it asks this server about the model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _POLICY = (
     "default-src 'none'",
     "script-src 'self'",
     "style-src 'self'",
-    "img-src 'self' blob:",  # pictures arrive inside JSON and are shown from memory
+    "img-src 'self' blob:",  # images arrive inside JSON and are shown from memory
     "connect-src 'self'",
     "base-uri 'none'",
     "form-action 'none'",
@@ -30,7 +30,7 @@ _HEADERS = {
     "content-security-policy": "; ".join(_POLICY),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",  # a link to the page holds a prompt
-    # Kept, but asked for each time by its ETag: the files of one release must not meet those of another.
+    # Cached, but revalidated each time by the ETag: files of two releases must not be mixed.
     "cache-control": "no-cache",
 }
 
@@ -45,18 +45,18 @@ _HEADERS = {
     operation_id="playground",
 )
 async def page(request: Request) -> Response:
-    """The page itself."""
+    """Return the page."""
     return await _serve("index.html", request)
 
 
 @router.api_route("/static/{path:path}", methods=["GET", "HEAD"], include_in_schema=False)
 async def asset(path: str, request: Request) -> Response:
-    """A script, the style sheet or the icon."""
+    """Return a script, the style sheet or the icon."""
     return await _serve(path, request)
 
 
 async def _serve(path: str, request: Request) -> Response:
-    """A file, or 304 to who has it already; anything outside the folder is 404."""
+    """Return a file, or 304 to a client that has it already; 404 for anything outside the folder."""
     answer = await _FILES.get_response(path, request.scope)
     answer.headers.update(_HEADERS)
     return answer

@@ -1,4 +1,4 @@
-"""How the endpoints document their answers in OpenAPI."""
+"""OpenAPI documentation of the endpoints' answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from server.images.encode import FORMATS
 
 
 def reference(model: type[BaseModel]) -> str:
-    """Where the OpenAPI document describes a model."""
+    """Return the reference to a model's schema in the OpenAPI document."""
     return f"#/components/schemas/{model.__name__}"
 
 
@@ -39,15 +39,15 @@ IMAGE_FILES = {
 """The ``content`` of an answer that is an image file."""
 
 STREAM_EVENTS = (PartialImageEvent, CompletedEvent, ErrorResponse)
-"""What the data of an event may be; an error is the last of its stream."""
+"""Models of an event's data; an error is the last event of its stream."""
 
 
 def event_stream(kind: EventKind) -> dict[str, Any]:
-    """The ``content`` of an answer that is a stream."""
+    """Return the ``content`` of an answer that is a stream."""
     completed = f"{kind}.completed"
     return {
         "text/event-stream": {
-            # Of one event, as OpenAPI 3.2 describes streams.
+            # The schema of one event, as OpenAPI 3.2 describes streams.
             "schema": {
                 "type": "object",
                 "required": ["data"],
@@ -77,11 +77,11 @@ def _header(description: str, kind: str = "number") -> dict[str, Any]:
 
 
 TIMES = {
-    "x-request-id": _header(
-        "Of this request; taken from its own `x-request-id`, or made.", "string"
+    "x-request-id": _header("Id of the request: its own `x-request-id`, or a new one.", "string"),
+    "x-queue-time": _header("Seconds that the request waited for a slot; absent from a stream."),
+    "x-inference-time": _header(
+        "Seconds from the first slot to the last image; absent from a stream."
     ),
-    "x-queue-time": _header("Seconds that it waited; absent from a stream."),
-    "x-inference-time": _header("Seconds that it was worked on; absent from a stream."),
     "x-total-time": _header("Seconds until the answer began."),
 }
 """The ``headers`` of an answer with images."""
@@ -89,20 +89,20 @@ TIMES = {
 _DESCRIPTIONS = {
     400: "A field is missing, unknown, of the wrong type or out of range; `param` names it.",
     401: "The API key is missing or wrong.",
-    404: "There is no such thing.",
-    406: "The Accept header allows nothing that this endpoint answers with.",
+    404: "There is no such path, model or image.",
+    406: "The Accept header allows none of the media types that this endpoint answers with.",
     413: "The body is too long.",
-    415: "The body is not sent with the content type that is read here.",
-    429: "The queue is full, or the caller's minute is used up; `Retry-After` says when to try again.",
-    500: "A fault of the server's own.",
-    503: "The model is being loaded, or the server stops, or its engine has failed.",
+    415: "The body is not sent with the content type that this endpoint reads.",
+    429: "The queue is full, or the caller has used up its limit per minute; `Retry-After` says when to try again.",
+    500: "The server failed.",
+    503: "The model is loading, the server is shutting down, or its engine has failed.",
     504: "The request's deadline passed.",
 }
 _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
     400: (InvalidRequest("n must be an integer from 1 to 10; got 11.", param="n"),),
     401: (InvalidApiKey("This server needs an API key; send it as Authorization: Bearer <key>."),),
     404: (
-        NotFound("There is nothing at GET /nothing; GET /docs lists what there is."),
+        NotFound("There is nothing at GET /nothing; GET /docs lists all endpoints."),
         ModelNotFound('This server has no model "dall-e-3"; it has star-mini.', param="model"),
     ),
     406: (
@@ -112,7 +112,7 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
     ),
     413: (
         RequestTooLarge(
-            "The request body is longer than the 1,048,576 bytes that are read; shorten the text."
+            "The request body is longer than the 1,048,576 bytes allowed; shorten the text, or shrink the image."
         ),
     ),
     415: (
@@ -121,12 +121,12 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
         ),
     ),
     429: (
-        QueueFull("The queue is full: 72 images are under way and 72 may be. Try again in 9 s."),
-        RateLimitExceeded("The limit of 60 images a minute is used up. Try again in 4 s."),
+        QueueFull("The queue is full: 72 images are in flight and 72 may be. Try again in 9 s."),
+        RateLimitExceeded("The limit of 60 images per minute is reached. Try again in 4 s."),
     ),
     500: (InternalError("The server failed to handle this request; its log says why."),),
     503: (
-        ModelLoading("The model is still being loaded; try again soon."),
+        ModelLoading("The model is still loading; try again soon."),
         Draining("The server is shutting down; send the request to another one."),
         EngineDead("The engine failed while it worked on this request; try again."),
     ),
@@ -136,7 +136,7 @@ _RETRY_AFTER = {"retry-after": _header("Seconds after which trying again may hel
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route for these statuses, with an example of each error."""
+    """Return the ``responses`` of a route for these statuses, with an example of each error."""
     return {
         status: {
             "model": ErrorResponse,

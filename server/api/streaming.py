@@ -1,7 +1,7 @@
 """A request's images as server-sent events, in the shape of OpenAI's images API.
 
-Partial images are the decode of what is painted so far. A reader that is slow loses previews, never a
-finished image; a reader that leaves frees its slots.
+A partial image is decoded from the scales done so far. A slow client loses previews, never a finished image; the
+slots of a client that disconnects are freed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from server.images.encode import png_text
 from server.messages import Painted, Preview
 
 EventKind = Literal["image_generation", "image_edit"]
-"""What the names of the events begin with; OpenAI has one for each endpoint."""
+"""Prefix of the events' names; OpenAI has one for each endpoint."""
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 

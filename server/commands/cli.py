@@ -131,7 +131,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def _normalised(arguments: list[str]) -> list[str]:
-    """One-letter options may have two dashes: ``--n 4`` is ``-n 4``; ``help`` is ``--help``."""
+    """Return the arguments with ``help`` as ``--help`` and ``--n 4`` as ``-n 4``: one-letter flags have one dash."""
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]
     end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -162,7 +162,7 @@ def _flag(name: str, field: FieldInfo) -> str:
 
 
 def _explain_flags(arguments: Sequence[str], message: str) -> str:
-    """Return a sentence about what argparse or the settings refused, with the nearest flag."""
+    """Return a sentence about an argument that argparse or the settings refused, with the nearest flag."""
     message = (
         message.removeprefix("error parsing CLI: ")
         .removeprefix("Error: ")
@@ -175,13 +175,15 @@ def _explain_flags(arguments: Sequence[str], message: str) -> str:
         names = [_flag(name, field) for name, field in command.model_fields.items()]
         near = nearest(refused.lstrip("-"), names)
         if near == refused.lstrip("-"):  # it exists, but as the argument that has no flag
-            return f"{near} goes without a flag: `{PROGRAM} {arguments[0]} {near.upper()}`."
-        there = f"`{PROGRAM} {arguments[0]} --help` lists what there is."
+            return f"{near} takes no flag: `{PROGRAM} {arguments[0]} {near.upper()}`."
+        there = f"`{PROGRAM} {arguments[0]} --help` lists all flags."
         if refused.startswith("-"):
             return f"Unknown flag {refused}; " + (f"did you mean --{near}?" if near else there)
         if command is Generate:
-            return f"What is {refused} for? A prompt of several words goes in quotes; {there}"
-        return f"What is {refused} for? Values follow a flag; {there}"
+            return (
+                f"Unexpected argument {refused}; put a prompt of several words in quotes. {there}"
+            )
+        return f"Unexpected argument {refused}; a value must follow its flag. {there}"
     if message.startswith("argument {") and arguments:
         return unknown("command", arguments[0], list(_COMMANDS))
     if message.startswith("CLI subcommand is required"):

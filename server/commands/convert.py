@@ -16,20 +16,21 @@ class Convert(BaseModel):
     transformer: Path = Field(description="the transformer, a .pth file")
     vqvae: Path = Field(description="the VQVAE, a .pth file")
     text_encoder: Path | None = Field(
-        None, description="the folder of the CLIP text encoder; a VAR has none"
+        None, description="directory of the CLIP text encoder; VAR models have none"
     )
     out: Path = Field(description="directory to create")
-    preset: str = Field("star-512", description="which published model the files are of")
+    preset: str = Field("star-512", description="published model that the files belong to")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="of the converted transformer; that of the files when left out"
+        None,
+        description="type of the converted transformer's weights; that of the files when left out",
     )
     overwrite: bool = Field(False, description="replace a model that is already in the directory")
     allow_unsafe_pickle: bool = Field(
-        False, description="load files that need more than tensors, and can run any code"
+        False, description="load files that hold more than tensors; loading them can run any code"
     )
 
     def cli_cmd(self) -> None:
-        """Convert, and say what was written."""
+        """Convert the files and print the directory that was written."""
         from star_model.checkpoints.published import convert_published
 
         convert_published(

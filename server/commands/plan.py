@@ -1,4 +1,4 @@
-"""``star-server plan``: how many GPUs a load needs; or, with ``--compare``, what batching by scale is worth."""
+"""``star-server plan``: the number of GPUs that a load needs or, with ``--compare``, the gain of batching by scale."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _NAMES: dict[Strategy, str] = {
 
 
 def parse_seconds(value: object) -> object:
-    """``"2s"`` and ``"500ms"`` as seconds; what is no text as it is.
+    """Parse ``"2s"`` and ``"500ms"`` to seconds; return a value that is not text as it is.
 
     Raises:
-        ValueError: a text is no time.
+        ValueError: the text is not a time.
     """
     if not isinstance(value, str):
         return value
@@ -42,48 +42,54 @@ def parse_seconds(value: object) -> object:
 
 
 class Plan(BaseModel):
-    """Say how many GPUs a load needs, with what settings, and what latency to expect."""
+    """Estimate how many GPUs a load needs, with which settings, and the latency to expect."""
 
     model_config = ConfigDict(extra="forbid", validate_by_name=True, protected_namespaces=())
 
     model: str = Field(
         "star-512", min_length=1, description="name of a model, or the directory of one"
     )
-    gpu: str = Field("h200", description="which GPU: h200, h100 or a100")
+    gpu: str = Field("h200", description="type of GPU: h200, h100 or a100")
     rps: float = Field(
-        1.0, gt=0, le=1e6, allow_inf_nan=False, description="images a second that are asked for"
+        1.0, gt=0, le=1e6, allow_inf_nan=False, description="images requested per second"
     )
     p99: Annotated[float, BeforeValidator(parse_seconds)] = Field(
-        2.0, gt=0, le=3600, description="time within which 99 of 100 are to be answered: 2s, 500ms"
+        2.0, gt=0, le=3600, description="target for the 99th percentile of latency: 2s, 500ms"
     )
-    gpus: int = Field(0, ge=0, le=1024, description="how many there are; 0 looks for the fewest")
-    slots: int = Field(8, ge=1, le=1024, description="images painted at a time by each GPU")
+    gpus: int = Field(0, ge=0, le=1024, description="number of GPUs; 0 finds the smallest number")
+    slots: int = Field(8, ge=1, le=1024, description="images in flight on each GPU")
     efficiency: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="share of the floor that the engine reaches; benchmarks.bench_gpu measures it",
+        description="share of the floor, the least time on this GPU, that is reached; benchmarks.bench_gpu measures it",
     )
     price: float = Field(
         0.0,
         ge=0,
         le=1e6,
         allow_inf_nan=False,
-        description="of one GPU for an hour, in any currency; 0 leaves costs out",
+        description="price of one GPU for an hour, in any currency; 0 leaves costs out",
     )
-    max_step: float = Field(1.0, gt=0, le=1000, description="as of serve")
+    max_step: float = Field(
+        1.0, gt=0, le=1000, description="work of one step at most, in images, as in serve"
+    )
     step_times: Path | None = Field(
-        None, description="output of benchmarks.bench_engine, in place of counted times"
+        None, description="output of benchmarks.bench_engine, used in place of computed times"
     )
-    requests: int = Field(10_000, ge=100, le=10_000_000, description="requests to simulate")
+    requests: int = Field(
+        10_000, ge=100, le=10_000_000, description="number of requests to simulate"
+    )
     compare: bool = Field(
-        False, description="compare ways of batching at 30 to 120 % of capacity instead"
+        False, description="compare batching strategies at 30 to 120 % of capacity instead"
     )
-    cache_dir: Path | None = Field(None, description="where fetched and converted models are kept")
+    cache_dir: Path | None = Field(
+        None, description="directory for downloaded and converted models"
+    )
     as_json: bool = Field(False, validation_alias=AliasChoices("json"), description="print JSON")
 
     def cli_cmd(self) -> None:
-        """Simulate, and print."""
+        """Simulate the load and print the result."""
         from server.commands.capacity import Demand, compare, plan
         from server.commands.info import find_config
 
@@ -112,21 +118,21 @@ class Plan(BaseModel):
         print(json.dumps(found, indent=2) if self.as_json else plan_text(found))
 
     def policy(self, config: ModelConfig) -> Policy:
-        """What every worker's scheduler decides by."""
+        """Return the scheduling policy of the workers."""
         shares = token_shares(config.patch_nums)
         return Policy(shares, self.slots, self.max_step)
 
     def _times(self, config: ModelConfig) -> tuple[StepTimes, str]:
-        """Step times, and a phrase that says where they are from."""
+        """Return the step times and a phrase that names their source."""
         from server.commands.capacity import CountedTimes, read_times
 
         if self.step_times is not None:
             return read_times(self.step_times, config), f"measured, {self.step_times}"
-        source = f"a model: {self.gpu} at {100 * self.efficiency:.0f} % of its floor"
+        source = f"modelled, {self.gpu} at {100 * self.efficiency:.0f} % of its floor"
         return CountedTimes(config, self._device(), self.efficiency), source
 
     def _memory(self, config: ModelConfig) -> int | None:
-        """Bytes that each GPU needs; None where the machine is not one of the known GPUs."""
+        """Return the bytes that each GPU needs; None with measured step times, whose machine is unknown."""
         from star_model.cost import peak_bytes
 
         if self.step_times is not None:
@@ -135,7 +141,7 @@ class Plan(BaseModel):
         if needed > there:
             raise UsageError(
                 f"{self.slots} slots of {config.name} need {needed / 1e9:.0f} GB, and a {self.gpu} has "
-                f"{there / 1e9:.0f} GB to give; ask for fewer --slots."
+                f"{there / 1e9:.0f} GB available; use fewer --slots."
             )
         return needed
 
@@ -148,18 +154,18 @@ class Plan(BaseModel):
 
 
 def cost_per_1000_images(price: float, found: Mapping[str, Any]) -> float:
-    """What a thousand images cost while this load lasts: GPUs that wait for work are paid for too.
+    """Return the cost of a thousand images under this load, idle time of the GPUs included.
 
     Args:
         price: of one GPU for an hour.
-        found: what :func:`server.commands.capacity.plan` did.
+        found: result of :func:`server.commands.capacity.plan`.
     """
     an_hour = 3600 * min(found["rps"], found["capacity_rps"])
     return float(1000 * price * found["gpus"] / an_hour)
 
 
 def comparison_text(rows: Sequence[Mapping[str, Any]], source: str) -> str:
-    """What :func:`server.commands.capacity.compare` found, for people."""
+    """Return the result of :func:`server.commands.capacity.compare` as a table."""
     titles = f"{'load':>6}{'rps':>9}  {'batching':22}{'images/s':>10}{'p50 s':>9}{'p99 s':>9}{'busy':>7}{'batch':>7}"
     lines = [
         f"{100 * r['load']:5.0f}%{r['rps']:9.2f}  {_NAMES[r['strategy']]:22}{r['throughput']:10.2f}"
@@ -170,35 +176,31 @@ def comparison_text(rows: Sequence[Mapping[str, Any]], source: str) -> str:
 
 
 def plan_text(found: Mapping[str, Any]) -> str:
-    """What :func:`server.commands.capacity.plan` found, for people."""
+    """Return the result of :func:`server.commands.capacity.plan` as text."""
     memory, cost = found["memory_bytes"], found["cost_per_1000_images"]
-    costs = (
-        [("cost", f"{cost:.3g} a thousand images, while the load is this")]
-        if cost is not None
-        else []
-    )
+    costs = [("cost", f"{cost:.3g} per thousand images at this load")] if cost is not None else []
     lines = [
         (
             "load",
-            f"{found['rps']:g} images a second of {found['model']}, 99 of 100 within {found['p99_wanted']:g} s",
+            f"{found['rps']:g} images per second of {found['model']}, 99 % within {found['p99_wanted']:g} s",
         ),
         (
             "GPUs",
-            f"{found['gpus']} x {found['gpu']}, which can do {found['capacity_rps']:.1f} a second",
+            f"{found['gpus']} x {found['gpu']}, with a capacity of {found['capacity_rps']:.1f} images per second",
         ),
         (
             "settings",
             f"--slots {found['slots']}"
-            + (f"; {memory / 1e9:.1f} GB of memory each" if memory else ""),
+            + (f"; {memory / 1e9:.1f} GB of memory per GPU" if memory else ""),
         ),
         (
             "busy",
-            f"{100 * found['busy']:.0f} % of the time, {found['mean_batch']:.1f} images in a step on average",
+            f"{100 * found['busy']:.0f} % of the time, {found['mean_batch']:.1f} images per step on average",
         ),
-        ("latency", f"half within {found['p50']:.3f} s, 99 of 100 within {found['p99']:.3f} s"),
-        ("alone", f"{found['one_image_alone']:.3f} s"),
+        ("latency", f"50 % within {found['p50']:.3f} s, 99 % within {found['p99']:.3f} s"),
+        ("alone", f"{found['one_image_alone']:.3f} s for one image on an idle GPU"),
         *costs,
-        ("promise", "kept" if found["kept"] else "broken: more GPUs are needed"),
+        ("target", "met" if found["kept"] else "missed: more GPUs are needed"),
         ("step times", found["step_times"]),
     ]
     return "\n".join(f"{label:<12}{text}" for label, text in lines)

@@ -1,8 +1,8 @@
-"""A server's load, simulated: requests that arrive at random, workers that step, and how long each image takes.
+"""Simulation of a server under load: random arrivals, workers that step, and the latency of each image.
 
-Discrete events, no clock and no model: the scheduler that decides is the real one, and how long a step takes is a
-function that is passed in, measured or counted. So hours of eight GPUs take seconds, and a policy can be chosen
-before there is a machine to try it on. Requests ask for one image each and nobody gives up.
+It is a discrete-event simulation without clock and model: it runs the real scheduler, and takes the duration of a step
+from a function, which is measured or computed. Hours of eight GPUs take seconds, and a policy can be chosen before
+there is a machine to try it on. Each request is for one image, and no client disconnects.
 """
 
 from __future__ import annotations
@@ -19,29 +19,28 @@ from server.messages import Key
 from server.worker.scheduler import Policy, Scheduler
 
 Strategy = Literal["one", "whole", "continuous", "packed"]
-"""How a worker takes up work: ``one`` image at a time; a batch that is filled when the ``whole`` batch before it
-has ended; ``continuous`` batching at every scale; or all images it has in every step, ``packed`` whatever their
-scale."""
+"""Batching strategy of a worker: ``one`` image at a time; ``whole`` generations, where a batch is filled only when the
+last one has ended; ``continuous`` batching by scale; or ``packed``, all images in every step whatever their scale."""
 
 
 class StepTimes(Protocol):
-    """Seconds that a worker needs."""
+    """Durations of a worker's operations, in seconds."""
 
     def step(self, scales: Sequence[int]) -> float:
-        """For one step of images at these scales; they differ in packed batches alone."""
+        """Return the seconds of one step of images at these scales; only packed batches mix scales."""
 
     def decode(self, batch: int) -> float:
-        """To decode a batch of finished images."""
+        """Return the seconds to decode a batch of finished images."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a simulation.
+    """The result of a simulation.
 
     Attributes:
-        latencies: seconds from arrival to picture of each request, ascending.
-        seconds: from the first arrival to the last picture.
-        busy: share of that time in which a worker worked, mean over workers.
+        latencies: seconds from arrival to finished image of each request, ascending.
+        seconds: from the first arrival to the last finished image.
+        busy: share of that time in which a worker was busy, mean over workers.
         batch: mean number of images in a step.
     """
 
@@ -52,11 +51,11 @@ class Outcome:
 
     @property
     def throughput(self) -> float:
-        """Images a second."""
+        """Images per second."""
         return len(self.latencies) / self.seconds
 
     def percentile(self, percent: float) -> float:
-        """Seconds within which ``percent`` of the requests were answered."""
+        """Return the seconds within which ``percent`` of the requests were answered."""
         return self.latencies[
             min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))
         ]
@@ -76,9 +75,9 @@ class Simulation:
     """Workers behind one queue.
 
     Args:
-        times: how long work takes.
+        times: durations of steps and decodes.
         policy: of every worker's scheduler.
-        strategy: how workers take up work.
+        strategy: see :data:`Strategy`.
         workers: at least 1.
         slots: of each worker.
     """
@@ -104,7 +103,13 @@ class Simulation:
         self._arrived: dict[Key, float] = {}
 
     def run(self, rate: float, requests: int, seed: int = 0) -> Outcome:
-        """Let ``requests`` arrive, independently of each other, ``rate`` a second on average; until all are done."""
+        """Simulate Poisson arrivals until all requests are done.
+
+        Args:
+            rate: requests per second, on average.
+            requests: their number.
+            seed: of the random arrivals.
+        """
         chance = random.Random(seed)
         now = 0.0
         for i in range(requests):
@@ -133,7 +138,7 @@ class Simulation:
         heapq.heappush(self._events, (time, next(self._order), what, painted))
 
     def _admit(self) -> None:
-        """Give free slots to those who wait, each from the worker that has the most."""
+        """Give free slots to waiting images, always on the worker with the most free slots."""
         while self._queue:
             taking = [
                 w for w in self._workers if len(w.scales) < self._slots and not self._closed(w)
@@ -146,11 +151,11 @@ class Simulation:
             worker.scheduler.add(key)
 
     def _closed(self, worker: _Worker) -> bool:
-        """Whether a batch is under way that nobody may join."""
+        """Return whether a batch is running that no image may join."""
         return self._strategy == "whole" and any(worker.scales.values())
 
     def _step(self, worker: _Worker, now: float) -> None:
-        """Begin the worker's next step, and note when it ends."""
+        """Begin the worker's next step and schedule its end."""
         batch = (
             tuple(worker.scales)
             if self._strategy == "packed"

@@ -1,4 +1,4 @@
-"""API keys: the requests that need one, and the check that a request has it."""
+"""API keys: which requests need one, and the check that they have it."""
 
 from __future__ import annotations
 

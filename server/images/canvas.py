@@ -1,7 +1,7 @@
-"""From the files of an edit to what the worker paints on: a canvas of the model's size, and a mask.
+"""Preparation of an edit: from the uploaded files to a canvas of the model's size and a mask.
 
-A mask says what is to be painted: its transparent pixels, if it has any; if not, its white ones. Without a mask,
-the transparent pixels of the image are it, if there are any.
+A mask marks the part to generate: with its transparent pixels, if it has any, or else with its white pixels. Without
+a mask, the transparent pixels of the image mark it, if there are any.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge, as fractions of the canvas."""
 
 _SQUARE = 1.01
-"""Ratio of the sides up to which an image is taken for a square."""
+"""Ratio of the sides up to which an image counts as a square."""
 _HALF = 128
-"""Of 255: what is whiter is white, and what is less opaque is transparent."""
+"""Threshold of 255: a pixel of at least this brightness is white, one of less opacity is transparent."""
 _NUMBER = re.compile(r"\d*\.?\d+")
 
 
@@ -30,10 +30,10 @@ class EditOptions:
     """How an image is to be edited.
 
     Args:
-        keep_scales: coarse scales that are the image's own inside the mask too; None is the default.
-        place: where on the canvas the image goes, if not everywhere.
-        focus: paint a small masked part at full resolution, in a window around it.
-        feather: fade into the painted part.
+        keep_scales: coarse scales taken from the image inside the mask too; None is the default.
+        place: box of the image on the canvas; None fills the canvas.
+        focus: generate a small masked part at full resolution, in a window around it.
+        feather: blend into the generated part.
     """
 
     keep_scales: int | None
@@ -43,10 +43,10 @@ class EditOptions:
 
 
 def parse_place(text: str) -> Box:
-    """``"0.25,0.25,0.75,0.75"`` as numbers.
+    """Parse a box such as ``"0.25,0.25,0.75,0.75"``.
 
     Raises:
-        InvalidRequest: it is anything else.
+        InvalidRequest: the text is not a box on the canvas.
     """
     parts = [part.strip() for part in text.split(",")]
     if len(parts) == 4 and all(_NUMBER.fullmatch(part) for part in parts):
@@ -62,17 +62,17 @@ def parse_place(text: str) -> Box:
 def read_edit(
     files: EditFiles, options: EditOptions, *, side: int, scales: int, max_pixels: int
 ) -> ImageEdit:
-    """Decode the files of an edit, and lay them out.
+    """Decode the files of an edit and lay them out on the canvas.
 
     Args:
-        files: as they were sent.
+        files: as they were uploaded.
         options: see :class:`EditOptions`.
         side: of the model's images, in pixels.
-        scales: of the model.
-        max_pixels: of an image that is decoded.
+        scales: number of the model's scales.
+        max_pixels: pixels of an uploaded image at most.
 
     Raises:
-        InvalidRequest: a file or the mask is of no use; ``param`` names the field.
+        InvalidRequest: a file or the mask is unusable; ``param`` names the field.
     """
     image = read_image(files.image, max_pixels)
     holes = _holes(files, image, max_pixels)
@@ -81,7 +81,7 @@ def read_edit(
         _check(mask, files.mask or files.image)
     elif options.place is not None:
         raise InvalidRequest(
-            "place leaves nothing to paint; give the image less of the canvas.", param="place"
+            "place leaves nothing to generate; give the image less of the canvas.", param="place"
         )
     keep_scales = options.keep_scales
     if keep_scales is None:
@@ -90,20 +90,20 @@ def read_edit(
         image=Pixels(side, side, canvas.tobytes()),
         mask=mask.tobytes() if mask is not None else None,
         keep_scales=keep_scales,
-        erase=not options.keep_scales,  # what is to be kept of the inside must not be forgotten
+        erase=not options.keep_scales,  # scales to keep need the content inside the mask
         focus=options.focus,
         feather=options.feather,
     )
 
 
 def _holes(files: EditFiles, image: Image.Image, max_pixels: int) -> Image.Image | None:
-    """What of the image is to be painted, 255 in a mask of its size; None if nothing says so."""
+    """Return the part to generate, 255 in a mask of the image's size; None if neither file marks any."""
     if files.mask is None:
         return _transparent(image)
     mask = read_image(files.mask, max_pixels)
     if mask.size != image.size:
         raise files.mask.refusal(
-            f"must be of the image's size, {image.width} x {image.height} pixels; it has {mask.width} x {mask.height}"
+            f"must have the image's size, {image.width} x {image.height} pixels; it has {mask.width} x {mask.height}"
         )
     transparent = _transparent(mask)
     if transparent is not None:
@@ -112,18 +112,18 @@ def _holes(files: EditFiles, image: Image.Image, max_pixels: int) -> Image.Image
 
 
 def _transparent(image: Image.Image) -> Image.Image | None:
-    """The transparent pixels, 255 in a mask; None if there are none."""
+    """Return the transparent pixels, 255 in a mask; None if there are none."""
     mask = image.getchannel("A").point(lambda value: 255 if value < _HALF else 0)
     return mask if mask.getbbox() is not None else None
 
 
 def _target(image: Image.Image, place: Box | None, side: int) -> tuple[int, int, int, int]:
-    """Where on the canvas the image goes, in pixels: into the middle of ``place``, as large as it fits."""
+    """Return the box of the image on the canvas, in pixels: centred in ``place``, as large as fits."""
     if place is None:
         if max(image.size) > _SQUARE * min(image.size):
             raise InvalidRequest(
-                f"image has {image.width} x {image.height} pixels, and the model paints squares: crop it to one, or "
-                'send place="0,0,1,1" to have painted what is missing.',
+                f"image has {image.width} x {image.height} pixels, and the model generates squares: crop it to one, or "
+                'send place="0,0,1,1" to have the missing part generated.',
                 param="image",
             )
         return 0, 0, side, side
@@ -142,10 +142,10 @@ def _target(image: Image.Image, place: Box | None, side: int) -> tuple[int, int,
 def _lay_out(
     image: Image.Image, holes: Image.Image | None, target: tuple[int, int, int, int], side: int
 ) -> tuple[Image.Image, Image.Image | None]:
-    """The canvas in RGB, and what of it is to be painted; None is all of it, with the image to go by."""
+    """Return the canvas in RGB and the mask of the part to generate; None is all of it, starting from the image."""
     left, top, right, bottom = target
     size = (right - left, bottom - top)
-    fitted = image.resize(size, Image.Resampling.BICUBIC)  # the image itself if it is of that size
+    fitted = image.resize(size, Image.Resampling.BICUBIC)  # the image itself if it has that size
     canvas = Image.new("RGB", (side, side))
     canvas.paste(
         Image.alpha_composite(Image.new("RGBA", size, "white"), fitted).convert("RGB"), (left, top)
@@ -155,20 +155,20 @@ def _lay_out(
     mask = Image.new("L", (side, side), 255)
     if holes is None:
         mask.paste(0, target)
-    else:  # a pixel with any of the mask in it is painted
+    else:  # a pixel that the mask touches at all is generated
         touched = holes.resize(size, Image.Resampling.BOX).point(lambda value: 255 if value else 0)
         mask.paste(touched, (left, top))
     return canvas, mask
 
 
 def _check(mask: Image.Image, upload: Upload) -> None:
-    """Refuse what leaves nothing to paint, or nothing to keep; ``upload`` is where the mask is from."""
+    """Refuse a mask that leaves nothing to generate, or nothing to keep; ``upload`` is where it comes from."""
     lowest, highest = mask.getextrema()
     if not highest:
         raise upload.refusal(
-            "marks nothing to paint: make transparent, or white in an opaque mask, what is to be painted"
+            "marks nothing to generate: make the part to generate transparent or, in an opaque mask, white"
         )
     if lowest:
         raise upload.refusal(
-            "marks everything to be painted: make opaque, or black in an opaque mask, what is to be kept"
+            "marks everything: make the part to keep opaque or, in an opaque mask, black"
         )

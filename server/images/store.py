@@ -1,4 +1,4 @@
-"""Finished images that wait a while to be fetched by their address."""
+"""Finished images, kept for a limited time so that clients can fetch them by URL."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ImageStore:
     """Keeps the latest images in memory, each for a limited time, under names that cannot be guessed.
 
     Args:
-        max_images: at most so many; 0 keeps none.
-        max_bytes: at most so many of all files together.
-        seconds: how long each is kept.
+        max_images: images kept at most; 0 keeps none.
+        max_bytes: bytes of all files at most.
+        seconds: time that each is kept.
         clock: seconds, monotonic.
     """
 
@@ -49,7 +49,7 @@ class ImageStore:
         )
 
     def put(self, image: StoredImage) -> str:
-        """Keep an image; those that nobody has fetched for longest make room for it.
+        """Keep an image; the least recently fetched ones make room for it.
 
         Returns:
             its name.
@@ -59,7 +59,7 @@ class ImageStore:
         """
         if not self.max_images:
             raise ValueError("the store keeps no images")
-        with self._images.timer:  # one moment for all of it
+        with self._images.timer:  # the same time for all of these operations
             while len(self._images) >= self.max_images:
                 self._images.popitem()
             name = secrets.token_urlsafe(_NAME_BYTES)
@@ -67,5 +67,5 @@ class ImageStore:
         return name
 
     def get(self, name: str) -> StoredImage | None:
-        """The image of that name, unless its time is over or it had to make room."""
+        """Return the image of that name; None if it has expired or had to make room."""
         return self._images.get(name)

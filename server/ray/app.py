@@ -1,4 +1,4 @@
-"""The service on Ray Serve: the same app in every replica, and a replica for each GPU.
+"""The service on Ray Serve: one replica per GPU, each with the same app.
 
 ``serve run server.ray.app:build model=star-512``, or a Serve config such as ``deploy/ray/star.yaml``. The
 arguments are the server's settings.
@@ -28,7 +28,7 @@ from server.validation import complaints
 _LOOK_SECONDS = 0.1
 _SCRAPE_SECONDS = 5.0
 _END_SECONDS = 15.0
-"""After the last request: for the end of the worker."""
+"""Seconds for a worker to end after the last request."""
 
 
 @serve.deployment(name="star", health_check_period_s=10, health_check_timeout_s=30)
@@ -36,8 +36,8 @@ _END_SECONDS = 15.0
 class Replica:
     """One app with one worker process.
 
-    Ray sends it requests once the model is warm, and replaces it when it, or its supervisor, has died. A worker
-    that dies is its own affair, as without Ray.
+    Ray sends it requests once the model is warm, and replaces it when the replica or its supervisor has died. A worker
+    that dies is restarted by the replica, as without Ray.
 
     Args:
         settings: of the server.
@@ -52,9 +52,9 @@ class Replica:
         self._client = make_client(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """What Ray serves: the app, whose ``/metrics`` is that of all replicas, and which starts by loading."""
+        """Return the app that Ray serves: it loads the model first, and its ``/metrics`` covers all replicas."""
         app = create_app(self._settings, self._client)
-        # Ray would send a scrape to any one of the replicas, which speaks for all of them; first, so it is found.
+        # Ray sends a scrape to any one replica, which answers for all; the first matching route is used.
         app.router.routes.insert(0, Route("/metrics", self._show_metrics))
         run = app.router.lifespan_context
 
@@ -68,12 +68,12 @@ class Replica:
         return app
 
     async def check_health(self) -> None:
-        """Called by Ray; an exception means that this replica is to be replaced."""
+        """Raise an exception if Ray, which calls this, is to replace the replica."""
         if not self._client.workers.alive:
             raise RuntimeError("The engine's supervisor has died.")
 
     def own_metrics(self) -> tuple[str, str]:
-        """This replica's id and its metrics in Prometheus' text format."""
+        """Return this replica's id and its metrics in Prometheus' text format."""
         return self._id, self._client.metrics.render().decode("utf-8")
 
     async def _show_metrics(self, request: Request) -> Response:
@@ -92,20 +92,20 @@ class Replica:
 
 
 def build(given: dict[str, Any]) -> serve.Application:
-    """The application for ``serve run`` and ``serve deploy``.
+    """Return the application for ``serve run`` and ``serve deploy``.
 
     Args:
-        given: settings by name; variables ``STAR_...`` of the process that builds count below them. ``host`` and
-            ``port`` have no effect: Ray's proxy listens.
+        given: settings by name; they override variables ``STAR_...`` of the process that builds the application.
+            ``host`` and ``port`` have no effect: Ray's proxy listens.
 
     Raises:
-        ValueError: a setting is unknown or wrong; says which.
+        ValueError: a setting is unknown or invalid; the text names it.
     """
     settings = _settings(given)
-    deployment: Any = Replica  # its decorators have made a deployment of it, which no type says
+    deployment: Any = Replica  # its decorators make it a deployment, which the types do not show
     return deployment.options(
         ray_actor_options={"num_gpus": 0 if settings.device == "cpu" else 1},
-        # Twice what a replica admits: the rest is refused by the replica at once, with the time to wait.
+        # Twice what a replica admits, so that the replica itself refuses the excess, with a Retry-After.
         max_ongoing_requests=2 * (settings.slots + settings.queue_capacity),
         autoscaling_config={
             "min_replicas": 1,
@@ -119,7 +119,7 @@ def build(given: dict[str, Any]) -> serve.Application:
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
-    # An image behind a URL is kept by the replica that painted it, and the next request may go to another.
+    # An image behind a URL is kept by the replica that generated it, and the next request may go to another.
     ours = {"workers": 1, "stored_images": 0, "log_format": "json"}
     try:
         return Settings(**{**ours, **given})

@@ -1,4 +1,4 @@
-"""The metrics of several replicas as one text, each series with the replica that it is of."""
+"""The metrics of several replicas as one text; each series is labelled with its replica."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class _Merged(Collector):
 
 
 def merge_metrics(texts: Mapping[str, str]) -> bytes:
-    """Prometheus' text for all replicas; a series has the label ``replica`` beside its own.
+    """Return Prometheus' text for all replicas; each series has the additional label ``replica``.
 
     Args:
-        texts: what each replica shows, by its id.
+        texts: the metrics of each replica, by its id.
     """
     registry = CollectorRegistry()
     registry.register(_Merged(texts))

@@ -1,7 +1,7 @@
-"""Middleware of Ray Serve's HTTP proxy: what goes wrong outside the replicas is answered like all errors.
+"""Middleware of Ray Serve's HTTP proxy: errors outside the replicas get the error envelope too.
 
-When a replica dies, Ray's proxy ends the requests that it held without a word, and what Ray refuses by itself it
-refuses in plain text. Neither passes through the app. Name the callback to every node before it joins:
+When a replica dies, Ray's proxy closes its requests without an answer, and Ray's own refusals are plain text. Neither
+passes through the app. Set the callback on every node before it joins:
 ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=server.ray.proxy:middleware ray start ...``
 """
 
@@ -25,17 +25,17 @@ from server.errors import (
 )
 
 _RAYS_OWN = "/-/"
-"""Prefix of the paths that the proxy answers for itself, in plain text that Ray's tools read."""
+"""Prefix of the paths that the proxy answers itself, in plain text that Ray's tools read."""
 _RETRY_SECONDS = 5
 
 
 def middleware() -> list[Middleware]:
-    """The callback that Ray asks for the proxy's middleware."""
+    """Return the proxy's middleware; Ray calls this."""
     return [Middleware(ReplicaErrors)]
 
 
 class ReplicaErrors:
-    """Answers with the envelope where no replica did.
+    """Answers with the error envelope where no replica has answered.
 
     Args:
         app: Ray's proxy.
@@ -64,17 +64,17 @@ class ReplicaErrors:
         elif answer.is_stream:
             event = format_sse_event(data_str=json.dumps(error.envelope()))
             await send({"type": "http.response.body", "body": event})
-        # Of any other answer a part has been sent: the connection is closed, and the client sees that it is short.
+        # Part of another kind of answer has been sent: the connection is closed, so the client sees it is cut off.
 
 
 class _Answer:
-    """What the proxy sends, passed on but for Ray's own refusals, which are kept.
+    """Passes on what the proxy sends, except for Ray's own refusals, which it keeps.
 
     Attributes:
         started: a status has been passed on.
-        finished: so has the last byte.
-        is_stream: it is server-sent events.
-        refusal: what Ray answered by itself.
+        finished: the last byte has been passed on.
+        is_stream: the answer is server-sent events.
+        refusal: the error for Ray's own refusal; None if there is none.
     """
 
     def __init__(self, send: Send) -> None:
@@ -93,7 +93,9 @@ class _Answer:
             else:
                 self.started = True
                 self.is_stream = kind.startswith("text/event-stream")
-                if "x-request-id" in headers:  # the app's; the proxy has added it a second time
+                if (
+                    "x-request-id" in headers
+                ):  # set by the app; the proxy has added it a second time
                     headers["x-request-id"] = headers["x-request-id"]
         elif message["type"] == "http.response.body":
             self.finished = self.started and not message.get("more_body", False)
@@ -102,7 +104,7 @@ class _Answer:
 
 
 def _translate(status: int) -> ServerError:
-    """Ray's statuses as errors of the service."""
+    """Return our error for a status that Ray answered with."""
     match status:
         case 404 | 503:  # 404: no application is deployed; an unknown path is answered by the app
             return Unavailable("No replica is ready; try again soon.", retry_after=_RETRY_SECONDS)

@@ -123,7 +123,7 @@ def _receive(connection: Connection, inbox: queue.SimpleQueue[ToWorker]) -> None
 
 
 def _explain(error: Exception) -> str:
-    """Return a sentence for the user; log the traceback of an error that none of ours explains."""
+    """Return a sentence for the user; log the traceback of an error that is not one of ours."""
     if isinstance(error, StarError):
         return str(error) or repr(error)
     structlog.get_logger("star.worker").error("the model cannot be loaded", exc_info=error)

@@ -1,4 +1,4 @@
-"""How many processors this process may use, and how many threads a model on them gets."""
+"""The number of processors that this process may use, and of threads for a model on them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOST_THREADS = 16
-"""Of one worker. A step of one image is some hundred small operations; more threads wait for each other in them."""
+"""Threads of one worker at most. A step of one image is some hundred small operations, in which more threads would
+only wait for each other."""
 
 _ROOT = Path("/")
 
 
 def threads_for(wished: int, workers: int, root: Path = _ROOT) -> int:
-    """Threads of one of several workers on one machine, at least 1.
+    """Return the number of threads for one of several workers on one machine, at least 1.
 
     Args:
-        wished: what PyTorch would take: the machine's cores, or what ``OMP_NUM_THREADS`` says. It knows nothing of
-            a container's limit, and threads beyond that only take each other's time.
-        workers: that share the processors; 0 and 1 are one.
+        wished: PyTorch's own choice: the machine's cores, or ``OMP_NUM_THREADS``. It ignores a container's limit, and
+            threads beyond that limit only slow each other down.
+        workers: number of workers that share the processors; 0 counts as 1.
         root: of the file system.
     """
     share = min(wished, available_processors(root)) // max(1, workers)
@@ -27,9 +28,9 @@ def threads_for(wished: int, workers: int, root: Path = _ROOT) -> int:
 
 
 def available_processors(root: Path = _ROOT) -> int:
-    """Processors that this process may run on, at least 1: by its affinity, and by its control group's quota.
+    """Return the number of processors that this process may use by its affinity and its control groups' quotas.
 
-    A quota of two and a half is three: so many can run at a time, for most of the time.
+    It is at least 1. A quota of 2.5 counts as 3: that many can run at once, most of the time.
     """
     affinity = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -39,7 +40,7 @@ def available_processors(root: Path = _ROOT) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Processors that the control groups of this process, and those above them, are limited to."""
+    """Yield the limits, in processors, of this process's control groups and of those above them."""
     try:
         groups = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except OSError:  # not Linux
@@ -59,7 +60,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _quota(group: Path) -> float | None:
-    """Microseconds a period over the period's; None without a limit."""
+    """Return a group's quota divided by its period; None without a limit."""
     try:
         if (group / "cpu.max").is_file():
             quota, period = (group / "cpu.max").read_text(encoding="ascii").split()

@@ -185,7 +185,7 @@ async def test_what_cannot_be_edited(
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
-        ({"image": "cat.png"}, "image", "no base64"),
+        ({"image": "cat.png"}, "image", "not base64"),
         ({"image": "https://example.org/cat.png"}, "image", "addresses are not fetched"),
         ({"image": 5}, "image", "a string"),
         ({"image": text(IMAGE), "mask": "aa"}, "mask", "PNG, JPEG or WebP"),

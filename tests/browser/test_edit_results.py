@@ -163,7 +163,7 @@ def test_nothing_is_lost_by_an_error(page: Page, engine: EditEngine) -> None:
     said(page, "^prompt ")
     expect(page.locator("#prompt")).to_be_focused()
     ask(page, "a fox")
-    said(page, r"^mask marks nothing to paint: make .*\.$")
+    said(page, r"^mask marks nothing to generate: make .*\.$")
     expect(page.locator("#mask-area")).to_be_focused()
     drag(page, (0.25, 0.5), (0.75, 0.5))
     before = mask_of(page).tobytes()
@@ -174,7 +174,7 @@ def test_nothing_is_lost_by_an_error(page: Page, engine: EditEngine) -> None:
     go(page, "Around it")
     page.get_by_label("Size of the picture").fill("100")
     ask(page, "a fox")
-    said(page, r"^place leaves nothing to paint; .*\.$")
+    said(page, r"^place leaves nothing to generate; .*\.$")
     expect(page.locator("#placed")).to_be_focused()
     go(page, "Part of it")
     assert mask_of(page).tobytes() == before

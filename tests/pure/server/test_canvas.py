@@ -131,7 +131,7 @@ def test_without_a_mask_it_is_a_variation(keep_scales: int | None, kept: int) ->
 def test_masks_that_are_of_no_use() -> None:
     image = photo(SIDE)
     assert "32 x 32 pixels; it has 16 x 32" in refusal("mask", image, Image.new("L", (16, 32)))
-    assert "marks nothing to paint: make transparent, or white" in refusal(
+    assert "marks nothing to generate: make the part to generate transparent" in refusal(
         "mask", image, Image.new("L", image.size)
     )
     assert "marks everything" in refusal("mask", image, Image.new("L", image.size, 255))
@@ -149,7 +149,7 @@ def test_another_size_is_fitted(size: tuple[int, int]) -> None:
 
 def test_another_shape_is_refused_with_a_way_out() -> None:
     assert (
-        '64 x 48 pixels, and the model paints squares: crop it to one, or send place="0,0,1,1"'
+        '64 x 48 pixels, and the model generates squares: crop it to one, or send place="0,0,1,1"'
         in refusal("image", photo(64, 48))
     )
 
@@ -211,5 +211,5 @@ def test_a_place_must_be_on_the_canvas(place: str) -> None:
 
 
 def test_a_place_must_leave_something() -> None:
-    assert "leaves nothing to paint" in refusal("place", photo(8), place="0,0,1,1")
+    assert "leaves nothing to generate" in refusal("place", photo(8), place="0,0,1,1")
     assert "less than a pixel" in refusal("place", photo(8), place="0,0,0.01,0.01")

@@ -84,7 +84,14 @@ def test_generate_refuses_an_unknown_model(
 def test_info_describes_a_directory(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(model)]) == 0
     text = capsys.readouterr().out
-    for words in ("tiny", "28x28 pixels", "4: 1 2 5 7", "depth 2", "MiB in float32", "79 an image"):
+    for words in (
+        "tiny",
+        "28x28 pixels",
+        "4: 1 2 5 7",
+        "depth 2",
+        "MiB in float32",
+        "79 per image",
+    ):
         assert words in text, text
 
 

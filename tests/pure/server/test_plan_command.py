@@ -39,7 +39,7 @@ def test_more_load_needs_more_gpus(capsys: pytest.CaptureFixture[str]) -> None:
         assert found["kept"]
         assert found["p99"] <= 2.0
         assert 0.9 * found["capacity_rps"] >= found["rps"], "some headroom"
-    assert few["step_times"] == "a model: h200 at 50 % of its floor"
+    assert few["step_times"] == "modelled, h200 at 50 % of its floor"
 
 
 def test_a_thousand_images_have_a_price(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,14 +91,14 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert main(asked) == 0
     out = capsys.readouterr().out
-    assert "20 images a second of star-512, 99 of 100 within 2 s" in out
+    assert "20 images per second of star-512, 99 % within 2 s" in out
     assert "1 x h200" in out
-    assert "GB of memory each" in out
+    assert "GB of memory per GPU" in out
     assert "cost" not in out
-    assert "promise     kept" in out
-    assert "a model: h200 at 50 % of its floor" in out
+    assert "target      met" in out
+    assert "modelled, h200 at 50 % of its floor" in out
     assert main([*asked, "--price", "3.60"]) == 0
-    assert "cost        0.05 a thousand images" in capsys.readouterr().out
+    assert "cost        0.05 per thousand images" in capsys.readouterr().out
 
 
 def test_ways_of_batching_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +114,7 @@ def test_ways_of_batching_are_compared(capsys: pytest.CaptureFixture[str]) -> No
     ("flags", "said"),
     [
         (["--gpu", "b200"], "Unknown GPU b200; known are a100, h100, h200."),
-        (["--slots", "400"], "ask for fewer --slots"),
+        (["--slots", "400"], "use fewer --slots"),
         (["--p99", "10ms"], "One image alone takes"),
         (["--p99", "2 seconds"], "p99: must be a time such as 2s or 500ms; got 2 seconds."),
         (["--price", "-1"], "price must be a finite number from 0"),
