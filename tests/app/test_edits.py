@@ -154,7 +154,7 @@ async def test_edits_are_counted(shared: Service) -> None:
         ({"image": IMAGE, "mask": b"x"}, {}, "mask", "must be a PNG, JPEG or WebP file"),
         ({"image": IMAGE[:500]}, {}, "image", "damaged or cut off"),
         ({"image": IMAGE, "mask": file_of(mask(8, (0, 0, 4, 4)))}, {}, "mask", "512 x 512 pixels"),
-        ({"image": IMAGE, "mask": file_of(Image.new("L", (SIDE, SIDE)))}, {}, "mask", "nothing to paint"),
+        ({"image": IMAGE, "mask": file_of(Image.new("L", (SIDE, SIDE)))}, {}, "mask", "nothing to generate"),
         ({"image": file_of(see_through(photo(8), (0, 0, 8, 8)))}, {}, "image", "marks everything"),
         ({"image": file_of(photo(40, 30))}, {}, "image", 'place="0,0,1,1"'),
         (None, {"prompt": " "}, "prompt", "1 to 2,000"),
@@ -186,7 +186,7 @@ async def test_what_cannot_be_edited(
     ("body", "param", "words"),
     [
         ({"image": "cat.png"}, "image", "not base64"),
-        ({"image": "https://example.org/cat.png"}, "image", "addresses are not fetched"),
+        ({"image": "https://example.org/cat.png"}, "image", "URLs are not fetched"),
         ({"image": 5}, "image", "a string"),
         ({"image": text(IMAGE), "mask": "aa"}, "mask", "PNG, JPEG or WebP"),
         ({"mask": text(MASK)}, "mask", "needs an image to edit"),
@@ -262,7 +262,7 @@ async def test_who_is_over_the_limit_is_refused_before_the_image_is_read() -> No
     async with serve_fake(images_per_minute=1) as service:
         assert (await edit(service)).status_code == 200
         refused = await edit(service, {"image": b"no image"})
-    check(refused, 429, None, "images a minute")
+    check(refused, 429, None, "images per minute")
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
 
 

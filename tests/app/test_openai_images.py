@@ -116,7 +116,7 @@ async def test_what_means_the_default_is_accepted(service: Service, body: dict[s
         ({"response_format": "file"}, "response_format", '"file"'),
         ({"output_format": "gif"}, "output_format", '"gif"'),
         ({"output_compression": 101, "output_format": "webp"}, "output_compression", "0 to 100"),
-        ({"output_compression": 50}, "output_compression", "png is lossless"),
+        ({"output_compression": 50}, "output_compression", "png, which is lossless"),
         ({"n": 11}, "n", "1 to 10"),
         ({"partial_images": 1}, "partial_images", "stream"),
         ({"partial_images": 4, "stream": True}, "partial_images", "0 to 3"),

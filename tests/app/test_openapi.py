@@ -68,7 +68,7 @@ async def test_every_operation_says_what_it_is(service: Service) -> None:
         assert operation["description"], name
         assert "422" not in operation["responses"], name
         for status in ("429", "503"):
-            if status in operation["responses"] and "Not yet started" not in str(
+            if status in operation["responses"] and "has not been loaded yet" not in str(
                 operation["responses"][status]
             ):
                 assert "retry-after" in operation["responses"][status]["headers"], name
