@@ -141,7 +141,7 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _constraints(field: FieldInfo) -> list[Any]:
-    """The constraints of a field, those inside ``Annotated[...] | None`` included."""
+    """Return the constraints of a field, those inside ``Annotated[...] | None`` included."""
     found = list(field.metadata)
     if get_origin(field.annotation) in (Union, types.UnionType):
         for part in get_args(field.annotation):

@@ -1,9 +1,9 @@
-"""How many GPUs a load needs, how many slots on each, and what latency to expect.
+"""Capacity planning: the number of GPUs that a load needs, and the latency to expect.
 
 The answer comes from a simulation of the real scheduler (:mod:`server.commands.simulation`). Its step times are either
-measured (``--step-times``, a file with the line of JSON that ``benchmarks.bench_engine`` prints), or counted from
-the model's configuration and the GPU's speed (:mod:`star_model.cost`) and divided by the share of the floor that
-an engine reaches: then the plan is a model, and says so.
+measured (``--step-times``, a file with the line of JSON that ``benchmarks.bench_engine`` prints), or computed from
+the model's configuration and the GPU's speed (:mod:`star_model.cost`) and divided by the share of this floor that the
+engine reaches; then the plan is labelled as a model.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _LOADS = (0.3, 0.6, 0.9, 1.2)
 
 @dataclass(frozen=True)
 class Demand:
-    """What is asked for.
+    """The load to plan for, and its target.
 
     Args:
-        rps: images a second.
-        p99: seconds within which 99 of 100 are to be answered.
-        gpus: how many there are; 0 looks for the fewest.
-        slots: images painted at a time by each.
-        requests: to simulate.
+        rps: images per second.
+        p99: target for the 99th percentile of latency, in seconds.
+        gpus: number of GPUs; 0 finds the smallest number.
+        slots: images in flight on each GPU.
+        requests: number of requests to simulate.
     """
 
     rps: float
@@ -49,16 +49,16 @@ class Demand:
 
 
 def plan(demand: Demand, times: StepTimes, policy: Policy) -> dict[str, Any]:
-    """The fewest GPUs that keep the promise, and what they do.
+    """Find the smallest number of GPUs that meets the target, and simulate them.
 
     Raises:
-        UsageError: no number of them does.
+        UsageError: no number of GPUs meets it.
     """
     alone = Simulation(times, policy, strategy="continuous", slots=demand.slots)
     shortest = alone.run(rate=1e-6, requests=100).percentile(50)
     if shortest > demand.p99:
         raise UsageError(
-            f"One image alone takes {shortest:.2f} s; no number of GPUs answers in {demand.p99:g} s."
+            f"One image alone takes {shortest:.2f} s, so no number of GPUs answers in {demand.p99:g} s; relax --p99."
         )
     each = capacity(times, policy, demand.slots)
     gpus, outcome = _fewest(demand, times, policy, each)
@@ -78,7 +78,7 @@ def plan(demand: Demand, times: StepTimes, policy: Policy) -> dict[str, Any]:
 
 
 def _fewest(demand: Demand, times: StepTimes, policy: Policy, each: float) -> tuple[int, Outcome]:
-    """The number of GPUs, and what comes of it; ``each`` of them can do so many images a second."""
+    """Return the number of GPUs and the outcome of its simulation; ``each`` is one GPU's images per second."""
     gpus = demand.gpus or max(1, math.ceil(demand.rps / (_MOST_LOAD * each)))
     while gpus <= _MOST_GPUS:
         simulation = Simulation(
@@ -93,9 +93,9 @@ def _fewest(demand: Demand, times: StepTimes, policy: Policy, each: float) -> tu
 
 @dataclass(frozen=True)
 class CountedTimes:
-    """Step times from the floor of a device and the share of it that is reached.
+    """Step times computed from the floor of a device, its least time, and the share of it that the engine reaches.
 
-    Packed steps read the weights once for all scales in them.
+    A packed step reads the weights once for all scales in it.
     """
 
     config: ModelConfig
@@ -118,7 +118,7 @@ class CountedTimes:
 
 @dataclass(frozen=True)
 class MeasuredTimes:
-    """Step times as measured at a few sizes of batch, and on straight lines between and beyond them.
+    """Step times measured at a few batch sizes, linearly interpolated and extrapolated.
 
     Attributes:
         batches: sizes, ascending.
@@ -147,25 +147,25 @@ class MeasuredTimes:
 def measured_times(
     milliseconds: Mapping[str, Mapping[str, float]], config: ModelConfig
 ) -> MeasuredTimes:
-    """Step times out of medians by batch size and stage, as ``benchmarks.bench_engine`` finds them.
+    """Return step times from medians by batch size and stage, as ``benchmarks.bench_engine`` prints them.
 
     Raises:
         LookupError: a stage of the model is missing.
     """
     batches = sorted(milliseconds, key=int)
     steps = tuple(
-        tuple(milliseconds[b][f"scale {side}x{side}"] / 1000 for b in batches)
-        for side in config.patch_nums
+        tuple(milliseconds[b][f"scale {label}"] / 1000 for b in batches)
+        for label in config.schedule.labels
     )
     decodes = tuple(milliseconds[b]["decode"] / 1000 for b in batches)
     return MeasuredTimes(tuple(int(b) for b in batches), steps, decodes)
 
 
 def read_times(path: Path, config: ModelConfig) -> MeasuredTimes:
-    """Step times from the line of JSON that ``benchmarks.bench_engine`` prints, the last line of the file.
+    """Read step times from the line of JSON that ``benchmarks.bench_engine`` prints, the last line of the file.
 
     Raises:
-        UsageError: the file cannot be read, or is of another model.
+        UsageError: the file cannot be read, or belongs to another model.
     """
     try:
         line = path.read_text(encoding="utf-8").strip().splitlines()[-1]
@@ -177,7 +177,7 @@ def read_times(path: Path, config: ModelConfig) -> MeasuredTimes:
 
 
 def capacity(times: StepTimes, policy: Policy, slots: int) -> float:
-    """Images a second of one worker with its slots always full."""
+    """Return the images per second of one worker whose slots are always full."""
     full = Simulation(times, policy, strategy="continuous", slots=slots)
     return full.run(rate=1e9, requests=20 * slots).throughput
 
@@ -191,7 +191,7 @@ def compare(
     requests: int,
     strategies: Sequence[Strategy] = get_args(Strategy),
 ) -> list[dict[str, Any]]:
-    """Ways of batching under the same loads, as shares of what continuous batching can do at most."""
+    """Compare batching strategies under the same loads, given as shares of continuous batching's capacity."""
     most = gpus * capacity(times, policy, slots)
     rows = []
     for load in _LOADS:

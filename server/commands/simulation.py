@@ -151,7 +151,7 @@ class Simulation:
             worker.scheduler.add(key)
 
     def _closed(self, worker: _Worker) -> bool:
-        """Return whether a batch is running that no image may join."""
+        """Return true while a batch runs that no image may join."""
         return self._strategy == "whole" and any(worker.scales.values())
 
     def _step(self, worker: _Worker, now: float) -> None:

@@ -71,7 +71,7 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """Images that are with no worker."""
+        """Number of images that are with no worker."""
         return sum(len(entry.waiting) for entry in self._entries.values())
 
     def submit(self, job: Job) -> None:

@@ -109,7 +109,7 @@ class EngineClient:
 
     @property
     def idle(self) -> bool:
-        """Whether no request is in progress."""
+        """True while no request is in progress."""
         return not self._tickets
 
     def check_ready(self) -> ModelInfo:

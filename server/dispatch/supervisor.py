@@ -102,7 +102,7 @@ class Supervisor:
 
     @property
     def alive(self) -> bool:
-        """Whether the tasks that keep a worker running are running themselves."""
+        """True while the tasks that keep a worker running are running themselves."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     @property

@@ -60,7 +60,7 @@ class Ticket:
 
     @property
     def over(self) -> bool:
-        """Whether the request has its outcome."""
+        """True once the request has its outcome."""
         return self.ended_at is not None
 
     @property

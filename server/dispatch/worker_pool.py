@@ -91,7 +91,7 @@ class WorkerPool:
 
     @property
     def alive(self) -> bool:
-        """Whether all supervisors are running."""
+        """True while all supervisors are running."""
         return all(supervisor.alive for supervisor in self.supervisors)
 
     @property

@@ -16,7 +16,7 @@ class Pending(Protocol[T_co]):
 
     @property
     def done(self) -> bool:
-        """Whether :meth:`wait` returns at once."""
+        """True once :meth:`wait` returns at once."""
         ...
 
     def wait(self) -> T_co:
