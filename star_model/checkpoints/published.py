@@ -27,7 +27,7 @@ from star_model.errors import CheckpointError, ConfigError
 from star_model.families.family import Family, PublishedNetwork, Shape
 from star_model.families.registry import FAMILIES, PRESETS, family_of
 from star_model.networks.precision import parse_dtype
-from star_model.networks.text_encoder import load_published_clip
+from star_model.networks.text_encoder import TransformersTextEncoder, load_published_clip
 
 State = Mapping[str, Tensor]
 
@@ -113,8 +113,7 @@ def convert_published(
         out: the directory, which must not exist, or be empty, unless ``overwrite``.
         preset: a name in :data:`star_model.families.registry.PRESETS`, or a configuration.
         allow_unsafe_pickle: load files that need more than tensors, which may run any code that is in them.
-        dtype: of the transformer and text encoder in the native files, by default as published; the VQVAE keeps its
-            own.
+        dtype: of the native transformer and text encoder, by default as published; the VQVAE keeps its own.
         overwrite: see :func:`star_model.checkpoints.saving.save_model`.
 
     Raises:
@@ -125,32 +124,33 @@ def convert_published(
     config = _preset(preset)
     family = family_of(config)
     if (text_encoder is None) != (family.text_encoder is None):
-        rule = (
-            "needs the folder of its text encoder" if family.text_encoder else "has no text encoder"
-        )
-        raise ConfigError(f"{config.name} is {family.transformer.title}, which {rule}")
+        rule = "has no" if family.text_encoder is None else "needs the folder of its"
+        title = family.transformer.title
+        raise ConfigError(f"{config.name} is {title}, which {rule} text encoder")
     cast = None if dtype is None else parse_dtype(dtype)
     check_free(out, overwrite)
     state = _read(transformer, family.transformer, family, allow_unsafe_pickle)
     _check_depth(transformer, state, config)
-    sources = transformer_sources(config)
-    transformer_tensors = _convert(transformer, state, family.transformer, sources, cast)
+    tensors = _convert(transformer, state, family.transformer, transformer_sources(config), cast)
     state = _read(vqvae, family.vqvae, family, allow_unsafe_pickle)
     vqvae_tensors = _convert(vqvae, state, family.vqvae, vqvae_sources(config), None)
-    encoder = None
-    if text_encoder is not None:
-        encoder = load_published_clip(
-            text_encoder, config.text_encoder, dtype=cast or torch.float32
-        )
-        check_text_encoder(text_encoder, encoder, config)
+    encoder = None if text_encoder is None else _load_encoder(text_encoder, config, cast)
     write_model(
         out,
         config,
-        transformer=transformer_tensors,
+        transformer=tensors,
         vqvae=vqvae_tensors,
         write_text_encoder=encoder.save if encoder else None,
         overwrite=overwrite,
     )
+
+
+def _load_encoder(
+    folder: Path, config: ModelConfig, dtype: torch.dtype | None
+) -> TransformersTextEncoder:
+    encoder = load_published_clip(folder, config.text_encoder, dtype=dtype or torch.float32)
+    check_text_encoder(folder, encoder, config)
+    return encoder
 
 
 def _preset(preset: str | ModelConfig) -> ModelConfig:

@@ -128,18 +128,8 @@ def make_edit(
     Raises:
         ValueError: when image or mask has another size or type, or ``keep_scales`` is out of range.
     """
-    schedule, side = model.config.schedule, model.config.image_size
-    if image.shape != (side, side, 3) or image.dtype != torch.uint8:
-        raise ValueError(
-            f"image must be uint8 of shape ({side}, {side}, 3), got {image.dtype} of {tuple(image.shape)}"
-        )
-    if mask is not None and (mask.shape != (side, side) or mask.dtype != torch.bool):
-        raise ValueError(
-            f"mask must be bool of shape ({side}, {side}), got {mask.dtype} of {tuple(mask.shape)}"
-        )
-    if not 0 <= keep_scales <= len(schedule):
-        raise ValueError(f"keep_scales must be 0 to {len(schedule)}, got {keep_scales}")
-
+    _check_input(model, image, mask, keep_scales)
+    side = model.config.image_size
     image = image.to(model.device)
     inside = torch.ones(side, side, dtype=torch.bool) if mask is None else mask
     inside = inside.to(model.device)
@@ -150,20 +140,43 @@ def make_edit(
             keep_scales = 0
         else:
             image = fill_from_rim(image, inside, seam)
+    shows = opacity(inside, seam if feather else 0)
+    return _encode(model, image, inside, window, keep_scales, shows)
+
+
+def _encode(
+    model: StarModel, image: Tensor, mask: Tensor, window: Window, keep_scales: int, shows: Tensor
+) -> Edit:
+    """Encode the ``window`` of ``image``; ``shows`` is the result's opacity."""
+    schedule, side, quantizer = model.config.schedule, len(image), model.vqvae.quantizer
     pixels = resize(window.crop(image), (side, side)).permute(2, 0, 1).float() / 127.5 - 1
     tokens = model.vqvae.encode(pixels.unsqueeze(0))
     # Nearest neighbours: the window is never larger than the image, so no pixel of the mask is lost.
-    enlarged = F.interpolate(window.crop(inside)[None, None].float(), size=(side, side))[0, 0] > 0
+    enlarged = F.interpolate(window.crop(mask)[None, None].float(), size=(side, side))[0, 0] > 0
     return Edit(
         window=window,
         tokens=[t[0] for t in tokens],
-        vectors=[model.vqvae.quantizer.codebook(t[0]) for t in tokens],
+        vectors=[quantizer.codebook(t[0]) for t in tokens],
         kept=kept_tokens(enlarged, schedule, keep_scales),
-        latents=[f_hat[0] for f_hat in model.vqvae.quantizer.f_hats(tokens)],
+        latents=[f_hat[0] for f_hat in quantizer.f_hats(tokens)],
         painted=touched_cells(enlarged, schedule.last_side),
         image=image,
-        opacity=opacity(inside, seam if feather else 0),
+        opacity=shows,
     )
+
+
+def _check_input(model: StarModel, image: Tensor, mask: Tensor | None, keep_scales: int) -> None:
+    scales, side = len(model.config.schedule), model.config.image_size
+    if image.shape != (side, side, 3) or image.dtype != torch.uint8:
+        raise ValueError(
+            f"image must be uint8 of shape ({side}, {side}, 3), got {image.dtype} of {tuple(image.shape)}"
+        )
+    if mask is not None and (mask.shape != (side, side) or mask.dtype != torch.bool):
+        raise ValueError(
+            f"mask must be bool of shape ({side}, {side}), got {mask.dtype} of {tuple(mask.shape)}"
+        )
+    if not 0 <= keep_scales <= scales:
+        raise ValueError(f"keep_scales must be 0 to {scales}, got {keep_scales}")
 
 
 def window_around(mask: Tensor) -> Window:
