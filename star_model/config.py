@@ -8,12 +8,20 @@ hostile file before anything is allocated for it.
 from __future__ import annotations
 
 import functools
+import reprlib
 from collections.abc import Callable
 from dataclasses import field
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from star_model.errors import ConfigError
@@ -66,9 +74,10 @@ def _require(condition: bool, message: str) -> None:
 @_raises_config_error("tokenizer")
 @dataclass(frozen=True, config=_CHECKED)
 class TokenizerConfig:
-    """The VQVAE and its codebook. The defaults are the published tokenizer (``vae_ch160v4096z32``).
+    """A convolutional image tokenizer and its codebook; the defaults are the published ``vae_ch160v4096z32``.
 
     Args:
+        kind: tells the kinds of image tokenizers apart in ``config.json``; this one when absent there.
         vocab_size: codebook vectors ``V``.
         latent_channels: channels ``z`` of a codebook vector.
         base_channels: channels of the highest resolution level.
@@ -76,27 +85,25 @@ class TokenizerConfig:
         num_res_blocks: residual blocks of an encoder level; decoder levels have one more.
         num_groups: groups of every GroupNorm. With as many groups as channels the norm erases colour.
         patch_size: side of the pixel block folded into channels before the first convolution; 1 is none.
-        attention: self-attention at the lowest resolution. Without it the network is a pure convolution.
-        padding_mode: what convolutions see beyond the border.
-        shortcuts: linear paths around the resampling convolutions and the output norms, in the manner of
-            DC-AE (arXiv 2410.10733). Colour then has a way through that no norm stands in, and training is
-            far shorter.
+        attention: self-attention at the lowest resolution. Without it the network is purely convolutional.
+        padding_mode: padding of the convolutions.
         num_phi: phi convolutions shared by the scales.
         phi_ratio: weight of a phi convolution against its input.
     """
 
+    kind: Literal["convolutional"] = field(default="convolutional", kw_only=True)
     vocab_size: Annotated[int, Field(ge=1, le=2**20)] = 4096
     latent_channels: Annotated[int, Field(ge=1, le=4096)] = 32
     base_channels: Annotated[int, Field(ge=1, le=4096)] = 160
     channel_multipliers: Annotated[
         tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=10)
     ] = (1, 1, 2, 2, 4)
-    num_res_blocks: Annotated[int, Field(ge=1, le=100)] = 2
+    num_res_blocks: Annotated[int, Field(ge=1, le=16)] = 2
     num_groups: Annotated[int, Field(ge=1, le=4096)] = 32
     patch_size: Annotated[int, Field(ge=1, le=64)] = 1
     attention: bool = True
     padding_mode: Literal["zeros", "replicate"] = "zeros"
-    num_phi: Annotated[int, Field(ge=1, le=1000)] = 4
+    num_phi: Annotated[int, Field(ge=1, le=100)] = 4
     phi_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     @model_validator(mode="after")
@@ -120,33 +127,115 @@ class TokenizerConfig:
         return factor
 
 
+@_raises_config_error("tokenizer")
+@dataclass(frozen=True, config=_CHECKED)
+class PatchTokenizerConfig:
+    """An image tokenizer whose networks work on patches, one a token of the last scale, and its codebook.
+
+    The encoder sees a patch and its neighbours alone; the decoder's tokens attend to each other, and end in
+    convolutions on a finer map. See :mod:`star_model.networks.patch_tokenizer`.
+
+    Args:
+        kind: tells the kinds of image tokenizers apart in ``config.json``.
+        vocab_size: codebook vectors ``V``.
+        latent_channels: channels ``z`` of a codebook vector.
+        patch_size: side of a patch in pixels.
+        width: channels of a patch in encoder and decoder.
+        encoder_blocks: blocks of the encoder: depthwise convolution and MLP.
+        decoder_blocks: blocks of the decoder: depthwise convolution, self-attention and MLP.
+        num_heads: heads of the decoder's self-attention.
+        refine_scale: how many times finer the map is on which the decoder ends in convolutions.
+        refine_channels: width of those convolutions.
+        refine_blocks: residual blocks on that map.
+        num_phi: phi convolutions shared by the scales.
+        phi_ratio: weight of a phi convolution against its input.
+    """
+
+    kind: Literal["patch"] = field(default="patch", kw_only=True)
+    vocab_size: Annotated[int, Field(ge=1, le=2**20)] = 4096
+    latent_channels: Annotated[int, Field(ge=1, le=4096)] = 16
+    patch_size: Annotated[int, Field(ge=1, le=256)] = 32
+    width: Annotated[int, Field(ge=1, le=2**14)] = 512
+    encoder_blocks: Annotated[int, Field(ge=1, le=100)] = 4
+    decoder_blocks: Annotated[int, Field(ge=1, le=100)] = 8
+    num_heads: Annotated[int, Field(ge=1, le=1000)] = 8
+    refine_scale: Annotated[int, Field(ge=1, le=256)] = 4
+    refine_channels: Annotated[int, Field(ge=1, le=4096)] = 128
+    refine_blocks: Annotated[int, Field(ge=1, le=100)] = 2
+    num_phi: Annotated[int, Field(ge=1, le=100)] = 4
+    phi_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for divisor, whole in (("num_heads", "width"), ("refine_scale", "patch_size")):
+            part, of = getattr(self, divisor), getattr(self, whole)
+            _require(
+                of % part == 0, f"tokenizer.{divisor} ({part}) must divide {whole} ({of}) exactly"
+            )
+        return self
+
+    @property
+    def padding_mode(self) -> Literal["replicate"]:
+        """Padding of convolutions at the border."""
+        return "replicate"
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels along one side of a token of the last scale."""
+        return self.patch_size
+
+
+ImageTokenizerConfig = TokenizerConfig | PatchTokenizerConfig
+_TOKENIZERS: dict[str, type[ImageTokenizerConfig]] = {
+    "convolutional": TokenizerConfig,
+    "patch": PatchTokenizerConfig,
+}
+
+
+def _tokenizer_of_its_kind(data: Any) -> Any:
+    """Build an image tokenizer's configuration from a JSON object, by its ``kind``; one that is built is kept.
+
+    Raises:
+        ValueError: naming the key that is unknown, missing, of the wrong type or out of range.
+    """
+    if isinstance(data, ImageTokenizerConfig):
+        return data
+    _require(isinstance(data, dict), f"tokenizer must be an object, got {reprlib.repr(data)}")
+    kind = data.get("kind", "convolutional")
+    known = ", ".join(_TOKENIZERS)
+    _require(kind in list(_TOKENIZERS), f"tokenizer.kind must be one of {known}, got {kind!r}")
+    try:
+        return validate(_TOKENIZERS[kind], data)
+    except ValidationError as error:
+        raise ValueError(describe(error, _TOKENIZERS[kind], "tokenizer")) from error
+
+
 @_raises_config_error("transformer")
 @dataclass(frozen=True, config=_CHECKED)
 class TransformerConfig:
     """The next-scale transformer. Heads are always 64 wide, so the width follows from their number.
 
-    The defaults are STAR's; what differs in VAR is at the end.
+    The defaults are STAR's; the fields that VAR changes are at the end.
 
     Args:
-        depth: blocks.
-        num_heads: attention heads; the published rule is one a block.
+        depth: number of blocks.
+        num_heads: attention heads; published models have one a block.
         text_dim: width of the text encoder's hidden states and of its pooled feature; 0 for a
             class-conditional model, whose blocks have no cross-attention.
         mlp_ratio: width of the feed-forward layer relative to the model's.
         rope_theta: base of the rotary frequencies.
         rope_norm: the position that the far edge of every scale is normalized to.
-        cross_attention_rows: which rows of a guidance pair attend to a text of their own. ``conditional``:
-            the prompt's cross-attention is added to both rows, as the published STAR checkpoints were
-            trained; ``own``: each row uses its own text.
+        cross_attention_rows: rows of a guidance pair that attend to a text of their own. ``conditional``: the
+            prompt's cross-attention is added to both rows, as the published STAR checkpoints were trained;
+            ``own``: each row uses its own text.
         num_classes: classes of a class-conditional model, 0 for a text-conditional one. The index after the
             last is the class of the unconditional row.
-        positions: how tokens know their place: ``rope`` turns queries and keys, ``absolute`` adds a learnt
-            vector for each position of each scale.
-        place_features: whether tokens are also told their place on the square by a linear map of the rotary
-            table. Rotation alone tells places apart only through attention, which a short training learns late;
-            the published models do without.
-        adaptive_norm: whether the class scales, shifts and gates what every layer computes (AdaLN), through a
-            linear layer in each block or one that is shared.
+        positions: position embedding: ``rope`` rotates queries and keys, ``absolute`` adds a learnt vector for
+            each position of each scale.
+        place_features: add a linear map of the rotary table to the tokens. Rotation alone distinguishes positions
+            only through attention, which a short training learns late; published models do without.
+        adaptive_norm: scale, shift and gate every layer's output by the class (AdaLN), through a linear layer in
+            each block or one that is shared.
     """
 
     depth: Annotated[int, Field(ge=1, le=1000)]
@@ -189,24 +278,24 @@ class TransformerConfig:
 
     @property
     def text_rows(self) -> int:
-        """Rows of a guidance pair that need text keys and values of their own."""
+        """Number of rows of a guidance pair that need text keys and values of their own."""
         return 1 if self.cross_attention_rows == "conditional" else 2
 
     @property
     def modulation_vectors(self) -> int:
-        """Vectors by which the class modulates the layers: six a block and two before the head, or none."""
+        """Number of vectors by which the class modulates the layers: six a block and two before the head, or 0."""
         return 0 if self.adaptive_norm == "none" else 6 * self.depth + 2
 
 
 @_raises_config_error("text_encoder")
 @dataclass(frozen=True, config=_CHECKED)
 class TextEncoderConfig:
-    """The frozen text encoder, or what stands in its place.
+    """The frozen text encoder, or the class lookup that replaces it.
 
     Args:
         family: ``clip`` pools the end-of-text position; ``sentence`` averages all positions and normalises;
             ``imagenet`` takes the prompt for the name of an ImageNet class and looks up its number.
-        max_tokens: positions a prompt is padded or cut to; 0 for ``imagenet``, which has none.
+        max_tokens: number of positions a prompt is padded or cut to; 0 for ``imagenet``, which has none.
     """
 
     family: Literal["clip", "sentence", "imagenet"] = "clip"
@@ -225,12 +314,21 @@ class TextEncoderConfig:
 @_raises_config_error("")
 @dataclass(frozen=True, config=_CHECKED)
 class ModelConfig:
-    """Everything that ``config.json`` holds."""
+    """A model's configuration: the content of ``config.json``, except the version of the format.
+
+    Args:
+        name: public name.
+        patch_nums: side of each scale's token map; see :class:`star_model.scales.ScaleSchedule`.
+        transformer, tokenizer, text_encoder: of its networks.
+        sampling: sampling parameters of a request that gives none, chosen for each model by its scores.
+    """
 
     name: str
     patch_nums: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=100)]
     transformer: TransformerConfig
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokenizer: Annotated[ImageTokenizerConfig, BeforeValidator(_tokenizer_of_its_kind)] = field(
+        default_factory=TokenizerConfig
+    )
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     sampling: Sampling = field(default_factory=Sampling)
 
@@ -264,7 +362,7 @@ class ModelConfig:
         return self.schedule.last_side * self.tokenizer.downsampling
 
     def memory_per_slot_bytes(self, bytes_per_value: int) -> int:
-        """Bytes of one slot of the engine: keys and values of an image, and its text or its class, in every layer.
+        """Bytes of one slot of the engine: keys and values of an image, and its text or class, in all layers.
 
         Args:
             bytes_per_value: 4 for float32, 2 for bfloat16 and float16.

@@ -1,7 +1,7 @@
-"""What a model costs, counted from its configuration: operations, bytes moved, bytes held. Nothing is run.
+"""Cost of a model, computed from its configuration without running it: operations, bytes moved, bytes held.
 
-The floor of a step is the longer of two times: that of its operations at the device's speed, and that of reading
-its weights and its keys and values at the device's bandwidth. No implementation can be faster at that precision.
+The floor of a step is the longer of two times: its operations at the device's speed, and reading its weights and its
+keys and values at the device's bandwidth (a roofline). No implementation can be faster at that precision.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from star_model.config import KEPT_TEXTS, ModelConfig
+from star_model.decoder_cost import decoder_cost
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a device can do.
+    """Speed and memory of a device.
 
     Attributes:
         flops: operations a second in large products of bfloat16 matrices; a multiply and an add are two.
@@ -46,7 +47,7 @@ class Work:
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
     def floor(self, device: Device) -> float:
-        """Seconds below which ``device`` cannot do it."""
+        """Shortest possible time on ``device``, in seconds."""
         return max(self.flops / device.flops, self.bytes / device.bandwidth)
 
 
@@ -75,39 +76,11 @@ def step_work(
 
 
 def decode_work(config: ModelConfig, batch: int = 1, *, bytes_per_value: int = 2) -> Work:
-    """The decoder's work for ``batch`` images: its convolutions, and its attention where it has one."""
-    k, widths = config.tokenizer, config.tokenizer.level_channels
-    side = config.schedule.last_side
-
-    def block(inputs: int, outputs: int) -> int:  # weights of a residual block
-        return 9 * outputs * (inputs + outputs) + (inputs * outputs if inputs != outputs else 0)
-
-    def attention(tokens: int) -> int:  # operations of attention over all positions, halved
-        return tokens * (4 * widths[-1] ** 2 + 2 * tokens * widths[-1]) if k.attention else 0
-
-    pixels = side * side
-    halves = pixels * 9 * k.latent_channels * (k.latent_channels + widths[-1])
-    halves += pixels * 2 * block(widths[-1], widths[-1]) + attention(pixels)
-    last = len(widths) - 1
-    for i in reversed(range(len(widths))):
-        above = widths[min(i + 1, last)]
-        halves += pixels * (
-            block(above, widths[i]) + k.num_res_blocks * block(widths[i], widths[i])
-        )
-        halves += (k.num_res_blocks + 1) * attention(pixels) if i == last else 0
-        if i:
-            pixels *= 4
-            halves += pixels * 9 * widths[i] ** 2
-    halves += pixels * 9 * widths[0] * 3 * k.patch_size**2
-    return Work(2.0 * batch * halves, float(batch * pixels * widths[0] * bytes_per_value))
-
-
-def image_floor(config: ModelConfig, device: Device, batch: int = 1) -> float:
-    """Seconds below which ``batch`` images together cannot be painted: all scales, and the decoder."""
-    steps = sum(
-        step_work(config, scale, batch).floor(device) for scale in range(len(config.schedule))
+    """The decoder's work for ``batch`` images."""
+    cost = decoder_cost(config.tokenizer, config.schedule.last_side)
+    return Work(
+        2.0 * batch * cost.multiplications, float(batch * cost.map_values * bytes_per_value)
     )
-    return steps + decode_work(config, batch).floor(device)
 
 
 def peak_bytes(
@@ -116,9 +89,9 @@ def peak_bytes(
     """Bytes of tensors that an engine holds at most; the text encoder is not counted.
 
     Args:
-        slots: that are allocated.
+        slots: number allocated.
         batch: images in the largest step and decode; as many as slots if not given.
-        bytes_per_value: 4 where everything is in float32, 2 where transformer and decoder are in a half precision.
+        bytes_per_value: 4 if everything is in float32, 2 if transformer and decoder are in a half precision.
     """
     return (
         network_bytes(config, bytes_per_value)
@@ -131,10 +104,10 @@ def peak_bytes(
 def graphs_bytes(
     config: ModelConfig, largest_batches: Sequence[int], *, bytes_per_value: int = 2
 ) -> int:
-    """Bytes that captured graphs keep: what one of them works in, its input and its result, and a slot for padding.
+    """Bytes that captured graphs keep: working memory, which they share, input, result, and a padding slot.
 
     Args:
-        largest_batches: most images in a step of each scale.
+        largest_batches: for each scale, the most images in a step.
     """
     work = max(
         step_bytes(config, scale, n, bytes_per_value) for scale, n in enumerate(largest_batches)
@@ -147,7 +120,7 @@ def graphs_bytes(
 
 
 def kept_text_bytes(config: ModelConfig, bytes_per_value: int) -> int:
-    """Bytes of the keys and values of the texts that an engine keeps."""
+    """Bytes of the texts' keys and values that an engine caches."""
     t = config.transformer
     tokens = config.text_encoder.max_tokens if t.text_dim else 0
     return KEPT_TEXTS * 2 * t.depth * tokens * t.width * bytes_per_value
@@ -157,43 +130,38 @@ def network_bytes(config: ModelConfig, bytes_per_value: int) -> int:
     """Bytes of the transformer and the decoder, and of the rest of the VQVAE, which is always in float32."""
     import torch
 
+    from star_model.networks.tokenizers import build_tokenizer
     from star_model.networks.transformer import StarTransformer
-    from star_model.networks.vqvae import VQVAE
 
     with torch.device("meta"):
-        transformer, vqvae = StarTransformer(config), VQVAE(config.tokenizer, config.schedule)
-    whole, decoding, rest = (
+        transformer, vqvae = StarTransformer(config), build_tokenizer(config)
+    whole, tokenizer, decoding = (
         sum(p.numel() for module in modules for p in module.parameters())
-        for modules in (
-            (transformer,), (vqvae.post_quant_conv, vqvae.decoder), (vqvae.encoder, vqvae.quant_conv, vqvae.quantizer)
-        )
-    )  # fmt: skip
-    return (whole + decoding) * bytes_per_value + rest * 4
+        for modules in ((transformer,), (vqvae,), vqvae.decoding_modules)
+    )
+    return (whole + decoding) * bytes_per_value + (tokenizer - decoding) * 4
 
 
 def workspace_bytes(config: ModelConfig, batch: int, bytes_per_value: int) -> int:
-    """Bytes that a step or a decode of ``batch`` images takes for a moment, at most; a rough count of few terms."""
-    k, vocab = config.tokenizer, config.tokenizer.vocab_size
+    """Peak temporary bytes of a step or a decode of ``batch`` images, roughly: the largest terms only."""
+    vocab = config.tokenizer.vocab_size
     step = max(
         step_bytes(config, scale, 1, bytes_per_value) for scale in range(len(config.schedule))
     )
     candidates = config.sampling.top_k or vocab
     # Logits, candidates, and their weights among the whole vocabulary, for a smooth scale.
     sampling = config.schedule.lengths[-1] * (vocab * (bytes_per_value + 4) + candidates * 5 * 4)
-    # The first block at the highest resolution: what comes from below, normalised, padded by copying, convolved.
-    widths = k.level_channels
-    copies = 3 if k.padding_mode == "replicate" else 2
-    channels = copies * widths[min(1, len(widths) - 1)] + widths[0]
-    decoding = (config.image_size // k.patch_size) ** 2 * channels * bytes_per_value
+    cost = decoder_cost(config.tokenizer, config.schedule.last_side)
+    decoding = cost.workspace_values * bytes_per_value
     return batch * max(step, sampling, decoding)
 
 
 def step_bytes(config: ModelConfig, scale: int, batch: int, bytes_per_value: int) -> int:
-    """Bytes that the transformer takes for a moment in a step of ``batch`` images with guidance, at most.
+    """Peak temporary bytes of the transformer in a step of ``batch`` images with guidance.
 
-    In units of the step's tokens: either its queries, keys and values are being turned and normalised, in float32;
-    or they are there, and what they attend to has been gathered from slots anywhere, and at the last scale, which
-    no slot holds, put together with them.
+    Counted in units of the step's tokens, the larger of two moments: queries, keys and values being rotated and
+    normalised in float32; or attention, with keys and values gathered from slots anywhere and, at the last scale, which
+    no slot holds, concatenated with the step's own.
     """
     length, seen = config.schedule.lengths[scale], config.schedule.offsets[scale + 1]
     normalizing = 15 if bytes_per_value == 2 else 11

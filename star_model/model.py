@@ -1,4 +1,4 @@
-"""A loaded model: its configuration, its three networks, and where they live."""
+"""A loaded model: its configuration, its three networks, and their device."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from torch import Tensor
 
 from star_model.about import About
 from star_model.config import ModelConfig
+from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextEncoder
 from star_model.networks.transformer import StarTransformer
-from star_model.networks.vqvae import VQVAE
 from star_model.sampling import Sampling
 from star_model.vocabulary import PromptReader
 
 
 @dataclass(frozen=True)
 class StarModel:
-    """What an engine runs.
+    """A loaded model, for an :class:`~star_model.engine.engine.Engine` to run.
 
     Attributes:
+        config: its configuration.
         transformer: in ``dtype``.
-        vqvae: in float32, so that tokens do not depend on the precision of the transformer's products.
-        text_encoder: prompt -> conditioning; for a class-conditional model, the name of a class -> its number.
+        vqvae: quantizer and encoder in float32, so that tokens do not depend on the precision of the transformer.
+        text_encoder: from prompts to conditioning; for a class-conditional model, from class names to numbers.
+        device: of all networks.
         dtype: of the transformer's weights, and so of keys and values.
-        about: the model in words, for people.
-        reader: how prompts are read, if the model knows few things; None if as they are.
+        about: description and examples, for people.
+        reader: replaces prompts by ones that a model with a small vocabulary can draw; None leaves them as they are.
     """
 
     config: ModelConfig
     transformer: StarTransformer
-    vqvae: VQVAE
+    vqvae: ImageTokenizer
     text_encoder: TextEncoder
     device: torch.device
     dtype: torch.dtype
@@ -39,7 +41,11 @@ class StarModel:
     reader: PromptReader | None = None
 
     def encode_prompt(self, prompt: str) -> Conditioning:
-        """The conditioning of ``prompt`` as the model reads it, which :attr:`TextConditioning.read_as` says."""
+        """Encode ``prompt``, or the one that the reader replaces it by, which :attr:`TextConditioning.read_as` gives.
+
+        Raises:
+            UnknownClassError: when a class-conditional model has no such class.
+        """
         read_as = prompt if self.reader is None else self.reader.read(prompt)
         (conditioning,) = self.text_encoder.encode([read_as])
         if read_as == prompt or isinstance(conditioning, ClassConditioning):
@@ -53,8 +59,9 @@ class StarModel:
 
     @property
     def sampling_defaults(self) -> Sampling:
+        """Sampling parameters of a request that gives none."""
         return self.config.sampling
 
     def decode(self, f_hat: Tensor) -> Tensor:
-        """Latents (B, z, P, P) -> images (B, 3, H, W) in [-1, 1]."""
+        """Decode latents (B, z, P, P) to images (B, 3, H, W) in [-1, 1]."""
         return self.vqvae.decode(f_hat)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from star_model.config import ModelConfig
 
 _BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}
-_SLOTS = 8  # of the peak memory that is shown; the default of `serve`
+_SLOTS = 8  # for the peak memory that is shown; the default of `serve`
 
 
 class Info(BaseModel):
@@ -27,24 +27,26 @@ class Info(BaseModel):
     model: CliPositionalArg[str] = Field(
         "star-mini", description="name of a model, or the directory of one"
     )
-    cache_dir: Path | None = Field(None, description="where fetched and converted models are kept")
+    cache_dir: Path | None = Field(
+        None, description="directory for downloaded and converted models"
+    )
     as_json: bool = Field(False, validation_alias=AliasChoices("json"), description="print JSON")
 
     def cli_cmd(self) -> None:
-        """Print it."""
+        """Print the description of the model."""
         info = describe(self.model, self.cache_dir)
         print(json.dumps(info, indent=2) if self.as_json else description_text(info))
 
 
 def describe(name: str, cache_dir: Path | None) -> dict[str, Any]:
-    """A model's architecture, parameters, scales and memory, from its configuration: no weights are read.
+    """Describe a model's architecture, parameters, scales and memory from its configuration; no weights are read.
 
     Args:
-        name: of a model, fetched or not, or the directory of a native one.
-        cache_dir: where fetched models are kept; None for the default.
+        name: of a model, downloaded or not, or the directory of a native model.
+        cache_dir: directory of downloaded models; None for the default.
 
     Returns:
-        JSON-ready data; ``path`` is None for a model that has not been fetched.
+        JSON-ready data; ``path`` is None for a model that has not been downloaded.
 
     Raises:
         star_model.errors.StarError: there is no such model, or its configuration is damaged.
@@ -82,7 +84,7 @@ def describe(name: str, cache_dir: Path | None) -> dict[str, Any]:
 
 
 def find_config(name: str, cache_dir: Path | None) -> tuple[ModelConfig, Path | None]:
-    """The configuration of a model, and where the model is; None if it has not been fetched.
+    """Return the configuration of a model and its directory; None if it has not been downloaded.
 
     Raises:
         star_model.errors.StarError: there is no such model, or its configuration is damaged.
@@ -101,31 +103,31 @@ def find_config(name: str, cache_dir: Path | None) -> tuple[ModelConfig, Path | 
 
 
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
-    """Parameters of the transformer and of the VQVAE; nothing is allocated."""
+    """Return the number of parameters of the transformer and of the VQVAE; allocates nothing."""
     import torch
 
+    from star_model.networks.tokenizers import build_tokenizer
     from star_model.networks.transformer import StarTransformer
-    from star_model.networks.vqvae import VQVAE
 
     with torch.device("meta"):
-        modules = StarTransformer(config), VQVAE(config.tokenizer, config.schedule)
+        modules = StarTransformer(config), build_tokenizer(config)
     transformer, tokenizer = (sum(p.numel() for p in module.parameters()) for module in modules)
     return transformer, tokenizer
 
 
 def description_text(info: Mapping[str, Any]) -> str:
-    """What :func:`describe` found, for people."""
+    """Return the result of :func:`describe` as text."""
     config = info["config"]
     parameters, memory = info["parameters"], info["memory_per_slot_bytes"]
     side = info["image_size"]
     lines = [
         ("model", info["name"]),
-        ("path", info["path"] or "not fetched yet; `star-server serve --model` fetches it"),
+        ("path", info["path"] or "not downloaded yet; `star-server serve --model` downloads it"),
         ("image", f"{side}x{side} pixels"),
         ("scales", f"{len(info['scales'])}: " + " ".join(str(side) for side in info["scales"])),
         (
             "tokens",
-            f"{info['tokens_per_image']:,} an image, of {config['tokenizer']['vocab_size']:,} kinds",
+            f"{info['tokens_per_image']:,} per image, from a codebook of {config['tokenizer']['vocab_size']:,}",
         ),
         (
             "parameters",
@@ -142,7 +144,7 @@ def description_text(info: Mapping[str, Any]) -> str:
                 f"{size / 2**20:,.0f} MiB in {dtype}"
                 for dtype, size in info["peak_memory_bytes"].items()
             )
-            + ", at most, the text encoder not counted",
+            + ", at most; the text encoder is not counted",
         ),
         (
             "with graphs",

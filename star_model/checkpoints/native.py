@@ -1,13 +1,13 @@
-"""The native format: a directory with a configuration and one safetensors file a network.
+"""The native format, and loading it: a directory with a configuration and one safetensors file a network.
 
     config.json                 ModelConfig, and the version of this format
     transformer.safetensors     StarTransformer, in any of float32, float16, bfloat16
     vqvae.safetensors           VQVAE, likewise
-    text_encoder/               what ``save_pretrained`` of encoder and tokenizer write; not in a
+    text_encoder/               files of ``save_pretrained`` of encoder and tokenizer; none for a
                                 class-conditional model
-    vocabulary.json             optional: all that the model knows; see :mod:`star_model.vocabulary`
-    SHA256SUMS                  of the files above, as ``sha256sum --check`` reads it
-    about.json                  optional: what the model knows, in words; see :mod:`star_model.about`
+    vocabulary.json             optional: all words and things that it knows; see :mod:`star_model.vocabulary`
+    SHA256SUMS                  of the files above, in the format of ``sha256sum --check``
+    about.json                  optional: the model in words; see :mod:`star_model.about`
 
 Loading is strict, and checks names and shapes in the headers before it reads any data. Networks are built on
 the meta device, so that a model is in memory once.
@@ -29,6 +29,7 @@ from star_model.errors import CheckpointError, ConfigError
 from star_model.json_file import read_json
 from star_model.model import StarModel
 from star_model.networks.attention import choose_backend
+from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.precision import choose_device, choose_precision, parse_dtype
 from star_model.networks.rope import rope_table
 from star_model.networks.text_encoder import (
@@ -37,8 +38,8 @@ from star_model.networks.text_encoder import (
     TransformersTextEncoder,
     load_text_encoder,
 )
+from star_model.networks.tokenizers import build_tokenizer
 from star_model.networks.transformer import StarTransformer
-from star_model.networks.vqvae import VQVAE
 from star_model.vocabulary import PromptReader, read_vocabulary
 
 FORMAT = 1
@@ -53,17 +54,17 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def tensor_shapes(config: ModelConfig) -> tuple[Shapes, Shapes]:
-    """Names and shapes of the native tensors of a transformer and of a VQVAE, without building either."""
+    """Names and shapes of the native tensors of a transformer and of a VQVAE, without allocating them."""
     transformer, vqvae = _on_meta(config)
     return _shapes(transformer), _shapes(vqvae)
 
 
 def _on_meta(
     config: ModelConfig, attention: str | None = None, device: str = "cpu"
-) -> tuple[StarTransformer, VQVAE]:
+) -> tuple[StarTransformer, ImageTokenizer]:
     attend = choose_backend(torch.device(device), attention)
     with torch.device("meta"):
-        return StarTransformer(config, attend), VQVAE(config.tokenizer, config.schedule)
+        return StarTransformer(config, attend), build_tokenizer(config)
 
 
 def _shapes(module: nn.Module) -> Shapes:
@@ -71,10 +72,10 @@ def _shapes(module: nn.Module) -> Shapes:
 
 
 def read_config(path: Path | str) -> ModelConfig:
-    """The configuration of the model in directory ``path``.
+    """Read the configuration of the model in directory ``path``.
 
     Raises:
-        CheckpointError: naming what is missing, is not JSON, is not understood, or needs a newer version.
+        CheckpointError: when the file is missing, is not JSON or needs a newer version, or naming the wrong key.
     """
     directory = Path(path)
     if not directory.is_dir():
@@ -131,11 +132,9 @@ def load_model(
     _fill(transformer, directory / TRANSFORMER, place, precision.transformer)
     t = config.transformer
     if t.positions == "rope":
-        # The angles of the largest scale need more digits than bfloat16 has, so the table stays as it is
-        # computed.
-        transformer.rope = rope_table(config.schedule, theta=t.rope_theta, norm=t.rope_norm).to(
-            place
-        )
+        # In float32: the angles of the largest scale need more digits than bfloat16 has.
+        table = rope_table(config.schedule, theta=t.rope_theta, norm=t.rope_norm)
+        transformer.rope = table.to(place)
     _fill(vqvae, directory / TOKENIZER, place, torch.float32)
     vqvae.set_decoder_format(precision.decoder)
     text_encoder = _load_encoder(directory / TEXT_ENCODER, config, place, precision.text_encoder)
@@ -166,7 +165,7 @@ def _existing(file: Path) -> Path:
 
 
 def _fill(module: nn.Module, file: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Give ``module``, which is on the meta device, the tensors in ``file``, and make it ready to run."""
+    """Load the tensors in ``file`` into ``module``, which is on the meta device, and make it ready to run."""
     module.load_state_dict(
         _read_tensors(file, _shapes(module), device, dtype), strict=True, assign=True
     )
@@ -187,7 +186,7 @@ def _read_tensors(
                     raise CheckpointError(
                         f"{file}: tensor {name} has type {found[name].get_dtype()}, not a float"
                     )
-            # A copy of each, so that no page of the file is in use once the model is loaded.
+            # Copied, so that no page of the file stays mapped once the model is loaded.
             return {name: stored.get_tensor(name).to(device, dtype, copy=True) for name in shapes}
     except SafetensorError as error:
         raise CheckpointError(
@@ -196,10 +195,10 @@ def _read_tensors(
 
 
 def check_names(file: Path, *, expected: Set[str], found: Set[str]) -> None:
-    """Compare two sets of tensor names.
+    """Check that a file has the expected tensors, by name.
 
     Raises:
-        CheckpointError: naming ``file``, and the first tensor that is missing or that should not be there.
+        CheckpointError: naming ``file``, and the first tensor that is missing or unexpected.
     """
     for names, what in ((expected - found, "is missing"), (found - expected, "is unexpected")):
         if names:
@@ -208,18 +207,17 @@ def check_names(file: Path, *, expected: Set[str], found: Set[str]) -> None:
 
 
 def wrong_shape(file: Path, name: str, expected: Sequence[int], found: Sequence[int]) -> str:
-    """The sentence about a tensor of another shape than the configuration's."""
+    """Message for a tensor whose shape is not the one that the configuration gives."""
     return f"{file}: tensor {name} has shape {tuple(found)}, expected {tuple(expected)}"
 
 
 def check_text_encoder(
     directory: Path, encoder: TransformersTextEncoder, config: ModelConfig
 ) -> None:
-    """Compare the sizes of ``encoder``, loaded from ``directory``, with what ``config`` expects of it.
+    """Check the sizes of ``encoder``, loaded from ``directory``, against ``config``.
 
     Raises:
-        CheckpointError: when hidden states have another width, or there are fewer positions than a prompt may
-            have.
+        CheckpointError: when hidden states have another width, or it has fewer positions than ``max_tokens``.
     """
     found = encoder.model.config
     if found.hidden_size != config.transformer.text_dim:
@@ -235,7 +233,7 @@ def check_text_encoder(
 
 
 def verify_checksums(directory: Path) -> None:
-    """Compare every file that ``SHA256SUMS`` lists.
+    """Check every file that ``SHA256SUMS`` lists.
 
     Raises:
         CheckpointError: naming the file that is missing or differs.

@@ -8,7 +8,14 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from star_model.config import IMAGENET_CLASSES, ModelConfig, TextEncoderConfig, TransformerConfig
+from star_model.config import (
+    IMAGENET_CLASSES,
+    ModelConfig,
+    TextEncoderConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from star_model.errors import ConfigError
 from star_model.families.family import Family, HubFile, Names, PublishedNetwork, names_in_blocks
 from star_model.sampling import Sampling
 
@@ -98,6 +105,8 @@ TRANSFORMER = PublishedNetwork(
 
 def _vqvae_names(config: ModelConfig) -> Names:
     tokenizer = config.tokenizer
+    if not isinstance(tokenizer, TokenizerConfig):
+        raise ConfigError(f"a {tokenizer.kind} tokenizer has no published form")
     modules = {
         "quantizer.codebook": "quantize.embedding",
         "quant_conv": "quant_conv",

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from star_model.config import TokenizerConfig
+from star_model.config import ImageTokenizerConfig
 from star_model.scales import ScaleSchedule
 
 
 class Phi(nn.Module):
-    """Refines an upsampled map of codebook vectors: ``(1 - ratio) * x + ratio * conv3x3(x)``."""
+    """Refinement of an upsampled map of codebook vectors: ``(1 - ratio) * x + ratio * conv3x3(x)``."""
 
     def __init__(
         self, channels: int, ratio: float, padding_mode: Literal["zeros", "replicate"]
@@ -28,13 +28,13 @@ class Phi(nn.Module):
 
 
 class MultiScaleQuantizer(nn.Module):
-    """One codebook of ``V`` vectors shared by all scales; each scale encodes what the coarser ones left over.
+    """One codebook of ``V`` vectors shared by all scales; each scale encodes the residual of the coarser ones.
 
     Shapes below: ``B`` images, ``z`` latent channels, ``P`` the side of the last token map, ``p`` that of a
     scale.
     """
 
-    def __init__(self, config: TokenizerConfig, schedule: ScaleSchedule) -> None:
+    def __init__(self, config: ImageTokenizerConfig, schedule: ScaleSchedule) -> None:
         super().__init__()
         self.schedule = schedule
         self.codebook = nn.Embedding(config.vocab_size, config.latent_channels)
@@ -50,11 +50,12 @@ class MultiScaleQuantizer(nn.Module):
         return torch.addmm(codebook.square().sum(1), features, codebook.t(), alpha=-2).argmin(1)
 
     def contribution(self, tokens: Tensor, scale: int) -> Tensor:
-        """What the ``tokens`` (B, p * p) of ``scale`` add to the latent: (B, z, P, P)."""
+        """The contribution of ``tokens`` (B, p * p) of ``scale`` to the latent: (B, z, P, P)."""
         return self.contribution_of(self.codebook(tokens), scale)
 
     def contribution_of(self, vectors: Tensor, scale: int) -> Tensor:
-        """What ``vectors`` (B, p * p, z), of the codebook or between, add to the latent at ``scale``: (B, z, P, P)."""
+        """The contribution of ``vectors`` (B, p * p, z), codebook vectors or means of some, to the latent at ``scale``:
+        (B, z, P, P)."""
         side, last = self.schedule.patch_nums[scale], self.schedule.last_side
         h = torch.unflatten(vectors.transpose(1, 2), 2, (side, side))  # (B, z, p, p)
         if side != last:
@@ -63,16 +64,16 @@ class MultiScaleQuantizer(nn.Module):
         return refined
 
     def next_input(self, f_hat: Tensor, scale: int) -> Tensor:
-        """What the transformer sees of ``f_hat`` (B, z, P, P) to predict ``scale`` >= 1: (B, p * p, z)."""
+        """``f_hat`` (B, z, P, P), resized to the transformer's input for predicting ``scale`` >= 1: (B, p * p, z)."""
         side = self.schedule.patch_nums[scale]
         return F.interpolate(f_hat, size=(side, side), mode="area").flatten(2).transpose(1, 2)
 
     def decompose(self, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Encode ``features`` (B, z, P, P) coarse to fine.
+        """Encode ``features`` (B, z, P, P) from coarse to fine.
 
-        Yields, for each scale, its tokens (B, p * p) and the ``f_hat`` (B, z, P, P) that the scales so far
-        add up to. Gradients flow from ``f_hat`` into the codebook and phi, not into ``features``: the trainer
-        adds the straight-through estimator itself.
+        Yields, for each scale, its tokens (B, p * p) and ``f_hat`` (B, z, P, P), the sum of the scales so far.
+        Gradients flow from ``f_hat`` into the codebook and phi, not into ``features``: the trainer adds the
+        straight-through estimator itself.
         """
         features = features.detach()
         f_hat = torch.zeros_like(features)
@@ -100,6 +101,6 @@ class MultiScaleQuantizer(nn.Module):
             yield f_hat
 
     def teacher_forcing_input(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Inputs of every scale but the first when all coarser ``tokens`` are given: (B, L - 1, z)."""
+        """Inputs of all scales but the first, given the ``tokens`` of all coarser ones: (B, L - 1, z)."""
         f_hats = self.f_hats(tokens[:-1])
         return torch.cat([self.next_input(f_hat, k + 1) for k, f_hat in enumerate(f_hats)], dim=1)

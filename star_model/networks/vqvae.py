@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from star_model.config import TokenizerConfig
-from star_model.networks.quantizer import MultiScaleQuantizer
+from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.scales import ScaleSchedule
 
 
 def conv3x3(config: TokenizerConfig, in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A convolution that keeps the side."""
+    """A 3x3 convolution that keeps height and width."""
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=config.padding_mode)
 
 
@@ -55,9 +52,8 @@ class SpatialAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
-        )  # each (B, h * w, C)
+        # (B, h * w, C) each
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
         h = F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(
             1
         )
@@ -195,40 +191,27 @@ class Decoder(nn.Module):
         return out
 
 
-class VQVAE(nn.Module):
-    """The image tokenizer: an encoder, the multi-scale quantizer, and a decoder."""
+class VQVAE(ImageTokenizer):
+    """The convolutional image tokenizer; the published models use it."""
+
+    encoder: Encoder
+    decoder: Decoder
 
     def __init__(self, config: TokenizerConfig, schedule: ScaleSchedule) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, schedule)
         self.encoder = Encoder(config)
         self.quant_conv = conv3x3(config, config.latent_channels, config.latent_channels)
-        self.quantizer = MultiScaleQuantizer(config, schedule)
         self.post_quant_conv = conv3x3(config, config.latent_channels, config.latent_channels)
         self.decoder = Decoder(config)
 
     def features(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> continuous latents (B, z, h, w), not yet quantized."""
         out: Tensor = self.quant_conv(self.encoder(image))
         return out
 
-    @torch.no_grad()
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """The token maps of images (B, 3, H, W) in [-1, 1]: for each scale a (B, p * p) tensor of indices."""
-        return self.quantizer.encode(self.features(image))
-
-    def set_decoder_format(self, dtype: torch.dtype) -> None:
-        """Give the decoder the precision and the memory format in which it is fastest; the rest stays as it is."""
-        for module in (self.post_quant_conv, self.decoder):
-            module.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def decode(self, f_hat: Tensor) -> Tensor:
-        """Latents (B, z, h, w), of all scales or the first few -> images (B, 3, H, W) clamped to [-1, 1]."""
-        latent = f_hat.to(self.post_quant_conv.weight.dtype, memory_format=torch.channels_last)
+    def paint(self, latent: Tensor) -> Tensor:
         image: Tensor = self.decoder(self.post_quant_conv(latent))
-        return image.to(f_hat.dtype).clamp(-1, 1)
+        return image
 
-    def decode_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of the given token maps, of all scales or of the first few."""
-        *_, f_hat = self.quantizer.f_hats(tokens)
-        return self.decode(f_hat)
+    @property
+    def decoding_modules(self) -> tuple[nn.Module, ...]:
+        return self.post_quant_conv, self.decoder

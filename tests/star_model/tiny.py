@@ -19,8 +19,8 @@ from star_model.networks.text_encoder import (
     TextEncoder,
     TransformersTextEncoder,
 )
+from star_model.networks.tokenizers import build_tokenizer
 from star_model.networks.transformer import StarTransformer
-from star_model.networks.vqvae import VQVAE
 from tests.star_model.formula import fill, normal
 
 TEXT_DIM = 32
@@ -75,7 +75,7 @@ def build_tiny_model(
 ) -> StarModel:
     """A model in memory, on the CPU in float32, with the given text encoder or :func:`tiny_encoder`'s."""
     config = config or tiny_config()
-    transformer, vqvae = StarTransformer(config), VQVAE(config.tokenizer, config.schedule)
+    transformer, vqvae = StarTransformer(config), build_tokenizer(config)
     for module in (transformer, vqvae):
         fill(module, type(module).__name__)
         module.eval().requires_grad_(False)

@@ -109,8 +109,9 @@ def test_dtype_is_the_transformers_and_the_decoders(
     assert {p.dtype for p in model.transformer.parameters()} == {expected}
     assert model.transformer.rope.dtype == torch.float32
     assert {p.dtype for p in model.vqvae.decoder.parameters()} == {torch.bfloat16}
-    for part in (model.vqvae.encoder, model.vqvae.quant_conv, model.vqvae.quantizer):
-        assert {p.dtype for p in part.parameters()} == {torch.float32}
+    parts = dict(model.vqvae.named_children())
+    for name in ("encoder", "quant_conv", "quantizer"):
+        assert {p.dtype for p in parts[name].parameters()} == {torch.float32}
     assert isinstance(model.text_encoder, TransformersTextEncoder)
     assert {p.dtype for p in model.text_encoder.model.parameters()} == {torch.float32}
     assert len(tokens(model)) == 79

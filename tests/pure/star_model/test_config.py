@@ -27,7 +27,7 @@ def test_round_trip_through_json(config: ModelConfig) -> None:
     again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
     assert isinstance(again.patch_nums, tuple)
-    assert isinstance(again.tokenizer.channel_multipliers, tuple)
+    assert again.tokenizer == config.tokenizer
 
 
 def test_presets() -> None:
@@ -55,6 +55,7 @@ def test_presets() -> None:
 def test_sizes_that_follow() -> None:
     config = tiny_config()
     assert (config.image_size, config.tokenizer.downsampling) == (28, 4)
+    assert isinstance(config.tokenizer, TokenizerConfig)
     assert config.tokenizer.level_channels == (8, 16)
     assert config.transformer.text_rows == 2
     # layers x keys and values x rows x (30 image tokens and 12 text tokens) x width x bytes

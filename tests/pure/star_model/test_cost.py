@@ -24,8 +24,8 @@ from star_model.cost import (
 from star_model.engine.forward import EagerForward
 from star_model.engine.kv_cache import KVCache
 from star_model.families.registry import PRESETS
+from star_model.networks.tokenizers import build_tokenizer
 from star_model.networks.transformer import StarTransformer
-from star_model.networks.vqvae import VQVAE
 from tests.star_model.tiny import tiny_config
 
 META = torch.device("meta")
@@ -72,7 +72,7 @@ def test_the_decoders_operations(name: str) -> None:
     config = PRESETS.get(name) or tiny_config()
     side = config.schedule.last_side
     with META:
-        vqvae = VQVAE(config.tokenizer, config.schedule)
+        vqvae = build_tokenizer(config)
         f_hat = torch.zeros(2, config.tokenizer.latent_channels, side, side)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         vqvae.decode(f_hat)

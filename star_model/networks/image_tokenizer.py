@@ -1,0 +1,69 @@
+"""The interface of an image tokenizer: image <-> latent <-> token maps, whatever network is around the quantizer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from star_model.config import ImageTokenizerConfig
+from star_model.networks.quantizer import MultiScaleQuantizer
+from star_model.scales import ScaleSchedule
+
+
+class ImageTokenizer(nn.Module, ABC):
+    """An encoder, the multi-scale quantizer, and a decoder; kinds differ in the two networks.
+
+    Shapes below: ``B`` images of ``H`` x ``W`` pixels in [-1, 1], latents (B, z, h, w) with
+    ``h = H / config.downsampling``. Encoder and quantizer stay in float32 on every device, so that the tokens of
+    an image do not depend on the precision of the decoder.
+
+    Attributes:
+        encoder: image -> features, needed only for editing and training.
+        quantizer: features <-> token maps.
+        decoder: latent -> image; the module that is compiled.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __init__(self, config: ImageTokenizerConfig, schedule: ScaleSchedule) -> None:
+        super().__init__()
+        self.config = config
+        self.quantizer = MultiScaleQuantizer(config, schedule)
+
+    @abstractmethod
+    def features(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> continuous latents (B, z, h, w), not yet quantized."""
+
+    @abstractmethod
+    def paint(self, latent: Tensor) -> Tensor:
+        """Latents (B, z, h, w) in the decoder's type -> images (B, 3, H, W), nominally in [-1, 1], not clamped."""
+
+    @property
+    @abstractmethod
+    def decoding_modules(self) -> tuple[nn.Module, ...]:
+        """The modules that :meth:`paint` runs; all others are in float32, and train without the decoder."""
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """The token maps of images (B, 3, H, W) in [-1, 1]: for each scale a (B, p * p) tensor of indices."""
+        return self.quantizer.encode(self.features(image))
+
+    def set_decoder_format(self, dtype: torch.dtype) -> None:
+        """Give the decoder the precision and the memory format in which it is fastest; the rest stays as it is."""
+        for module in self.decoding_modules:
+            module.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def decode(self, f_hat: Tensor) -> Tensor:
+        """Latents (B, z, h, w), of all scales or the first few -> images (B, 3, H, W) clamped to [-1, 1]."""
+        dtype = next(self.decoder.parameters()).dtype
+        image = self.paint(f_hat.to(dtype, memory_format=torch.channels_last))
+        return image.to(f_hat.dtype).clamp(-1, 1)
+
+    def decode_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] of the given token maps, of all scales or of the first few."""
+        *_, f_hat = self.quantizer.f_hats(tokens)
+        return self.decode(f_hat)
