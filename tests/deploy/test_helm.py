@@ -40,7 +40,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "runtimeClassName": "nvidia",
         "settings": {
             "max_body_bytes": 1048576,
-            "catch_up": 0.25,
+            "max_step": 0.5,
             "offline": True,
             "cors_origins": ["https://a.org"],
         },
