@@ -1,8 +1,9 @@
 """The native format, and loading it: a directory with a configuration and one safetensors file a network.
 
     config.json                 ModelConfig, and the version of this format
-    transformer.safetensors     StarTransformer, in any of float32, float16, bfloat16
-    vqvae.safetensors           VQVAE, likewise
+    transformer.safetensors     StarTransformer, in any of float32, float16, bfloat16, or large matrices in int8;
+                                see :mod:`star_model.checkpoints.int8`
+    vqvae.safetensors           the image tokenizer, likewise
     text_encoder/               files of ``save_pretrained`` of encoder and tokenizer; none for a
                                 class-conditional model
     vocabulary.json             optional: all words and things that it knows; see :mod:`star_model.vocabulary`
@@ -18,12 +19,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from star_model.about import read_about
+from star_model.checkpoints.int8 import SCALE, restore_rows
 from star_model.config import ModelConfig
 from star_model.errors import CheckpointError, ConfigError
 from star_model.json_file import read_json
@@ -42,8 +45,9 @@ from star_model.networks.tokenizers import build_tokenizer
 from star_model.networks.transformer import StarTransformer
 from star_model.vocabulary import PromptReader, read_vocabulary
 
-FORMAT = 1
-"""Version of the native format; a larger number in ``config.json`` is refused."""
+FORMAT = 2
+"""Version of the native format; a larger number in ``config.json`` is refused. Version 2 has ``tokenizer.kind``, and
+allows weights in int8."""
 
 CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, SUMS = (
     "config.json", "transformer.safetensors", "vqvae.safetensors", "text_encoder", "SHA256SUMS"
@@ -177,21 +181,43 @@ def _read_tensors(
 ) -> dict[str, Tensor]:
     try:
         with safe_open(_existing(file), framework="pt") as stored:
-            found = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118, not a mapping
-            check_names(file, expected=shapes.keys(), found=found.keys())
-            for name, shape in shapes.items():
-                if tuple(found[name].get_shape()) != shape:
-                    raise CheckpointError(wrong_shape(file, name, shape, found[name].get_shape()))
-                if found[name].get_dtype() not in _STORED_DTYPES:
-                    raise CheckpointError(
-                        f"{file}: tensor {name} has type {found[name].get_dtype()}, not a float"
-                    )
+            in_int8 = _check_headers(file, stored, shapes)
             # Copied, so that no page of the file stays mapped once the model is loaded.
-            return {name: stored.get_tensor(name).to(device, dtype, copy=True) for name in shapes}
+            return {
+                name: restore_rows(stored.get_tensor(name), stored.get_tensor(name + SCALE)).to(
+                    device, dtype
+                )
+                if name in in_int8
+                else stored.get_tensor(name).to(device, dtype, copy=True)
+                for name in shapes
+            }
     except SafetensorError as error:
         raise CheckpointError(
             f"{file} is damaged or incomplete, fetch or convert it again: {error}"
         ) from error
+
+
+def _check_headers(file: Path, stored: Any, shapes: Shapes) -> set[str]:
+    """Check names, shapes and types of all tensors in ``stored``, the opened ``file``.
+
+    Returns:
+        Names of the matrices that are stored in int8.
+
+    Raises:
+        CheckpointError: naming the first tensor that is wrong.
+    """
+    found = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118, not a mapping
+    in_int8 = {name for name in shapes if name in found and found[name].get_dtype() == "I8"}
+    scales: Shapes = {name + SCALE: shapes[name][:1] for name in in_int8}
+    check_names(file, expected=shapes.keys() | scales.keys(), found=found.keys())
+    for name, shape in (shapes | scales).items():
+        if tuple(found[name].get_shape()) != shape:
+            raise CheckpointError(wrong_shape(file, name, shape, found[name].get_shape()))
+        if name not in in_int8 and found[name].get_dtype() not in _STORED_DTYPES:
+            raise CheckpointError(
+                f"{file}: tensor {name} has type {found[name].get_dtype()}, not a float"
+            )
+    return in_int8
 
 
 def check_names(file: Path, *, expected: Set[str], found: Set[str]) -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from star_model.checkpoints.int8 import quantize_state
 from star_model.checkpoints.native import (
     CONFIG,
     FORMAT,
@@ -43,7 +44,8 @@ def save_model(
         model: the model; its text encoder must be a :class:`TransformersTextEncoder`, or a :class:`ClassEncoder`,
             which needs no file.
         path: the directory, which must not exist, or be empty, unless ``overwrite``.
-        dtype: of all three networks in the files; by default each keeps its own.
+        dtype: of all three networks in the files; by default each keeps its own. ``"int8"`` stores the large matrices
+            of transformer and image tokenizer in eight bits, with one scale a row, and all else in float16.
         overwrite: replace an existing model; other files in the directory (a model card, licences) are kept.
 
     Raises:
@@ -54,14 +56,23 @@ def save_model(
         raise CheckpointError(
             f"a {type(encoder).__name__} cannot be saved; only encoders of transformers can"
         )
-    cast = None if dtype is None else parse_dtype(dtype)
+    in_int8 = dtype == "int8"
+    cast = None if dtype is None else torch.float16 if in_int8 else parse_dtype(dtype)
+    networks = [
+        {name: t.detach().cpu() for name, t in network.state_dict().items()}
+        for network in (model.transformer, model.vqvae)
+    ]
+    transformer, vqvae = (
+        quantize_state(state, torch.float16)
+        if in_int8
+        else {name: t.to(cast or t.dtype) for name, t in state.items()}
+        for state in networks
+    )
     write_model(
         Path(path),
         model.config,
-        transformer={
-            name: _for_file(t, cast) for name, t in model.transformer.state_dict().items()
-        },
-        vqvae={name: _for_file(t, cast) for name, t in model.vqvae.state_dict().items()},
+        transformer={name: t.contiguous() for name, t in transformer.items()},
+        vqvae={name: t.contiguous() for name, t in vqvae.items()},
         write_text_encoder=(
             None
             if isinstance(encoder, ClassEncoder)
@@ -70,10 +81,6 @@ def save_model(
         vocabulary=None if model.reader is None else model.reader.vocabulary,
         overwrite=overwrite,
     )
-
-
-def _for_file(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
 
 
 def write_model(

@@ -278,8 +278,8 @@ def rewrite(directory: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     ("change", "message"),
     [
         (
-            lambda d: d.update(format=2),
-            r"config\.json has format 2, this version of star_model reads up to 1",
+            lambda d: d.update(format=3),
+            r"config\.json has format 3, this version of star_model reads up to 2",
         ),
         (lambda d: d.pop("format"), r'it has no whole number "format"'),
         (lambda d: d.update(format="1"), r'it has no whole number "format"'),
