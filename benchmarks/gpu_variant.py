@@ -33,7 +33,7 @@ from star_model.engine.compilation import compile_networks, restore_networks
 from star_model.engine.graphs import Capture, choose_capture
 from star_model.networks.attention import choose_backend
 from star_model.networks.precision import choose_device, parse_dtype
-from star_model.networks.transformer import CosineAttention
+from star_model.networks.attention_layers import CosineAttention
 
 
 @dataclasses.dataclass(frozen=True)

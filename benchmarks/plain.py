@@ -18,12 +18,12 @@ from torch import Tensor
 
 from star_model import Sampling, StarModel, TextConditioning
 from star_model.config import HEAD_DIM
-from star_model.networks.transformer import (
+from star_model.networks.attention_layers import (
     MAX_LOG_TEMPERATURE,
-    CrossAttention,
-    SelfAttention,
-    StarBlock,
+    CosineCrossAttention,
+    CosineSelfAttention,
 )
+from star_model.networks.block import StarBlock
 
 Cache = tuple[Tensor, Tensor]
 
@@ -104,13 +104,13 @@ class PlainLoop:
         attended, cache = self._self_attention(block.self_attention, norm(x), scale, cache)
         x = x + attended
         x = x + self._cross_attention(
-            cast("CrossAttention", block.cross_attention), norm(x), hidden, mask
+            cast("CosineCrossAttention", block.cross_attention), norm(x), hidden, mask
         )
         h = block.feed_forward.fc1(norm(x))
         return x + block.feed_forward.fc2(F.gelu(h, approximate="tanh")), cache
 
     def _self_attention(
-        self, attention: SelfAttention, x: Tensor, scale: int, cache: Cache | None
+        self, attention: CosineSelfAttention, x: Tensor, scale: int, cache: Cache | None
     ) -> tuple[Tensor, Cache]:
         q_bias, k_bias, v_bias = attention.qkv.bias.chunk(3)
         qkv = F.linear(
@@ -125,7 +125,7 @@ class PlainLoop:
         return attention.proj(out), (k, v)
 
     def _cross_attention(
-        self, attention: CrossAttention, x: Tensor, hidden: Tensor, mask: Tensor
+        self, attention: CosineCrossAttention, x: Tensor, hidden: Tensor, mask: Tensor
     ) -> Tensor:
         (q,) = heads(attention.q(x), 1)
         k, v = heads(attention.kv(hidden), 2)
@@ -157,7 +157,7 @@ def heads(x: Tensor, parts: int) -> tuple[Tensor, ...]:
     return torch.unflatten(x, -1, (parts, -1, HEAD_DIM)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def temperature(attention: SelfAttention | CrossAttention) -> Tensor:
+def temperature(attention: CosineSelfAttention | CosineCrossAttention) -> Tensor:
     """What each head's normalised queries are multiplied by: (H, 1, 1)."""
     return attention.log_temperature.unsqueeze(-1).clamp(max=MAX_LOG_TEMPERATURE).exp()
 

@@ -234,8 +234,18 @@ class TransformerConfig:
             each position of each scale.
         place_features: add a linear map of the rotary table to the tokens. Rotation alone distinguishes positions
             only through attention, which a short training learns late; published models do without.
-        adaptive_norm: scale, shift and gate every layer's output by the class (AdaLN), through a linear layer in
-            each block or one that is shared.
+        adaptive_norm: scale, shift and gate every layer's output by the class or the pooled text feature (AdaLN),
+            through a linear layer in each block or one that is shared.
+        block_norm: norms around a block's layers: a LayerNorm before each, or a weighted RMSNorm before and after
+            each, and over the text.
+        feed_forward: ``gelu``: two linear layers; ``swiglu``: three without biases, one of which gates.
+        qk_norm: normalisation of queries and keys: ``cosine`` gives each head the length 1 and a learnt temperature;
+            ``layer`` is a LayerNorm over the full width.
+        self_attention: what a token attends to: ``earlier_scales``: its own scale and all before it, whose keys and
+            values are cached; ``own_scale``: its own scale alone, so that there is nothing to cache.
+        pooled_dim: width of the text encoder's pooled feature; 0 if it is ``text_dim``.
+        crop_condition: add a learnt multiple of a constant vector to what modulates a block; see
+            :mod:`star_model.networks.crop_condition`.
     """
 
     depth: Annotated[int, Field(ge=1, le=1000)]
@@ -249,6 +259,12 @@ class TransformerConfig:
     positions: Literal["rope", "absolute"] = "rope"
     place_features: bool = False
     adaptive_norm: Literal["none", "block", "shared"] = "none"
+    block_norm: Literal["layer", "rms_sandwich"] = "layer"
+    feed_forward: Literal["gelu", "swiglu"] = "gelu"
+    qk_norm: Literal["cosine", "layer"] = "cosine"
+    self_attention: Literal["earlier_scales", "own_scale"] = "earlier_scales"
+    pooled_dim: Annotated[int, Field(ge=0, le=2**16)] = 0
+    crop_condition: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -266,8 +282,13 @@ class TransformerConfig:
             "transformer.place_features needs transformer.positions rope, whose table they are made of",
         )
         _require(
-            self.adaptive_norm == "none" or self.num_classes > 0,
-            f"transformer.adaptive_norm {self.adaptive_norm} needs a class-conditional model",
+            self.text_dim > 0 or self.pooled_dim == 0,
+            f"transformer.pooled_dim must be 0 in a class-conditional model, got {self.pooled_dim}",
+        )
+        _require(
+            self.adaptive_norm == "block" or not self.crop_condition,
+            "transformer.crop_condition needs transformer.adaptive_norm block, which it changes, "
+            f"got {self.adaptive_norm}",
         )
         return self
 
@@ -277,13 +298,24 @@ class TransformerConfig:
         return HEAD_DIM * self.num_heads
 
     @property
+    def hidden_width(self) -> int:
+        """Width of the feed-forward layer between its linear layers; rounded as the published models round it."""
+        width = self.width * self.mlp_ratio
+        return int(width + 1e-6) if self.feed_forward == "swiglu" else round(width)
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the text encoder's pooled feature."""
+        return self.pooled_dim or self.text_dim
+
+    @property
     def text_rows(self) -> int:
         """Number of rows of a guidance pair that need text keys and values of their own."""
         return 1 if self.cross_attention_rows == "conditional" else 2
 
     @property
     def modulation_vectors(self) -> int:
-        """Number of vectors by which the class modulates the layers: six a block and two before the head, or 0."""
+        """Number of vectors that modulate the layers: six a block and two before the head, or 0."""
         return 0 if self.adaptive_norm == "none" else 6 * self.depth + 2
 
 
@@ -357,6 +389,17 @@ class ModelConfig:
         return ScaleSchedule(self.patch_nums)
 
     @property
+    def cached_tokens(self) -> int:
+        """Tokens whose keys and values are kept for later scales."""
+        own_scale = self.transformer.self_attention == "own_scale"
+        return 0 if own_scale else self.schedule.cached_tokens
+
+    def tokens_seen(self, scale: int) -> int:
+        """Tokens that each token of ``scale`` attends to."""
+        own_scale = self.transformer.self_attention == "own_scale"
+        return self.schedule.lengths[scale] if own_scale else self.schedule.offsets[scale + 1]
+
+    @property
     def image_size(self) -> int:
         """Side of the (square) image in pixels."""
         return self.schedule.last_side * self.tokenizer.downsampling
@@ -368,7 +411,7 @@ class ModelConfig:
             bytes_per_value: 4 for float32, 2 for bfloat16 and float16.
         """
         t = self.transformer
-        tokens = 2 * self.schedule.cached_tokens + t.text_rows * self.text_encoder.max_tokens
+        tokens = 2 * self.cached_tokens + t.text_rows * self.text_encoder.max_tokens
         return (2 * t.depth * tokens + 2 * t.modulation_vectors) * t.width * bytes_per_value
 
     def to_dict(self) -> dict[str, Any]:

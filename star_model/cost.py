@@ -63,9 +63,11 @@ def step_work(
     t, width = config.transformer, config.transformer.width
     rows = batch * (2 if guided else 1)
     text_rows = 0 if not t.text_dim else batch * (t.text_rows if guided else 1)
-    length, seen = config.schedule.lengths[scale], config.schedule.offsets[scale + 1]
-    hidden = round(width * t.mlp_ratio)
-    self_linears = 4 * width**2 + 2 * width * hidden  # query, key, value, output; feed-forward
+    length = config.schedule.lengths[scale]
+    seen = config.tokens_seen(scale)
+    matrices = 3 if t.feed_forward == "swiglu" else 2
+    # Query, key, value, output; feed-forward.
+    self_linears = 4 * width**2 + matrices * width * t.hidden_width
     cross_linears = 2 * width**2 if t.text_dim else 0  # query, output
     head = width * config.tokenizer.vocab_size
     linears = t.depth * (rows * self_linears + text_rows * cross_linears) + batch * head
@@ -163,9 +165,13 @@ def step_bytes(config: ModelConfig, scale: int, batch: int, bytes_per_value: int
     normalised in float32; or attention, with keys and values gathered from slots anywhere and, at the last scale, which
     no slot holds, concatenated with the step's own.
     """
-    length, seen = config.schedule.lengths[scale], config.schedule.offsets[scale + 1]
+    length, seen = config.schedule.lengths[scale], config.tokens_seen(scale)
     normalizing = 15 if bytes_per_value == 2 else 11
     gathered = 2 * seen / length
     last = scale == len(config.schedule) - 1
-    units = max(normalizing, 7 + (2 * gathered - 2 if last else gathered))
+    if config.transformer.self_attention == "own_scale":
+        attending = 7.0  # nothing is gathered
+    else:
+        attending = 7 + (2 * gathered - 2 if last else gathered)
+    units = max(normalizing, attending)
     return round(units * 2 * batch * length * config.transformer.width * bytes_per_value)

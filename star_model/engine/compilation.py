@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 
 from star_model.model import StarModel
-from star_model.networks.transformer import StarBlock
+from star_model.networks.block import StarBlock
 
 Backend = Callable[..., Any]
 

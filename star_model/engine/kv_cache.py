@@ -1,8 +1,9 @@
 """A static key/value cache, divided into slots: one for each image in flight.
 
-A slot holds the keys and values of one image, for both rows of its guidance pair, and those of its text, or the
-modulation by its class. All slots are allocated once; a sequence takes one when it is prepared and returns it when it
-ends. The last scale's keys and values are never read again, so slots leave them out.
+A slot holds the keys and values of one image, for both rows of its guidance pair, those of its text, and the modulation
+by its class or its text. All slots are allocated once; a sequence takes one when it is prepared and returns it when it
+ends. The last scale's keys and values are never read again, so slots leave them out; so are those of all scales if each
+attends to itself alone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class KVCache:
         t = config.transformer
         self.schedule = config.schedule
         heads = (t.num_heads, HEAD_DIM)
-        image = (t.depth, 2, slots, 2, self.schedule.cached_tokens, *heads)
+        self.own_scale = t.self_attention == "own_scale"
+        image = (t.depth, 2, slots, 2, config.cached_tokens, *heads)
         text = (t.depth, 2, slots, t.text_rows, config.text_encoder.max_tokens, *heads)
         self.image = torch.zeros(image, device=device, dtype=dtype)
         self.text = torch.zeros(text, device=device, dtype=dtype)
@@ -81,7 +83,7 @@ class KVCache:
         self.text_mask[slot] = mask
 
     def write_modulation(self, slot: int, modulation: Tensor) -> None:
-        """Store the modulation by the classes of a guidance pair, (2, 6 * layers + 2, C), in ``slot``."""
+        """Store the modulation by the classes or texts of a guidance pair, (2, 6 * layers + 2, C), in ``slot``."""
         self.modulation[slot] = modulation
 
     def view(self, slots: Sequence[int] | Tensor, scale: int, *, rows: int = 2) -> SlotView:
@@ -107,6 +109,8 @@ class SlotView:
         self._is_last = scale == len(cache.schedule) - 1
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        if self._cache.own_scale:
+            return k, v
         image, slots, rows = self._cache.image[layer], self._slots, self._rows
         start, end = self._start, self._end
         if self._is_last:  # read once, here; never stored
@@ -129,7 +133,7 @@ class SlotView:
 
     @cached_property
     def modulation(self) -> Tensor | None:
-        """Modulation of the layers by the classes, (B, 6 * layers + 2, C); None for a model without."""
+        """Modulation of the layers, (B, 6 * layers + 2, C); None for a model without."""
         modulation = self._cache.modulation
         return modulation[self._slots, : self._rows].flatten(0, 1) if modulation.shape[2] else None
 

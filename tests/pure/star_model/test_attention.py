@@ -14,7 +14,7 @@ from torch import Tensor
 from star_model.engine.engine import Engine
 from star_model.errors import ConfigError
 from star_model.networks.attention import additive_bias, choose_backend, sdpa, xformers
-from star_model.networks.transformer import CosineAttention
+from star_model.networks.attention_layers import CosineAttention
 from star_model.sampling import Sampling
 from tests.star_model.tiny import build_tiny_model, tiny_config
 

@@ -11,13 +11,10 @@ from torch import Tensor
 from star_model.engine.kv_cache import KVCache
 from star_model.families.registry import PRESETS
 from star_model.model import StarModel
-from star_model.networks.transformer import (
-    CrossAttention,
-    StarBlock,
-    StarTransformer,
-    layer_norm,
-    modulate,
-)
+from star_model.networks.attention_layers import CosineSelfAttention, CrossAttention
+from star_model.networks.block import StarBlock
+from star_model.networks.norms import layer_norm, modulate
+from star_model.networks.transformer import StarTransformer
 from tests.star_model.tiny import (
     MAX_TOKENS,
     TEXT_DIM,
@@ -125,6 +122,7 @@ def test_padding_of_the_text_has_no_influence(tiny_model: StarModel) -> None:
 
 def test_queries_have_the_learnt_length_and_no_more_than_100() -> None:
     attention = block(build_tiny_model().transformer, 0).self_attention
+    assert isinstance(attention, CosineSelfAttention)
     q = torch.randn(2, 3, 1, 64)
     for log_temperature, expected in ((math.log(7), 7.0), (math.log(100), 100.0), (50.0, 100.0)):
         attention.log_temperature.data.fill_(log_temperature)
@@ -136,6 +134,7 @@ def test_queries_have_the_learnt_length_and_no_more_than_100() -> None:
 def test_what_is_frozen_follows_the_weights() -> None:
     transformer = build_tiny_model().transformer
     attention = block(transformer, 0).self_attention
+    assert isinstance(attention, CosineSelfAttention)
     q = torch.randn(2, 3, 2, 64)
     free = attention.normalize(q)
     transformer.freeze()
