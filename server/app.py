@@ -24,8 +24,11 @@ from server.api.openapi import Api
 from server.dispatch.engine_client import EngineClient
 from server.dispatch.worker_process import WorkerProcess
 from server.http.auth import ApiKeyCheck, read_keys
+from server.http.body_budget import BodyBudget
 from server.http.error_handlers import install_error_handlers
-from server.http.rate_limit import RateLimits
+from server.http.forwarded import Forwarded
+from server.http.rate_limit import RateLimitCheck, RateLimits
+from server.http.request_guard import RequestGuard
 from server.http.request_log import RequestLog, endpoint_names
 from server.images.encode import ImageEncoder
 from server.images.store import ImageStore
@@ -78,32 +81,38 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # to an address that is wrong behind a proxy; the error names the right path
     )
+    limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
     app.state.context = Context(
         settings,
         client,
         encoder,
         ImageStore(settings.stored_images, settings.stored_bytes, settings.stored_s),
-        RateLimits(settings.requests_per_minute, settings.images_per_minute),
+        limits,
     )
     parts = (playground, generate, openai_images, openai_edits, hugging_face, models, health, docs)
     for part in parts:
         app.include_router(part.router)
     client.metrics.expect(endpoint_names([app.router, *(part.router for part in parts)]))
-    _add_middleware(app, settings, client.metrics)
+    _add_middleware(app, settings, client.metrics, limits)
     install_error_handlers(app)
     return app
 
 
-def _add_middleware(app: Api, settings: Settings, metrics: Metrics) -> None:
-    """What is around the routes, from the inside to the outside."""
+def _add_middleware(app: Api, settings: Settings, metrics: Metrics, limits: RateLimits) -> None:
+    """Add the middleware, from the innermost to the outermost."""
+    app.add_middleware(RateLimitCheck, limits=limits, metrics=metrics)
     if keys := read_keys(settings):
         app.with_keys = True
         app.add_middleware(ApiKeyCheck, keys=keys)
     app.add_middleware(
-        RequestLog,
+        RequestGuard,
         metrics=metrics,
+        budget=BodyBudget(
+            settings.max_bodies_bytes or 16 * settings.max_upload_bytes, settings.max_upload_bytes
+        ),
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
+        body_timeout_s=settings.body_timeout_s,
     )
     if settings.cors_origins:
         app.add_middleware(
@@ -113,3 +122,5 @@ def _add_middleware(app: Api, settings: Settings, metrics: Metrics) -> None:
             allow_headers=["*"],
             expose_headers=_EXPOSED_HEADERS,
         )
+    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(Forwarded, proxies=settings.trusted_proxies, root_path=settings.root_path)

@@ -4,23 +4,31 @@ Clients get one tree and one envelope:
 
     ServerError
     ├── InvalidRequest            400  invalid_request_error
+    │   └── MalformedRequest           malformed_request
     ├── InvalidApiKey             401  invalid_api_key
     ├── NotFound                  404  not_found
     │   └── ModelNotFound              model_not_found
     ├── MethodNotAllowed          405  method_not_allowed
     ├── NotAcceptable             406  not_acceptable
+    ├── RequestTimeout            408  request_timeout
     ├── RequestTooLarge           413  request_too_large
     ├── UnsupportedMediaType      415  unsupported_media_type
+    ├── RangeNotSatisfiable       416  range_not_satisfiable
+    ├── HeaderTooLarge            431  header_too_large
     ├── TooManyRequests           429
     │   ├── QueueFull                  queue_full
+    │   ├── TooManyUploads             too_many_uploads
     │   └── RateLimitExceeded          rate_limit_exceeded
     ├── ClientClosed              499  client_closed
     ├── InternalError             500  internal_error
     ├── Unavailable               503
     │   ├── ModelLoading               model_loading
     │   ├── Draining                   draining
+    │   ├── Overloaded                 overloaded
     │   ├── EngineDead                 engine_dead
-    │   └── OutOfMemory                out_of_memory
+    │   ├── OutOfMemory                out_of_memory
+    │   ├── ImageStoreFailed           image_store_failed
+    │   └── SigningFailed              signing_failed
     └── DeadlineExceeded          504  deadline_exceeded
 
 The envelope is ``{"error": {"message", "type", "param", "code"}}`` for all of them.
@@ -109,6 +117,12 @@ class InvalidRequest(ServerError):
     outcome: ClassVar[Outcome] = "invalid"
 
 
+class MalformedRequest(InvalidRequest):
+    """What was sent is not HTTP/1.1, or not in a form that everyone reads alike."""
+
+    code = "malformed_request"
+
+
 class InvalidApiKey(InvalidRequest):
     """The server needs an API key, and the request has none or a wrong one."""
 
@@ -147,6 +161,14 @@ class NotAcceptable(InvalidRequest):
     code = "not_acceptable"
 
 
+class RequestTimeout(InvalidRequest):
+    """The client did not send its request in time; the same request may succeed over a better connection."""
+
+    status = 408
+    code = "request_timeout"
+    retryable = True
+
+
 class RequestTooLarge(InvalidRequest):
     """The body is larger than allowed."""
 
@@ -159,6 +181,32 @@ class UnsupportedMediaType(InvalidRequest):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class RangeNotSatisfiable(InvalidRequest):
+    """The Range header names bytes that the file does not have.
+
+    Args:
+        message: as for all errors.
+        size: of the file, in bytes.
+    """
+
+    status = 416
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message)
+        self._size = size
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"content-range": f"bytes */{self._size}"}
+
+
+class HeaderTooLarge(InvalidRequest):
+    """The header of the request is larger than allowed, or has too many lines."""
+
+    status = 431
+    code = "header_too_large"
 
 
 class TooManyRequests(ServerError):
@@ -180,6 +228,12 @@ class RateLimitExceeded(TooManyRequests):
     """The caller has used up its limit per minute."""
 
     code = "rate_limit_exceeded"
+
+
+class TooManyUploads(TooManyRequests):
+    """The caller's request bodies under way take up more than one caller's share."""
+
+    code = "too_many_uploads"
 
 
 class ClientClosed(ServerError):
@@ -216,6 +270,12 @@ class Draining(Unavailable):
     code = "draining"
 
 
+class Overloaded(Unavailable):
+    """All connections, or all memory for request bodies, are taken."""
+
+    code = "overloaded"
+
+
 class EngineDead(Unavailable):
     """The worker process died with the request, or is restarting."""
 
@@ -228,6 +288,20 @@ class OutOfMemory(Unavailable):
 
     code = "out_of_memory"
     outcome = "oom"
+
+
+class ImageStoreFailed(Unavailable):
+    """The store of images failed: a full disk, or no answer from the network."""
+
+    code = "image_store_failed"
+    outcome = "error"
+
+
+class SigningFailed(Unavailable):
+    """An image could not be signed, and the server sends none without its signature."""
+
+    code = "signing_failed"
+    outcome = "error"
 
 
 class DeadlineExceeded(ServerError):

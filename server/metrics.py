@@ -1,13 +1,13 @@
-"""Every Prometheus metric of the service, in a registry of its own.
+"""All Prometheus metrics of the service, in a registry of their own.
 
-Names have the prefix ``star_`` and base units; labels are bounded and never hold a prompt or a user.
+Names have the prefix ``star_`` and base units; labels have few values and never hold a prompt or a user.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,9 +24,11 @@ from server.errors import (
     EngineDead,
     ModelLoading,
     Outcome,
+    Overloaded,
     QueueFull,
     RateLimitExceeded,
     ServerError,
+    TooManyUploads,
 )
 from server.messages import ModelInfo, Timing
 
@@ -34,113 +36,158 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _LONG = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_REASONS = (QueueFull, RateLimitExceeded, ModelLoading, Draining, EngineDead)
+_REASONS = (
+    *(QueueFull, RateLimitExceeded, TooManyUploads),
+    *(ModelLoading, Draining, EngineDead, Overloaded),
+)
+Refusal = Literal[
+    "accept_failed",
+    "connection_limit",
+    "evicted",
+    "flood",
+    "header_timeout",
+    "header_too_large",
+    "malformed",
+]
+"""Reason of ``star_connections_refused_total``."""
 _STAGES = ("queued", "running")
+_STORE_OPERATIONS = ("put", "get", "sweep")
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
 class Metrics:
-    """The metrics of one app; a fresh object has a registry of its own, so tests do not share counts.
+    """The metrics of one app. Each object has its own registry, so tests do not share counts.
 
-    A series that begins with 1 has no increase yet, so ``rate()`` would miss the first event: all that can be known
-    before is shown as 0.
+    ``rate()`` misses the first event of a series that begins with 1, so series whose labels are known in advance are
+    exported as 0 from the start.
     """
 
     def __init__(self) -> None:
-        # When each series began, as a series of its own: in this text format nobody reads it.
+        # These are extra series with the start time of each, which no reader of this text format uses.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self.gauges = self._add_gauges()
+        self._model_info = self._gauge(
+            "model_info",
+            "Always 1; the labels describe the loaded model.",
+            *("model", "device", "dtype", "mode", "image_size"),
+        )
+        build = self._gauge(
+            "build_info",
+            "Always 1; the labels give the versions of the server and of Python.",
+            *("version", "python"),
+        )
+        build.labels(__version__, platform.python_version()).set(1)
+        self._add_counters()
+        self._add_histograms()
 
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"star_{name}", text, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"star_{name}", text, labels, registry=self.registry)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"star_{name}", text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"star_{name}", text, labels, registry=self.registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"star_{name}", text, labels, registry=self.registry, buckets=buckets)
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"star_{name}", text, labels, registry=self.registry, buckets=buckets)
 
-        self.gauges = {
-            "requests_running": gauge(
-                "requests_running", "Requests of which at least one image has left the queue."
+    def _add_gauges(self) -> dict[str, Gauge]:
+        return {
+            "requests_running": self._gauge(
+                "requests_running", "Requests with at least one image that has left the queue."
             ),
-            "requests_waiting": gauge(
-                "requests_waiting", "Requests that wait for their first slot."
+            "requests_waiting": self._gauge(
+                "requests_waiting", "Requests waiting for their first slot."
             ),
-            "queue_capacity": gauge("queue_capacity", "Images that may wait for a slot."),
+            "connections": self._gauge("connections", "Open connections of clients."),
+            "queue_capacity": self._gauge("queue_capacity", "Images that may wait for a slot."),
             **{
-                name: gauge(name, text, "worker")
+                name: self._gauge(name, text, "worker")
                 for name, text in {
                     "slots_in_use": "Slots that hold an image.",
-                    "slots_total": "Slots of the engine.",
-                    "engine_up": "1 when the worker is ready.",
-                    "engine_heartbeat_age_seconds": "Seconds since the worker was last heard of.",
-                    "gpu_memory_allocated_bytes": "Device memory in tensors.",
-                    "gpu_memory_reserved_bytes": "Device memory held by the worker.",
+                    "slots_total": "Slots of the worker.",
+                    "engine_up": "1 if the worker is ready, else 0.",
+                    "engine_heartbeat_age_seconds": "Seconds since the worker's last message.",
+                    "gpu_memory_allocated_bytes": "Device memory in tensors, in bytes.",
+                    "gpu_memory_reserved_bytes": "Device memory held by the worker process, in bytes.",
                 }.items()
             },
         }
-        build = Gauge(
-            "star_build_info",
-            "Always 1; the labels say what runs.",
-            ("version", "python"),
-            registry=self.registry,
+
+    def _add_counters(self) -> None:
+        self.requests = self._counter("requests", "Answered requests.", "endpoint", "outcome")
+        self.images = self._counter("images", "Finished images.", "worker")
+        self.rejections = self._counter("rejections", "Requests refused before any work.", "reason")
+        self.connections_refused = self._counter(
+            "connections_refused",
+            "Connections closed by the server for what the client did, or for want of room.",
+            "reason",
         )
-        build.labels(__version__, platform.python_version()).set(1)
-        self._model_info = Gauge(
-            "star_model_info",
-            "Always 1; the labels describe the loaded model.",
-            ("model", "device", "dtype", "mode", "image_size"),
-            registry=self.registry,
+        self.cancellations = self._counter(
+            "cancellations", "Requests whose client disconnected.", "stage"
         )
-        self.requests = counter("requests", "Answered requests.", "endpoint", "outcome")
-        self.images = counter("images", "Finished images.", "worker")
-        self.rejections = counter("rejections", "Requests refused before any work.", "reason")
-        self.cancellations = counter("cancellations", "Requests whose client left.", "stage")
-        self.engine_restarts = counter(
-            "engine_restarts", "Times that a worker ended and was started again.", "worker"
+        self.engine_restarts = self._counter(
+            "engine_restarts", "Number of times that a worker ended and was restarted.", "worker"
         )
-        self.request_duration = histogram(
-            "request_duration_seconds",
-            "From the request's arrival to the end of the answer.",
-            _LONG,
-            "endpoint",
+        self.image_store_errors = self._counter(
+            "image_store_errors", "Failed operations of the image store.", "operation"
         )
-        self.queue_duration = histogram(
-            "queue_duration_seconds", "From admission to the first slot.", (0.01, 0.05, *_LONG)
-        )
-        self.first_preview = histogram(
-            "time_to_first_preview_seconds", "From admission to the first preview.", (0.05, *_LONG)
-        )
-        self.scale_step = histogram(
-            "scale_step_duration_seconds", "One step of the engine.", _SHORT, "scale"
-        )
-        self.text_encode = histogram("text_encode_duration_seconds", "Encoding one prompt.", _SHORT)
-        self.vae_decode = histogram(
-            "vae_decode_duration_seconds", "Decoding one batch of images.", _SHORT
-        )
-        self.image_encode = histogram(
-            "image_encode_duration_seconds", "Writing one PNG, WebP or JPEG file.", _SHORT
-        )
-        self.batch_size = histogram("batch_size", "Images in one step of the engine.", _COUNTS)
+        for operation in _STORE_OPERATIONS:
+            self.image_store_errors.labels(operation)
         for error in _REASONS:
             self.rejections.labels(error.code)
+        for reason in get_args(Refusal):
+            self.connections_refused.labels(reason)
         for stage in _STAGES:
             self.cancellations.labels(stage)
 
+    def _add_histograms(self) -> None:
+        self.request_duration = self._histogram(
+            "request_duration_seconds",
+            "Seconds from the arrival of a request to the end of its answer.",
+            _LONG,
+            "endpoint",
+        )
+        self.queue_duration = self._histogram(
+            "queue_duration_seconds",
+            "Seconds from admission to the first slot.",
+            (0.01, 0.05, *_LONG),
+        )
+        self.first_preview = self._histogram(
+            "time_to_first_preview_seconds",
+            "Seconds from admission to the first preview.",
+            (0.05, *_LONG),
+        )
+        self.scale_step = self._histogram(
+            "scale_step_duration_seconds", "Seconds of one step of the engine.", _SHORT, "scale"
+        )
+        self.text_encode = self._histogram(
+            "text_encode_duration_seconds", "Seconds to encode one prompt.", _SHORT
+        )
+        self.vae_decode = self._histogram(
+            "vae_decode_duration_seconds", "Seconds to decode one batch of images.", _SHORT
+        )
+        self.image_encode = self._histogram(
+            "image_encode_duration_seconds", "Seconds to encode one PNG, WebP or JPEG file.", _SHORT
+        )
+        self.batch_size = self._histogram(
+            "batch_size", "Images in one step of the engine.", _COUNTS
+        )
+
     def watch(self, name: str, value: Callable[[], float], **labels: str) -> None:
-        """Read a gauge from ``value`` whenever the metrics are scraped.
+        """Read a gauge from a function whenever the metrics are scraped.
 
         Args:
-            name: without the prefix.
-            value: cheap, and safe to call in any thread.
+            name: of the gauge, without the prefix.
+            value: returns its value; cheap, and safe to call in any thread.
             labels: of the gauge, if it has any.
         """
         gauge = self.gauges[name]
         (gauge.labels(**labels) if labels else gauge).set_function(value)
 
     def expect(self, endpoints: Iterable[str]) -> None:
-        """Show the requests of these endpoints, none so far."""
+        """Export the series of these endpoints as 0."""
         for endpoint in endpoints:
             self.request_duration.labels(endpoint)
             for outcome in get_args(Outcome):
@@ -151,7 +198,7 @@ class Metrics:
         self.rejections.labels(error.code).inc()
 
     def describe_model(self, model: ModelInfo) -> None:
-        """Publish what is loaded."""
+        """Export the properties of the loaded model."""
         for scale in range(len(model.patch_nums)):
             self.scale_step.labels(str(scale))
         self._model_info.clear()
@@ -160,7 +207,7 @@ class Metrics:
         ).set(1)
 
     def observe(self, timing: Timing) -> None:
-        """Count a duration that the worker measured."""
+        """Record a duration that a worker measured."""
         match timing.stage:
             case "scale_step":
                 self.scale_step.labels(str(timing.scale)).observe(timing.seconds)
@@ -171,5 +218,5 @@ class Metrics:
                 self.vae_decode.observe(timing.seconds)
 
     def render(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """Return the text that Prometheus scrapes."""
         return generate_latest(self.registry)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -25,6 +27,12 @@ from pydantic_settings import (
 from server.validation import unknown
 
 ENV_PREFIX = "STAR_"
+
+PATH_PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}")
+"""A path that the server may be published under; no segment begins with a dot."""
+
+MetadataLevel = Literal["full", "provenance", "none"]
+"""How much an image file says about itself."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -52,6 +60,37 @@ def _are_origins(value: list[str]) -> list[str]:
                 f"must name origins such as https://app.example.org, or *; got {origin}."
             )
     return value
+
+
+def _are_networks(value: list[str] | None) -> list[str] | None:
+    for proxy in value or []:
+        try:
+            if proxy != "*":
+                ip_network(proxy, strict=False)
+        except ValueError as error:
+            raise ValueError(
+                f"must name addresses or networks such as 10.0.0.0/8, or *; got {proxy}."
+            ) from error
+    return value
+
+
+def _is_prefix(value: str) -> str:
+    if value and not PATH_PREFIX.fullmatch(value):
+        raise ValueError(f"must be a path such as /star; got {value}.")
+    return value
+
+
+def _is_store(value: str) -> str:
+    """Check the setting ``image_store``, and return it without a slash at its end."""
+    parts, value = urlsplit(value), value.rstrip("/")
+    if parts.query or parts.fragment:
+        raise ValueError(f"must not have a query or a fragment; got {value}.")
+    directory = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path[1:]
+    if value == "memory" or directory or (parts.scheme == "s3" and parts.netloc):
+        return value
+    raise ValueError(
+        f"must be memory, a directory such as file:///var/lib/star, or a bucket such as s3://images/star; got {value}."
+    )
 
 
 class SettingsFileError(ValueError):
@@ -95,6 +134,39 @@ class ModelSettings(BaseSettings):
     )
 
 
+class FileSettings(BaseSettings):
+    """The text in image files, and their signature."""
+
+    model_config = ModelSettings.model_config
+
+    metadata: MetadataLevel = Field(
+        "full",
+        description=(
+            "text in image files: full is origin, prompt and parameters, provenance is the origin alone; a request may "
+            "choose between these two, or among all three if this is none"
+        ),
+    )
+    c2pa_certificate: Path | None = Field(
+        None,
+        description="PEM file of a certificate and its issuers: sign Content Credentials; needs the extra c2pa",
+    )
+    c2pa_key: Path | None = Field(
+        None, description="PEM file of the certificate's private key, not encrypted"
+    )
+    c2pa_timestamp_url: Annotated[str, AfterValidator(_is_address)] | None = Field(
+        None,
+        description="address of a time-stamping authority (RFC 3161), asked for each signature",
+    )
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.c2pa_certificate is None) != (self.c2pa_key is None):
+            raise ValueError("c2pa_certificate and c2pa_key must be set together")
+        if self.c2pa_timestamp_url is not None and self.c2pa_certificate is None:
+            raise ValueError("c2pa_timestamp_url needs c2pa_certificate and c2pa_key")
+        return self
+
+
 class WorkerSettings(ModelSettings):
     """All that a worker process needs: a frozen part of :class:`Settings`, sent to it when it starts."""
 
@@ -133,7 +205,7 @@ class WorkerSettings(ModelSettings):
         return min(self.max_batch or self.slots, self.slots)
 
 
-class Settings(WorkerSettings):
+class Settings(FileSettings, WorkerSettings):
     """Everything that can be set about the server."""
 
     config: Path | None = Field(
@@ -159,6 +231,31 @@ class Settings(WorkerSettings):
         le=1 << 30,
         description="largest request body that may hold images, in bytes",
     )
+    max_bodies_bytes: int = Field(
+        0,
+        ge=0,
+        le=1 << 40,
+        description="bytes of all request bodies under way at most; 0 is 16 times max_upload_bytes",
+    )
+    max_header_bytes: int = Field(
+        64 << 10, ge=1024, le=1 << 24, description="largest header of a request, in bytes"
+    )
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="open connections at most; fewer where the limit on file descriptors is low",
+    )
+    header_timeout_s: Seconds = Field(
+        20.0, description="seconds that a client may take to send the header of a request"
+    )
+    body_timeout_s: Seconds = Field(
+        30.0,
+        description="seconds in which the body of a request must make progress, 1 KiB for each second",
+    )
+    keep_alive_s: Seconds = Field(
+        75.0, description="seconds that a connection without a request is kept open"
+    )
     max_image_pixels: int = Field(
         1 << 24, ge=1, le=1 << 27, description="pixels of an uploaded image at most"
     )
@@ -174,9 +271,17 @@ class Settings(WorkerSettings):
     images_per_minute: int = Field(
         0, ge=0, le=1_000_000, description="limit per key, or per address without keys; 0 is none"
     )
-    trusted_proxies: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
-        ["127.0.0.1", "::1"],
-        description="proxies whose X-Forwarded-For and -Proto are trusted, separated by commas; * is all",
+    trusted_proxies: Annotated[
+        list[str] | None, NoDecode, BeforeValidator(_split), AfterValidator(_are_networks)
+    ] = Field(
+        None,
+        description=(
+            "addresses or networks of proxies whose X-Forwarded-For, -Proto and -Prefix are believed, separated by "
+            "commas; * is all; when left out, loopback's -Proto and -Prefix alone"
+        ),
+    )
+    root_path: Annotated[str, AfterValidator(_is_prefix)] = Field(
+        "", description="path under which a proxy publishes the server, such as /star"
     )
     cors_origins: Annotated[
         list[str], NoDecode, BeforeValidator(_split), AfterValidator(_are_origins)
@@ -184,12 +289,25 @@ class Settings(WorkerSettings):
     public_url: Annotated[str, AfterValidator(_is_address)] | None = Field(
         None, description="address of the server in image URLs; the request's own when left out"
     )
+    image_store: Annotated[str, AfterValidator(_is_store)] = Field(
+        "memory",
+        description=(
+            'where images for response_format "url" are kept: memory, or shared by servers file:///directory or '
+            "s3://bucket/prefix"
+        ),
+    )
+    s3_endpoint: Annotated[str, AfterValidator(_is_address)] | None = Field(
+        None, description="address of a service that speaks S3; AWS when left out"
+    )
     stored_images: int = Field(
         1000, ge=0, le=1_000_000, description='images kept for response_format "url"; 0 refuses it'
     )
     # At least what one request can make: ten images of 1024 x 1024 pixels, not compressed at all.
     stored_bytes: int = Field(
-        256 << 20, ge=32 << 20, le=1 << 40, description="bytes of all kept images at most"
+        256 << 20,
+        ge=32 << 20,
+        le=1 << 40,
+        description="bytes of all kept images at most; S3 has no bound",
     )
     stored_s: Seconds = Field(3600.0, description="seconds that an image is kept")
     previews: bool = Field(True, description="allow streams with partial images")
@@ -248,6 +366,11 @@ class Settings(WorkerSettings):
             raise ValueError(
                 f"default_timeout_s ({self.default_timeout_s:g}) must not exceed max_timeout_s "
                 f"({self.max_timeout_s:g})"
+            )
+        if 0 < self.max_bodies_bytes < self.max_upload_bytes:
+            raise ValueError(
+                f"max_bodies_bytes ({self.max_bodies_bytes}) must not be less than max_upload_bytes "
+                f"({self.max_upload_bytes})"
             )
         return self
 

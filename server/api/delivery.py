@@ -19,8 +19,8 @@ from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
 from server.dispatch.ticket import Ticket
 from server.errors import InvalidRequest, RateLimitExceeded
-from server.http.rate_limit import network_of
-from server.http.request_log import RequestRecord, record_of
+from server.http.rate_limit import caller_of
+from server.http.request_log import record_of
 from server.images.canvas import EditOptions, parse_place, read_edit
 from server.images.encode import MEDIA_TYPES, png_text
 from server.images.uploads import EditFiles
@@ -118,7 +118,7 @@ async def admit(
     deadline = now + timeout_of(body, context.settings)
     job = make_job(body, model, context.settings, job_id=job_id)
     options = _edit_options(body, files)
-    images, caller = len(job.seeds), _caller(request, record)
+    images, caller = len(job.seeds), caller_of(request.scope)
     record.details |= {"n": images, "seed": job.seeds[0]}
     if context.settings.log_prompts:
         record.details["prompt"] = job.prompt
@@ -169,10 +169,3 @@ def _check_limits(context: Context, caller: str, images: int) -> None:
     except RateLimitExceeded as error:
         context.client.metrics.reject(error)
         raise
-
-
-def _caller(request: Request, record: RequestRecord) -> str:
-    """Return whose limits the request counts against: the key's number, or without keys the network address."""
-    if record.api_key is not None:
-        return f"key {record.api_key}"
-    return network_of(request.client.host) if request.client is not None else "unknown"

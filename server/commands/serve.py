@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from types import FrameType
 
 import structlog
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from server.app import create_app, make_client
 from server.dispatch.engine_client import EngineClient
 from server.errors import CannotListen, ServingFailed
+from server.http.acceptor import Acceptor, connections_for, raise_descriptor_limit
+from server.http.connections import Connections
+from server.http.protocol import BoundedProtocol, TransportLimits
+from server.http.refusals import Refusals
 from server.logs import configure_logging
 from server.settings import Settings
 
@@ -29,18 +35,54 @@ class DrainingServer(uvicorn.Server):
     Args:
         config: uvicorn's.
         client: its requests are awaited.
-        drain_timeout_s: seconds that draining may take.
+        settings: limits on connections, and seconds that draining may take.
     """
 
-    def __init__(
-        self, config: uvicorn.Config, client: EngineClient, drain_timeout_s: float
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, client: EngineClient, settings: Settings) -> None:
         super().__init__(config)
         self._client = client
-        self._drain_timeout_s = drain_timeout_s
+        self._settings = settings
         self._signals = 0
         self._drain_until: float | None = None
         self._log = structlog.get_logger("star.server")
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app, then accept connections within their limits; uvicorn's own servers know none."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        settings, metrics = self._settings, self._client.metrics
+        refusals = Refusals(metrics)
+        allowed = min(settings.max_connections, connections_for(raise_descriptor_limit()))
+        if allowed < settings.max_connections:
+            self._log.warning(
+                "fewer connections than max_connections: raise the limit on file descriptors",
+                connections=allowed,
+            )
+        connections = Connections(allowed, refusals)
+        metrics.watch("connections", lambda: len(connections))
+        limits = TransportLimits(
+            settings.header_timeout_s,
+            settings.max_header_bytes,
+            settings.keep_alive_s,
+            linger_bytes=settings.max_upload_bytes,
+        )
+
+        def make_protocol() -> BoundedProtocol:
+            return BoundedProtocol(
+                self.config,
+                self.server_state,
+                self.lifespan.state,
+                connections=connections,
+                refusals=refusals,
+                limits=limits,
+            )
+
+        self.servers = [
+            Acceptor(listener, make_protocol, connections, refusals)  # type: ignore[misc]
+            for listener in sockets or []
+        ]
+        self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Count the signal. Unlike uvicorn, do not raise it again at the end, so the exit code is 0."""
@@ -55,10 +97,12 @@ class DrainingServer(uvicorn.Server):
         now = self._client.clock()
         if self._drain_until is None:
             self._log.info(
-                "draining", outstanding=self._client.outstanding, timeout_s=self._drain_timeout_s
+                "draining",
+                outstanding=self._client.outstanding,
+                timeout_s=self._settings.drain_timeout_s,
             )
             self._client.begin_drain()
-            self._drain_until = now + self._drain_timeout_s
+            self._drain_until = now + self._settings.drain_timeout_s
         if self._signals > 1 or now >= self._drain_until:
             self._client.abandon()
             return True
@@ -109,7 +153,9 @@ def _bind(
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # "::" is every interface, and so takes IPv4 too where the system allows it.
+            only = 0 if address[0] == "::" and socket.has_dualstack_ipv6() else 1
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
         _limit_unsent(bound, write_timeout_s)
         bound.bind(address)
         bound.listen(_BACKLOG)
@@ -152,10 +198,11 @@ def serve(settings: Settings) -> None:
         access_log=False,
         lifespan="on",
         server_header=False,
-        forwarded_allow_ips=settings.trusted_proxies,
+        proxy_headers=False,  # server.http.forwarded reads them
+        ws="none",
         timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
     )
-    server = DrainingServer(config, client, settings.drain_timeout_s)
+    server = DrainingServer(config, client, settings)
     log = structlog.get_logger("star.server")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info("listening", url=f"http://{host}:{sockets[0].getsockname()[1]}", model=settings.model)

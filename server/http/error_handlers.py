@@ -1,4 +1,4 @@
-"""How exceptions become answers: whatever is raised in the app leaves it as the one envelope."""
+"""Handlers that turn every exception of the app into the error envelope."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from server.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    RequestTooLarge,
     ServerError,
     UnsupportedMediaType,
     error_response,
 )
+from server.http.request_guard import BodyRefused
 from server.http.request_log import record_of
 from server.validation import complaints, nearest
 
@@ -31,7 +31,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception of an app with the envelope."""
+    """Make an app answer every exception with the envelope."""
     app.add_exception_handler(ServerError, _answer_server_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -62,21 +62,21 @@ def _answer(request: Request, error: ServerError) -> Response:
 
 
 def _translate(request: Request, error: HTTPException) -> ServerError:
-    """What Starlette and FastAPI raise by themselves, as one of ours."""
-    place = f"{request.method} {request.url.path}"
+    """Return our error for one that Starlette or FastAPI raised."""
+    if isinstance(error, BodyRefused):
+        return error.error
+    place = f"{record_of(request).method} {request.url.path}"
     match error.status_code:
         case 404:
             near = nearest(request.url.path, _paths(request))
             hint = f"; did you mean {near}? GET" if near else "; GET"
-            return NotFound(f"There is nothing at {place}{hint} /docs lists what there is.")
+            return NotFound(f"There is nothing at {place}{hint} /docs lists all endpoints.")
         case 405:
             return MethodNotAllowed(
                 f"{place} does not exist; use {_allowed(request)} for this path."
             )
-        case 413:
-            return RequestTooLarge(str(error.detail))
         case 400 if isinstance(error.__cause__, ClientDisconnect):
-            return ClientClosed("The client left before its request was whole.")
+            return ClientClosed("The client disconnected before its request was complete.")
         case 400:
             if request.headers.get("content-type", "").startswith("multipart/"):
                 return InvalidRequest(f"The request body cannot be read as a form: {error.detail}")
@@ -86,22 +86,23 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
 
 
 def _paths(request: Request) -> list[str]:
-    """What there is, names that a caller puts into a path left out."""
+    """Return the paths of the API, except those that hold a name."""
     return [path for path in request.app.openapi()["paths"] if "{" not in path and path != "/"]
 
 
 def _allowed(request: Request) -> str:
-    """The methods of a path, as the ``Allow`` header lists them; Starlette names those of one route alone."""
+    """Return the methods of a path for the ``Allow`` header; Starlette lists those of one route only."""
 
     def serves(method: str) -> bool:
-        scope = {**request.scope, "method": method}
+        # HEAD is answered wherever GET is.
+        scope = {**request.scope, "method": "GET" if method == "HEAD" else method}
         return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
     return ", ".join(method for method in _METHODS if serves(method))
 
 
 def _explain(request: Request, errors: list[dict[str, Any]]) -> ServerError:
-    """Sentences for what validation found; ``param`` names the first field."""
+    """Return an error with a sentence for each problem that validation found; ``param`` is the first field."""
     first = errors[0]
     if first["type"] == "json_invalid":
         position = first["loc"][-1]
@@ -116,7 +117,7 @@ def _explain(request: Request, errors: list[dict[str, Any]]) -> ServerError:
 
 
 def _explain_body(request: Request, error: dict[str, Any]) -> ServerError:
-    """The body as a whole is wrong: absent, no JSON by its content type, or no object."""
+    """Return the error for a body that is missing, has another content type than JSON, or is not an object."""
     if error["type"] == "missing":
         example = json.dumps(_body_model(request).model_json_schema().get("examples", [{}])[0])
         return InvalidRequest(f"The request needs a body: a JSON object such as {example}.")
@@ -130,7 +131,7 @@ def _explain_body(request: Request, error: dict[str, Any]) -> ServerError:
 
 
 def _body_model(request: Request) -> type[BaseModel]:
-    """The model that the route validates its body with."""
+    """Return the model that the route validates its body with."""
     field = getattr(request.scope.get("route"), "body_field", None)
     model = getattr(getattr(field, "field_info", None), "annotation", None)
     return model if isinstance(model, type) and issubclass(model, BaseModel) else BaseModel

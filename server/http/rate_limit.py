@@ -1,7 +1,7 @@
-"""How much a caller may ask for in a minute: requests, and images.
+"""Limits per caller and minute, of requests and of images.
 
-The generic cell rate algorithm: after a pause a caller may spend a whole minute's worth at once, and from then on
-gets it back evenly.
+The generic cell rate algorithm: after a pause a caller may use a whole minute's allowance at once, which is then
+refilled evenly.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import ipaddress
 import math
 from dataclasses import dataclass
 
+from starlette.types import ASGIApp, Receive, Scope, Send
 from throttled import MemoryStore, RateLimiterType, Throttled, per_min
 
-from server.errors import InvalidRequest, RateLimitExceeded
+from server.errors import InvalidRequest, RateLimitExceeded, error_response
+from server.http.request_log import RequestRecord
+from server.metrics import Metrics
 
 _CALLERS = 100_000
-"""Callers that are remembered; beyond, those that have been away the longest are forgotten."""
+"""Callers that are remembered; beyond that, the least recent are forgotten."""
 
 
 def network_of(address: str) -> str:
-    """The caller that an address stands for: itself, or for IPv6 the /64 network, which is one subscriber's."""
+    """Return the caller that an address stands for: itself or, for IPv6, its /64 network, which is one subscriber's."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -27,6 +30,15 @@ def network_of(address: str) -> str:
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is None:
         return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
     return address
+
+
+def caller_of(scope: Scope) -> str:
+    """Return whose limits a request counts against: the key's number, or without keys the network address."""
+    record: RequestRecord = scope["state"]["record"]
+    if record.api_key is not None:
+        return f"key {record.api_key}"
+    client = scope.get("client")
+    return network_of(client[0]) if client is not None else "unknown"
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class _Limit:
 
 
 class RateLimits:
-    """The limits of one server, and what each caller has left.
+    """The limits of one server, and the allowance that each caller has left.
 
     Args:
         requests_per_minute: 0 is no limit.
@@ -49,29 +61,29 @@ class RateLimits:
         self._images = _limit("images", images_per_minute)
 
     def check(self, caller: str, images: int) -> None:
-        """Refuse a request that the caller has not enough left for; nothing is spent.
+        """Refuse a request that exceeds the caller's allowance; nothing is counted yet.
 
         Raises:
-            InvalidRequest: it asks for more images than anybody ever gets in a minute.
-            RateLimitExceeded: ``retry_after`` says when there is enough.
+            InvalidRequest: it asks for more images than the limit per minute, so it could never be served.
+            RateLimitExceeded: ``retry_after`` says when the allowance suffices.
         """
         if self._images is not None and images > self._images.per_minute:
             raise InvalidRequest(
-                f"n must be at most {self._images.per_minute}, the images that a caller of this server may "
-                f"ask for in a minute; got {images}.",
+                f"n must be at most {self._images.per_minute}, the number of images that this server allows a "
+                f"caller per minute; got {images}.",
                 param="n",
             )
         for limit, cost in self._costs(images):
             if limit.throttle.peek(caller).remaining < cost:
-                # Limited requests cost nothing, so this only asks when.
+                # A request that is refused costs nothing, so this only computes the wait.
                 wait = max(math.ceil(limit.throttle.limit(caller, cost).state.retry_after), 1)
                 raise RateLimitExceeded(
-                    f"The limit of {limit.per_minute} {limit.noun} a minute is used up. Try again in {wait} s.",
+                    f"The limit of {limit.per_minute} {limit.noun} per minute is reached. Try again in {wait} s.",
                     retry_after=wait,
                 )
 
     def spend(self, caller: str, images: int) -> None:
-        """Count a request that has been let in."""
+        """Count a request that has been admitted."""
         for limit, cost in self._costs(images):
             limit.throttle.limit(caller, cost)
 
@@ -86,3 +98,31 @@ def _limit(noun: str, per_minute: int) -> _Limit | None:
     store = MemoryStore(options={"MAX_SIZE": _CALLERS})
     throttle = Throttled(using=RateLimiterType.GCRA.value, quota=per_min(per_minute), store=store)
     return _Limit(noun, per_minute, throttle)
+
+
+class RateLimitCheck:
+    """Middleware that answers 429 to a caller who has nothing left, before the body is read.
+
+    Nothing is spent here: only the body says for how many images a request asks.
+
+    Args:
+        app: the next ASGI app.
+        limits: of the server.
+        metrics: where refusals are counted.
+    """
+
+    def __init__(self, app: ASGIApp, limits: RateLimits, metrics: Metrics) -> None:
+        self._app = app
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            try:
+                self._limits.check(caller_of(scope), images=1)
+            except RateLimitExceeded as error:
+                scope["state"]["record"].fail(error)
+                self._metrics.reject(error)
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

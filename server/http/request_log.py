@@ -11,19 +11,11 @@ from typing import Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import (
-    ClientClosed,
-    InternalError,
-    Outcome,
-    RequestTooLarge,
-    ServerError,
-    error_response,
-)
+from server.errors import ClientClosed, Outcome, ServerError
 from server.http.route_path import route_path
 from server.metrics import Metrics
 
@@ -37,11 +29,8 @@ _PARTS_OF_PAGES = ("/static/", "/docs/parts/")
 _OTHER = "other"
 """Name of the endpoint in metrics when no route matches."""
 
-_WITH_IMAGES = frozenset({"/generate", "/v1/images/edits"})
-"""Paths whose requests may hold images, and be that large."""
-
-_SECRET_ROUTE = "/v1/images/{name}/content"
-"""The one route whose path is a secret, which must not be logged."""
+_SECRET_PLACE = "/v1/images/files/"
+"""What comes after this in a path is a secret, which must not be logged, whatever the answer is."""
 
 
 @dataclass
@@ -50,6 +39,7 @@ class RequestRecord:
 
     Args:
         request_id: taken from ``x-request-id`` or made.
+        method: of the request; a HEAD is routed as a GET.
         outcome: for ``star_requests_total``.
         code: of the error, if one was answered.
         api_key: number of the key that came with it, if keys are asked for.
@@ -57,6 +47,7 @@ class RequestRecord:
     """
 
     request_id: str
+    method: str = "GET"
     outcome: Outcome = "ok"
     code: str | None = None
     api_key: int | None = None
@@ -86,25 +77,18 @@ def record_of(request: Request) -> RequestRecord:
 
 
 class RequestLog:
-    """Outermost middleware: request ids, the limit on bodies, unhandled errors, the log line.
+    """Outermost middleware: request ids, HEAD, the log line and the metrics of each request.
 
-    It gives each request an id, refuses a body over the limit, answers an unhandled error with the envelope, and
-    writes the log line.
+    HEAD is answered like GET, without the body, on every path that has GET.
 
     Args:
         app: the next ASGI app.
         metrics: where requests are counted.
-        max_body_bytes: longest request body.
-        max_upload_bytes: longest where it may hold images.
     """
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, max_upload_bytes: int
-    ) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
-        self._max_upload_bytes = max_upload_bytes
         self._log = structlog.get_logger("star.request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,25 +96,11 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        given = Headers(scope=scope).get("x-request-id", "")
         record = RequestRecord(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+        record.method = scope["method"]
         scope.setdefault("state", {})["record"] = record
         status = 0
-        body_bytes = 0
-        max_bytes = (
-            self._max_upload_bytes if route_path(scope) in _WITH_IMAGES else self._max_body_bytes
-        )
-
-        async def limited_receive() -> Message:
-            nonlocal body_bytes
-            message = await receive()
-            if message["type"] == "http.request":
-                body_bytes += len(message.get("body", b""))
-                if body_bytes > max_bytes:
-                    # The one kind of exception that FastAPI lets through while it reads a body.
-                    raise HTTPException(RequestTooLarge.status, _too_large(max_bytes).message)
-            return message
 
         async def marked_send(message: Message) -> None:
             nonlocal status
@@ -139,29 +109,16 @@ class RequestLog:
                 answer = MutableHeaders(scope=message)
                 answer["x-request-id"] = record.request_id
                 answer["x-total-time"] = f"{time.monotonic() - started:.4f}"
+            elif record.method == "HEAD" and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
+        if record.method == "HEAD":
+            scope["method"] = "GET"  # in place: the routes write what they match into this dict
         try:
-            await self._serve(scope, headers, max_bytes, limited_receive, marked_send)
-        except Exception as error:
-            self._log.error("unhandled error", request_id=record.request_id, exc_info=error)
-            failure = InternalError("The server failed to handle this request; its log says why.")
-            record.fail(failure)
-            if not status:
-                await error_response(failure)(scope, receive, marked_send)
+            await self._app(scope, receive, marked_send)
         finally:
             self._conclude(scope, record, status, time.monotonic() - started)
-
-    async def _serve(
-        self, scope: Scope, headers: Headers, max_bytes: int, receive: Receive, send: Send
-    ) -> None:
-        declared = headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > max_bytes:
-            error = _too_large(max_bytes)
-            scope["state"]["record"].fail(error)
-            await error_response(error)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
 
     def _conclude(self, scope: Scope, record: RequestRecord, status: int, seconds: float) -> None:
         path = route_path(scope)
@@ -173,14 +130,14 @@ class RequestLog:
         self._metrics.request_duration.labels(endpoint).observe(seconds)
         log = (
             self._log.debug
-            if path in _PROBES or path.startswith(_PARTS_OF_PAGES)
+            if path in _PROBES or path.startswith(_PARTS_OF_PAGES) or record.method == "OPTIONS"
             else self._log.info
         )
         log(
             "request",
             request_id=record.request_id,
-            method=scope["method"],
-            path=endpoint if endpoint == _SECRET_ROUTE else path,
+            method=record.method,
+            path=_without_secret(path),
             status=status,
             outcome=record.outcome,
             duration_s=round(seconds, 4),
@@ -190,7 +147,7 @@ class RequestLog:
         )
 
 
-def _too_large(max_bytes: int) -> RequestTooLarge:
-    return RequestTooLarge(
-        f"The request body is longer than the {max_bytes:,} bytes allowed; shorten the text, or shrink the image."
-    )
+def _without_secret(path: str) -> str:
+    """Return a path as it may be logged."""
+    before, place, _ = path.partition(_SECRET_PLACE)
+    return f"{before}{place}{{name}}" if place else path
