@@ -153,6 +153,10 @@ def workspace_bytes(config: ModelConfig, batch: int, bytes_per_value: int) -> in
     candidates = config.sampling.top_k or vocab
     # Logits, candidates, and their weights among the whole vocabulary, for a smooth scale.
     sampling = config.schedule.lengths[-1] * (vocab * (bytes_per_value + 4) + candidates * 5 * 4)
+    if config.sampling.mixed_scales:
+        # The noise while it is computed, in 64 bits, and logits.
+        drawn = min(config.sampling.unguided_scales, len(config.schedule) - 1)
+        sampling = max(sampling, config.schedule.lengths[-1 - drawn] * vocab * 3 * 8)
     cost = decoder_cost(config.tokenizer, config.schedule.last_side)
     decoding = cost.workspace_values * bytes_per_value
     return batch * max(step, sampling, decoding)

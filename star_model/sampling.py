@@ -58,6 +58,27 @@ class Sampling(BaseModel):
         "changes the image; 0 is none, more than the model has is all.",
     )
 
+    unguided_temperature: float = Field(
+        1.0,
+        ge=0.01,
+        le=100,
+        description="By how much to divide the logits of the scales that unguided_scales counts: below 1 keeps to the "
+        "likeliest tokens, above 1 varies more.",
+    )
+    guidance_from: int = Field(
+        0,
+        ge=0,
+        description="Number of scales, counted from the coarsest, before guidance begins; 0 is none, more than the "
+        "model has is all.",
+    )
+    mixed_scales: int = Field(
+        0,
+        ge=0,
+        description="Number of scales, counted from the finest, that use a random mixture of all tokens instead of one "
+        "drawn token, which gives smoother surfaces; those that unguided_scales counts draw all the same. 0 is none, "
+        "more than the model has is all.",
+    )
+
     def changed(self, given: Mapping[str, Any]) -> Sampling:
         """Replace the parameters that ``given`` has under their names, except where its value is None.
 

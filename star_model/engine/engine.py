@@ -19,7 +19,7 @@ prepare the next one meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -27,12 +27,13 @@ import torch
 from torch import Tensor
 
 from star_model.config import KEPT_TEXTS
-from star_model.engine.candidates import candidates, random_numbers
+from star_model.engine.candidates import random_numbers
 from star_model.engine.editing import Edit
 from star_model.engine.forward import EagerForward, Forward
 from star_model.engine.graphs import Capture, GraphedForward, Progress, buckets
 from star_model.engine.kv_cache import KVCache
 from star_model.engine.sequence import ImageSequence
+from star_model.engine.token_sampler import TokenSampler
 from star_model.errors import CaptureError
 from star_model.model import StarModel
 from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextConditioning
@@ -88,6 +89,9 @@ class Engine:
             # Some text, since attention to nothing at all is not a number.
             with torch.inference_mode():
                 self._condition(self._padding_slot, [self._empty, self._empty])
+        self._sampler = TokenSampler(
+            self.schedule, model.vqvae.quantizer.codebook, together=mode == "fast"
+        )
         self._eager = EagerForward(model.transformer, self.cache)
         self._forward: Forward = self._eager
         if capture is not None and self._padding_slot is not None:
@@ -175,7 +179,7 @@ class Engine:
             raise
 
     def _condition(self, slot: int, pair: Sequence[Conditioning]) -> Tensor:
-        """Store the text, or the modulation, of a guidance pair in ``slot``; returns its start token maps (2, 1, C)."""
+        """Store the texts and the modulation of a guidance pair in ``slot``; returns its start token maps (2, 1, C)."""
         model, num_classes = self.model, self.model.config.transformer.num_classes
         classes = [c.class_id for c in pair if isinstance(c, ClassConditioning)]
         texts = [t for t in pair if isinstance(t, TextConditioning)]
@@ -186,8 +190,6 @@ class Engine:
             )
         if classes:
             condition = to_device(torch.tensor(classes), model.device)
-            if self.cache.modulation.shape[2]:
-                self.cache.write_modulation(slot, model.transformer.modulation(condition))
         else:
             condition = to_device(torch.stack([t.pooled for t in texts]), model.device, model.dtype)
             rows = texts[: model.config.transformer.text_rows]
@@ -195,6 +197,8 @@ class Engine:
             self.cache.write_text(
                 slot, torch.cat([self._text_keys_values(t) for t in rows], dim=2), mask
             )
+        if model.config.transformer.modulation_vectors:
+            self.cache.write_modulation(slot, model.transformer.modulation(condition))
         return model.transformer.embed_start(condition)
 
     def _compute_text_keys_values(self, text: TextConditioning) -> Tensor:
@@ -234,15 +238,18 @@ class Engine:
                 yield alike[start : start + largest]
 
     def _is_guided(self, sequence: ImageSequence) -> bool:
-        """True if the next scale of ``sequence`` needs the unconditional row as well."""
-        sampling = sequence.sampling
-        guided_scales = self.num_scales - sampling.unguided_scales
-        return sampling.guidance_scale > 0 and sequence.scale < guided_scales
+        """True if the next scale of ``sequence`` needs the unconditional row as well.
+
+        It does before guidance has begun, if later scales read the keys and values of that row.
+        """
+        if sequence.sampling.guidance_scale == 0 or sequence.unguided:
+            return False
+        return not (sequence.before_guidance and self.cache.own_scale)
 
     def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
         """Advance ``sequences`` by one scale, in one batch."""
         logits = self._predict(sequences)  # (B, p * p, V)
-        tokens, vectors = self._sample(logits, sequences)
+        tokens, vectors = self._sampler(logits, sequences)
         self._advance(sequences, tokens, vectors)
 
     def _predict(self, sequences: Sequence[ImageSequence]) -> Tensor:
@@ -257,8 +264,13 @@ class Engine:
                 if s.next_tokens is not None
             ]
         )  # (2 B, p * p, C)
-        ramp = self.schedule.progress(scale)
-        strength = torch.stack([s.guidance_scale for s in sequences]) * ramp if guided else None
+        strength = None
+        if guided:
+            ramp = self.schedule.progress(scale)
+            strength = torch.stack([s.guidance_scale for s in sequences]) * ramp
+            if any(s.before_guidance for s in sequences):
+                begun = torch.tensor([not s.before_guidance for s in sequences])
+                strength = strength * to_device(begun, strength.device)
         return self._forward(scale, x, slots, strength)
 
     def _advance(self, sequences: Sequence[ImageSequence], tokens: Tensor, vectors: Tensor) -> None:
@@ -276,39 +288,6 @@ class Engine:
             next_tokens = transformer.embed_scale(next_input, scale + 1).unsqueeze(1).unbind()
         for sequence, *state in zip(sequences, tokens, f_hat, next_tokens, strict=True):
             sequence.advance(*state)
-
-    def _sample(self, logits: Tensor, sequences: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
-        """Draw tokens (B, p * p) from ``logits`` (B, p * p, V); also returns their vectors (B, p * p, z)."""
-        scale, codebook = sequences[0].scale, self.model.vqvae.quantizer.codebook
-        start, end = self.schedule.offsets[scale], self.schedule.offsets[scale + 1]
-        maps: dict[int, tuple[Tensor, Tensor]] = {}
-        for members in self._sampled_together(sequences):
-            images = [sequences[i] for i in members]
-            rows = (
-                logits
-                if len(members) == len(sequences)
-                else torch.stack([logits[i] for i in members])
-            )
-            top_p = torch.stack([s.top_p for s in images]) if images[0].sampling.top_p < 1 else None
-            left = candidates(rows, top_k=images[0].sampling.top_k, top_p=top_p)
-            tokens = left.draw(torch.stack([s.uniform[start:end] for s in images]))
-            vectors = left.mean(codebook.weight) if images[0].smooth else codebook(tokens)
-            maps.update(zip(members, zip(tokens, vectors, strict=True), strict=True))
-        for i, sequence in enumerate(sequences):
-            if sequence.edit is not None:
-                maps[i] = sequence.edit.keep(*maps[i], scale)
-        all_tokens, all_vectors = zip(*(maps[i] for i in range(len(sequences))), strict=True)
-        return torch.stack(all_tokens), torch.stack(all_vectors)
-
-    def _sampled_together(self, sequences: Sequence[ImageSequence]) -> Iterable[list[int]]:
-        """Indices of ``sequences`` in groups that are sampled together: same top_k, top_p or none, smooth or not."""
-        if self.mode == "deterministic":
-            return ([i] for i in range(len(sequences)))
-        groups: dict[tuple[int, bool, bool], list[int]] = {}
-        for i, sequence in enumerate(sequences):
-            kind = (sequence.sampling.top_k, sequence.sampling.top_p < 1, sequence.smooth)
-            groups.setdefault(kind, []).append(i)
-        return groups.values()
 
     @torch.inference_mode()
     def preview(self, sequences: Sequence[ImageSequence]) -> Tensor:

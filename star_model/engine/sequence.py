@@ -17,7 +17,8 @@ class ImageSequence:
         seed: of the random numbers.
         scale: the next scale to be predicted.
         tokens: the token map (p * p,) of each scale predicted so far.
-        f_hat: the latent (z, P, P): the sum of the tokens' contributions; at smooth scales, of the candidates' means.
+        f_hat: the latent (z, P, P): the sum of the tokens' contributions; at smooth scales, of the candidates' means, at
+            mixed ones, of the mixtures, whose likeliest tokens are in ``tokens``.
         uniform: the image's own random numbers, one for each token of all scales (L,).
         edit: the image that is edited; None for one that is generated from nothing.
         guidance_scale, top_p: those of ``sampling``, on the device.
@@ -57,7 +58,30 @@ class ImageSequence:
     @property
     def smooth(self) -> bool:
         """True if the next scale uses the candidates' mean instead of a drawn token."""
-        return self.scale >= self.num_scales - self.sampling.smooth_scales
+        return self._is_last(self.sampling.smooth_scales)
+
+    @property
+    def unguided(self) -> bool:
+        """True if the next scale is one of the last, which run without guidance."""
+        return self._is_last(self.sampling.unguided_scales)
+
+    @property
+    def before_guidance(self) -> bool:
+        """True if the next scale is one of the first, at which guidance has not begun."""
+        return self.scale < self.sampling.guidance_from
+
+    @property
+    def mixed(self) -> bool:
+        """True if the next scale uses a random mixture of all tokens instead of a drawn one."""
+        return self._is_last(self.sampling.mixed_scales) and not self.unguided
+
+    @property
+    def temperature(self) -> float:
+        """What the logits of the next scale are divided by."""
+        return self.sampling.unguided_temperature if self.unguided else 1.0
+
+    def _is_last(self, scales: int) -> bool:
+        return self.scale >= self.num_scales - scales
 
     def advance(self, tokens: Tensor, f_hat: Tensor, next_tokens: Tensor | None) -> None:
         """Record the result of a step; ``next_tokens`` is None after the last scale."""
