@@ -14,16 +14,12 @@ from uvicorn.config import STARTUP_FAILURE
 from server.app import create_app, make_client
 from server.dispatch.engine_client import EngineClient
 from server.errors import CannotListen, ServingFailed
-from server.http.acceptor import Acceptor, connections_for, raise_descriptor_limit
-from server.http.connections import Connections
-from server.http.protocol import BoundedProtocol, TransportLimits
-from server.http.refusals import Refusals
+from server.http.transport import accept_connections, uvicorn_config
 from server.logs import configure_logging
 from server.settings import Settings
 
 _BACKLOG = 2048
 _UNSENT_BYTES = 128 << 10
-_LAST_BYTES_SECONDS = 5
 
 
 class DrainingServer(uvicorn.Server):
@@ -51,37 +47,14 @@ class DrainingServer(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
-        settings, metrics = self._settings, self._client.metrics
-        refusals = Refusals(metrics)
-        allowed = min(settings.max_connections, connections_for(raise_descriptor_limit()))
-        if allowed < settings.max_connections:
-            self._log.warning(
-                "fewer connections than max_connections: raise the limit on file descriptors",
-                connections=allowed,
-            )
-        connections = Connections(allowed, refusals)
-        metrics.watch("connections", lambda: len(connections))
-        limits = TransportLimits(
-            settings.header_timeout_s,
-            settings.max_header_bytes,
-            settings.keep_alive_s,
-            linger_bytes=settings.max_upload_bytes,
+        self.servers = accept_connections(  # type: ignore[assignment]
+            sockets or [],
+            self.config,
+            self.server_state,
+            self.lifespan.state,
+            settings=self._settings,
+            metrics=self._client.metrics,
         )
-
-        def make_protocol() -> BoundedProtocol:
-            return BoundedProtocol(
-                self.config,
-                self.server_state,
-                self.lifespan.state,
-                connections=connections,
-                refusals=refusals,
-                limits=limits,
-            )
-
-        self.servers = [
-            Acceptor(listener, make_protocol, connections, refusals)  # type: ignore[misc]
-            for listener in sockets or []
-        ]
         self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -192,16 +165,7 @@ def serve(settings: Settings) -> None:
     sockets = listen(settings.host, settings.port, settings.write_timeout_s)
     configure_logging(settings.log_level, settings.log_format)
     client = make_client(settings)
-    config = uvicorn.Config(
-        create_app(settings, client),
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        server_header=False,
-        proxy_headers=False,  # server.http.forwarded reads them
-        ws="none",
-        timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
-    )
+    config = uvicorn_config(create_app(settings, client))
     server = DrainingServer(config, client, settings)
     log = structlog.get_logger("star.server")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -10,7 +10,7 @@ import structlog
 
 from server.metrics import Metrics, Refusal
 
-_BURST = 20
+_BURST = 5
 """Log lines of one reason in a row; after these, one a second."""
 
 
