@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -75,6 +76,7 @@ def write_tokens(folder: Path) -> TokenSet:
     return TokenSet(folder)
 
 
+@pytest.mark.training
 def test_it_is_measured_before_the_step_and_on_the_way(tmp_path: Path) -> None:
     recipe = TransformerRecipe(stages=(Stage(3, 3, 2, whole=3), Stage(4, 8, 2, kept=5, whole=3)))
     tokens = write_tokens(tmp_path / "tokens")

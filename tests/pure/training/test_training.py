@@ -157,6 +157,7 @@ def test_tokens_near_the_border_and_of_fine_scales_are_left_out_more_often() -> 
     assert (fine[2, 2] / fine[1, 2]).item() == 4
 
 
+@pytest.mark.training
 def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     stages = [RECIPE.stages[0]] * 3 + [RECIPE.stages[1]] * 3
 
@@ -186,6 +187,7 @@ def test_a_run_refuses_other_settings(tmp_path: Path) -> None:
         Run(tmp_path, {"lr": 2}, 5).resume()
 
 
+@pytest.mark.training
 def test_a_run_may_change_its_future_but_not_its_past(tmp_path: Path) -> None:
     def run(*stages: Stage) -> Run:
         recipe = TransformerRecipe(warmup=1, stages=stages)
@@ -205,6 +207,7 @@ def test_a_run_may_change_its_future_but_not_its_past(tmp_path: Path) -> None:
             run(*other).resume()
 
 
+@pytest.mark.training
 def test_the_log_of_steps_after_the_saved_one_is_dropped(tmp_path: Path) -> None:
     run = Run(tmp_path, {}, 5)
     run.record(1, loss=3.0)
@@ -215,6 +218,7 @@ def test_the_log_of_steps_after_the_saved_one_is_dropped(tmp_path: Path) -> None
     assert [line["step"] for line in again.log()] == [1]
 
 
+@pytest.mark.training
 def test_the_tokenizer_learns_one_batch() -> None:
     recipe = TokenizerRecipe(steps=60, autoencoder_steps=20, warmup=1, whole_image_steps=0)
     t = TokenizerTrainer(dataclasses.replace(CONFIG.tokenizer, patch_size=16), recipe, CPU)
