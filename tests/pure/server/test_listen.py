@@ -53,3 +53,12 @@ def test_a_client_that_reads_nothing_is_sent_little_and_cut_off() -> None:
             assert poll.poll(30_000), "it may read nothing for ever"
             with pytest.raises(TimeoutError):
                 connection.send(b"x")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
+def test_every_interface_in_ipv6_takes_ipv4_too() -> None:
+    (listener,) = listen("::", 0)
+    with listener:
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, listener.getsockname()[1]), timeout=5):
+                pass

@@ -1,0 +1,478 @@
+"""HTTP as it is spoken by clients that are slow, silent, old, broken or hostile, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import pytest
+
+from tests.server.fakes import FakeEngine
+from tests.server.service import until
+from tests.server.transport import GENERATE, LIVEZ, body_of, serve_sockets
+
+pytestmark = pytest.mark.anyio
+
+CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """On both event loops: uvicorn takes uvloop where it is installed."""
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+# ---- slow and silent ---------------------------------------------------------------------------------------
+async def test_a_header_that_is_not_whole_in_time_is_answered_408() -> None:
+    async with serve_sockets(header_timeout_s=0.3) as server:
+        client = await server.connect()
+        await client.send(b"GET /livez HTTP/1.1\r\nho")
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (408, "request_timeout")
+        assert answer.headers["connection"] == "close"
+        assert answer.headers["x-request-id"]
+        assert await client.closed() == b""
+        assert server.refused("header_timeout") == 1
+
+
+async def test_the_time_for_a_header_is_not_prolonged_by_what_trickles_in() -> None:
+    async with serve_sockets(header_timeout_s=0.5) as server:
+        client = await server.connect()
+        await client.send(b"GET /livez HTTP/1.1\r\n")
+        answer = asyncio.ensure_future(client.answer())
+        while not answer.done():
+            await client.send(b"x: y\r\n")
+            await asyncio.sleep(0.05)
+        assert (await answer).status == 408
+
+
+@pytest.mark.parametrize("nothing", [b"", b"\r\n\r\n"])
+async def test_a_silent_connection_is_closed_without_an_answer(nothing: bytes) -> None:
+    async with serve_sockets(header_timeout_s=0.3) as server:
+        client = await server.connect()
+        await client.send(nothing)
+        assert await client.closed() == b""
+        assert server.refused("header_timeout") == 1
+
+
+async def test_the_second_header_of_a_connection_has_its_own_deadline() -> None:
+    async with serve_sockets(header_timeout_s=0.3) as server:
+        client = await server.connect()
+        assert (await client.ask(LIVEZ)).status == 200
+        await asyncio.sleep(0.5)  # idle, which keep_alive_s bounds, not header_timeout_s
+        assert (await client.ask(LIVEZ)).status == 200
+        assert (await client.ask(LIVEZ[:20])).status == 408
+
+
+async def test_an_idle_connection_is_closed_after_keep_alive_s() -> None:
+    async with serve_sockets(keep_alive_s=0.3) as server:
+        client = await server.connect()
+        assert (await client.ask(LIVEZ)).status == 200
+        assert await client.closed() == b""
+
+
+async def test_a_body_that_stops_is_answered_408() -> None:
+    async with serve_sockets(body_timeout_s=0.3) as server:
+        client = await server.connect()
+        await client.send(GENERATE + b"content-length: 400\r\n\r\n{")
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (408, "request_timeout")
+        assert await client.closed() == b""
+        counted = {"endpoint": "/generate", "outcome": "invalid"}
+        assert server.count("star_requests_total", **counted) == 1
+
+
+async def test_a_body_that_trickles_is_answered_408_and_a_slow_one_that_moves_is_read() -> None:
+    async with serve_sockets(body_timeout_s=0.5) as server:
+        client = await server.connect()
+        await client.send(GENERATE + b"content-length: 4000\r\n\r\n")
+        answer = asyncio.ensure_future(client.answer())
+        while not answer.done():
+            await client.send(b" ")
+            await asyncio.sleep(0.05)
+        assert (await answer).status == 408
+
+        honest = await server.connect()
+        body = json.dumps({"prompt": "a red apple"}).encode().rjust(8000)
+        await honest.send(GENERATE + b"content-length: 8000\r\n\r\n")
+        for start in range(0, 8000, 500):  # for longer than body_timeout_s in all
+            await honest.send(body[start : start + 500])
+            await asyncio.sleep(0.06)
+        assert (await honest.answer()).status == 200
+
+
+# ---- too many, too large -----------------------------------------------------------------------------------
+async def test_silent_connections_keep_nobody_out() -> None:
+    async with serve_sockets(max_connections=10) as server:
+        silent = [await server.connect() for _ in range(40)]
+        assert (await server.ask(LIVEZ)).status == 200
+        assert server.refused("evicted") == 31
+        await until(lambda: server.count("star_connections") <= 10)
+        assert sum(client.reader.at_eof() for client in silent) <= 31
+
+
+@pytest.mark.parametrize(
+    "held",
+    [b"GET /li", b"GET /livez HTTP/1.1\r\nx: y\r\n", GENERATE + b"content-length: 99\r\n\r\n{"],
+)
+async def test_connections_that_stop_in_the_middle_keep_nobody_out(held: bytes) -> None:
+    async with serve_sockets(max_connections=5) as server:
+        for _ in range(20):
+            await (await server.connect()).send(held)
+        assert (await server.ask(LIVEZ)).status == 200
+        assert server.refused("connection_limit") == 0
+
+
+async def test_the_longest_silent_connection_goes_first() -> None:
+    async with serve_sockets(max_connections=3) as server:
+        first, second, third = [await server.connect() for _ in range(3)]
+        for client in (first, third):
+            assert (await client.ask(LIVEZ)).status == 200
+        assert (await server.ask(LIVEZ)).status == 200
+        assert await second.closed() == b""
+        assert (await first.ask(LIVEZ)).status == (await third.ask(LIVEZ)).status == 200
+
+
+def held_engine() -> FakeEngine:
+    engine = FakeEngine()
+    engine.gate.clear()
+    return engine
+
+
+async def test_requests_that_are_served_are_never_closed_for_others() -> None:
+    async with serve_sockets(held_engine, max_connections=3) as server:
+        served = [await server.connect() for _ in range(3)]
+        for client in served:
+            await client.send(GENERATE + body_of())
+        await until(lambda: server.service.client.outstanding == 3)
+        refused = await server.connect()
+        answer = await refused.answer()
+        assert (answer.status, answer.code) == (503, "overloaded")
+        assert int(answer.headers["retry-after"]) > 0
+        assert server.refused("connection_limit") == 1
+        server.service.engine.gate.set()
+        assert [(await client.answer()).status for client in served] == [200, 200, 200]
+        assert (await server.ask(LIVEZ)).status == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"x: " + b"y" * 9000, id="one long line"),
+        pytest.param(b"x: y\r\n" * 300, id="many short lines"),
+        pytest.param(b"x: " + b"y" * 2_000_000, id="more than is ever read at once"),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\r\n\r\n", b""])
+async def test_a_header_over_the_limit_is_answered_431(header: bytes, end: bytes) -> None:
+    async with serve_sockets(max_header_bytes=8192) as server:
+        client = await server.connect()
+        answer = await client.ask(b"GET /livez HTTP/1.1\r\nhost: a\r\n" + header + end)
+        assert (answer.status, answer.code) == (431, "header_too_large")
+        assert server.refused("header_too_large") == 1
+        assert (await server.ask(LIVEZ)).status == 200
+
+
+async def test_a_header_of_almost_the_limit_is_read_in_pieces() -> None:
+    async with serve_sockets(max_header_bytes=8192) as server:
+        header = b"GET /livez HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 8000 + b"\r\n\r\n"
+        client = await server.connect()
+        for byte in (header[:31], header[31:8030], header[8030:-3], header[-3:-1], header[-1:]):
+            await client.send(byte)
+            await asyncio.sleep(0.01)
+        assert (await client.answer()).status == 200
+
+
+async def test_trailers_are_bounded_and_are_no_headers() -> None:
+    chunked = GENERATE + b"transfer-encoding: chunked\r\n\r\n"
+    body = b'{"prompt": "a red apple"}'
+    async with serve_sockets() as server:
+        whole = chunked + b"%x\r\n%s\r\n0\r\nx-request-id: stolen\r\n\r\n" % (len(body), body)
+        answer = await server.ask(whole)
+        assert answer.status == 200
+        assert answer.headers["x-request-id"] != "stolen"
+        answer = await server.ask(chunked + b"1\r\n{\r\n0\r\n" + b"x: yyyyyyyyyyyyyyy\r\n" * 9000)
+        assert (answer.status, answer.code) == (400, "malformed_request")
+
+
+async def test_a_body_in_tiny_chunks_is_refused() -> None:
+    async with serve_sockets() as server:
+        client = await server.connect()
+        await client.send(GENERATE + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 5000)
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (400, "malformed_request")
+
+
+async def test_bodies_under_way_are_bounded_together() -> None:
+    """Each holds what has come of it, until its request is over."""
+    limits: dict[str, Any] = {
+        "max_upload_bytes": 4096,
+        "max_body_bytes": 4096,
+        "max_bodies_bytes": 8192,
+    }
+    async with serve_sockets(**limits, trusted_proxies="127.0.0.1") as server:
+        held = [await server.connect() for _ in range(4)]
+        for number, client in enumerate(held):
+            caller = b"x-forwarded-for: 192.0.2.%d\r\n" % number
+            await client.send(GENERATE + caller + CHUNKED + b"\r\n7f0\r\n" + b" " * 2032 + b"\r\n")
+        other = b"x-forwarded-for: 192.0.2.9\r\n"
+
+        async def full() -> bool:
+            answer = await server.ask(GENERATE + other + body_of(negative_prompt="y" * 300))
+            return answer.status == 503 and answer.code == "overloaded"
+
+        async with asyncio.timeout(10):
+            while not await full():
+                await asyncio.sleep(0.02)
+        assert server.count("star_rejections_total", reason="overloaded") >= 1
+        for client in held:
+            client.vanish()
+        async with asyncio.timeout(10):
+            while (await server.ask(GENERATE + other + body_of())).status != 200:
+                await asyncio.sleep(0.02)
+
+
+async def test_one_caller_cannot_take_all_room_for_bodies() -> None:
+    limits: dict[str, Any] = {
+        "max_upload_bytes": 4096,
+        "max_body_bytes": 4096,
+        "max_bodies_bytes": 8192,
+    }
+    async with serve_sockets(**limits, trusted_proxies="127.0.0.1") as server:
+        mine, other = b"x-forwarded-for: 192.0.2.1\r\n", b"x-forwarded-for: 192.0.2.2\r\n"
+        first = await server.connect()
+        await first.send(GENERATE + mine + b"content-length: 4000\r\n\r\n" + b" " * 3900)
+        await asyncio.sleep(0.1)
+        answer = await server.ask(GENERATE + mine + body_of(negative_prompt="y" * 300))
+        assert (answer.status, answer.code) == (429, "too_many_uploads")
+        assert int(answer.headers["retry-after"]) > 0
+        assert (await server.ask(GENERATE + other + body_of())).status == 200
+
+
+# ---- before the body ---------------------------------------------------------------------------------------
+async def test_a_refused_body_is_not_read_to_its_end() -> None:
+    """Half a gigabyte is announced to a server that wants a key: it reads a bounded part, and closes."""
+    async with serve_sockets(api_keys="k" * 16, max_upload_bytes=100_000) as server:
+        client = await server.connect()
+        await client.send(GENERATE + b"content-length: 500000000\r\n\r\n")
+        answer = await client.answer()
+        assert answer.status in (401, 413)
+        assert answer.headers["connection"] == "close"
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 100_000_000:
+                await client.send(b" " * 65536)
+                sent += 65536
+        assert sent < 50_000_000
+
+
+async def test_what_has_been_refused_is_read_by_a_client_that_sends_first() -> None:
+    """It writes all of its body before it reads: the answer must not be lost to a reset."""
+    async with serve_sockets(api_keys="k" * 16) as server:
+        answer = await server.ask(GENERATE + b"content-length: 900000\r\n\r\n" + b" " * 900_000)
+        assert (answer.status, answer.code) == (401, "invalid_api_key")
+
+
+async def test_rate_limits_come_before_the_body() -> None:
+    async with serve_sockets(requests_per_minute=1) as server:
+        assert (await server.ask(GENERATE + body_of())).status == 200
+        answer = await server.ask(GENERATE + b"content-length: 1000000\r\n\r\n")  # and none of it
+        assert (answer.status, answer.code) == (429, "rate_limit_exceeded")
+        assert server.count("star_rejections_total", reason="rate_limit_exceeded") == 1
+
+
+async def test_expect_100_continue() -> None:
+    async with serve_sockets(api_keys="k" * 16) as server:
+        client = await server.connect()
+        expecting = GENERATE + b"expect: 100-continue\r\n"
+        answer = await client.ask(expecting + b"content-length: 30\r\n\r\n")
+        assert answer.status == 401, "the key is wrong, so there is nothing to continue"
+
+        client = await server.connect()
+        head, _, body = (expecting + b"authorization: Bearer " + b"k" * 16 + b"\r\n" + body_of()).partition(
+            b"\r\n\r\n"
+        )  # fmt: skip
+        await client.send(head + b"\r\n\r\n")
+        assert await client.reader.readexactly(25) == b"HTTP/1.1 100 Continue\r\n\r\n"[:25]
+        assert (await client.ask(body)).status == 200
+
+
+# ---- not HTTP, or not quite --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"\x16\x03\x01\x02\x00",  # TLS
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /livez\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n\r\n",  # no Host
+        b"GET /livez HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        b"GET /livez HTTP/1.1\nhost: a\n\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\nx : y\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\nx: \x00\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999999999999999999\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+        GENERATE + CHUNKED + b"content-length: 5\r\n\r\n0\r\n\r\n",
+        GENERATE + CHUNKED + b"\r\nzz\r\n",
+        GENERATE + CHUNKED + b"\r\n-1\r\n",
+        GENERATE + CHUNKED + b"\r\n1\r\nab\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_answered_in_the_envelope(data: bytes) -> None:
+    async with serve_sockets() as server:
+        client = await server.connect()
+        answer = await client.ask(data)
+        assert (answer.status, answer.code) == (400, "malformed_request")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-request-id"]
+        assert await client.closed() == b"", "nothing that follows may be taken for a request"
+        assert server.refused("malformed") == 1
+
+
+async def test_empty_lines_before_a_request_are_skipped() -> None:
+    async with serve_sockets() as server:
+        client = await server.connect()
+        assert (await client.ask(b"\r\n" + LIVEZ)).status == 200
+        assert (await client.ask(b"\r\n\r\n" + LIVEZ)).status == 200
+
+
+async def test_a_target_with_its_origin() -> None:
+    async with serve_sockets() as server:
+        assert (
+            await server.ask(b"GET http://a:1/livez?x HTTP/1.1\r\nhost: a\r\n\r\n")
+        ).status == 200
+
+
+# ---- versions and upgrades ---------------------------------------------------------------------------------
+async def test_http_1_0_gets_no_chunks_and_an_end() -> None:
+    body = b'{"prompt": "a red apple", "stream": true, "partial_images": 1}'
+    request = (
+        b"POST /generate HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+    )
+    async with serve_sockets() as server:
+        answer = await server.ask(request % (len(body), body))
+        assert answer.status == 200
+        assert "transfer-encoding" not in answer.headers
+        assert answer.headers["connection"] == "close"
+        assert answer.body.startswith((b"event: ", b"data: ", b":"))
+        assert answer.body.endswith(b"\n\n")
+        assert b"completed" in answer.body
+
+
+@pytest.mark.parametrize(
+    "upgrade",
+    [
+        b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n",
+        b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+        b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n",
+    ],
+)
+async def test_an_upgrade_is_ignored_and_the_request_served(
+    upgrade: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve_sockets() as server:
+        client = await server.connect()
+        for _ in range(2):
+            answer = await client.ask(GENERATE + upgrade + body_of(seed=1))
+            assert answer.status == 200
+            assert json.loads(answer.body)["data"][0]["seed"] == 1
+        chunked = b"transfer-encoding: chunked\r\n\r\n19\r\n" + b'{"prompt": "a red apple"}'
+        assert (await client.ask(GENERATE + upgrade + chunked + b"\r\n0\r\n\r\n")).status == 200
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
+# ---- pipelining --------------------------------------------------------------------------------------------
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    async with serve_sockets() as server:
+        client = await server.connect()
+        await client.send(
+            GENERATE + body_of(seed=1) + LIVEZ + GENERATE + body_of(seed=2) + LIVEZ + LIVEZ[:10]
+        )
+        seeds = [json.loads((await client.answer()).body) for _ in range(4)]
+        assert [s.get("status") or s["data"][0]["seed"] for s in seeds] == [1, "ok", 2, "ok"]
+        assert (await client.ask(LIVEZ[10:])).status == 200
+
+
+@pytest.mark.parametrize("pipelined", [b"", LIVEZ, LIVEZ * 50, b" " * 60_000, b"x" * 400_000])
+async def test_a_client_that_vanishes_is_noticed_whatever_it_has_pipelined(
+    pipelined: bytes,
+) -> None:
+    async with serve_sockets(held_engine) as server:
+        client = await server.connect()
+        await client.send(GENERATE + body_of(n=4))
+        await until(lambda: server.count("star_requests_running") == 1)
+        await client.send(pipelined)
+        await asyncio.sleep(0.05)
+        client.vanish()
+        await until(lambda: server.count("star_cancellations_total", stage="running") == 1)
+
+
+async def test_too_much_ahead_of_its_turn_ends_the_connection_after_the_answer() -> None:
+    async with serve_sockets(held_engine) as server:
+        client = await server.connect()
+        await client.send(GENERATE + body_of(seed=7))
+        await until(lambda: server.count("star_requests_running") == 1)
+        await client.send(GENERATE + b"content-length: 900000\r\n\r\n" + b" " * 900_000)
+        server.service.engine.gate.set()
+        answer = await client.answer()
+        assert json.loads(answer.body)["data"][0]["seed"] == 7
+        assert answer.headers["connection"] == "close"
+        assert await client.closed() == b""
+
+
+async def test_a_flood_behind_a_request_ends_it() -> None:
+    async with serve_sockets(held_engine, max_upload_bytes=100_000) as server:
+        client = await server.connect()
+        await client.send(GENERATE + body_of())
+        await until(lambda: server.count("star_requests_running") == 1)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                await client.send(b" " * 65536)
+        assert server.refused("flood") == 1
+        await until(lambda: server.count("star_cancellations_total", stage="running") == 1)
+
+
+# ---- HEAD --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/livez", "/readyz", "/health", "/startupz", "/metrics", "/v1/models", "/v1/models/star-fake",
+     "/docs", "/openapi.json", "/static/app.js", "/docs/parts/swagger-ui.css"],
+)  # fmt: skip
+async def test_head_is_get_without_the_body(path: str) -> None:
+    async with serve_sockets() as server:
+        client = await server.connect()
+        target = path.encode() + b" HTTP/1.1\r\nhost: a\r\n\r\n"
+        whole = await client.ask(b"GET " + target)
+        await client.send(b"HEAD " + target)
+        head = await client.answer(head=True)
+        assert head.status == whole.status
+        for name in ("content-type", "etag", "cache-control", "content-security-policy"):
+            assert head.headers.get(name) == whole.headers.get(name)
+        if path != "/metrics":
+            assert head.headers["content-length"] == whole.headers["content-length"]
+        assert (await client.ask(LIVEZ)).status == 200, "no body came between"
+
+
+async def test_preflights_have_an_id() -> None:
+    async with serve_sockets(cors_origins="https://app.example.org") as server:
+        answer = await server.ask(
+            b"OPTIONS /generate HTTP/1.1\r\nhost: a\r\norigin: https://app.example.org\r\n"
+            b"access-control-request-method: POST\r\nx-request-id: mine\r\n\r\n"
+        )
+        assert answer.status == 200
+        assert answer.headers["x-request-id"] == "mine"
+        assert answer.headers["access-control-allow-origin"] == "https://app.example.org"
+        refused = await server.ask(
+            GENERATE + b"origin: https://app.example.org\r\ncontent-length: 99999999\r\n\r\n"
+        )
+        assert refused.status == 413
+        assert refused.headers["access-control-allow-origin"] == "https://app.example.org"
