@@ -4,7 +4,8 @@ Clients get one tree and one envelope:
 
     ServerError
     ├── InvalidRequest            400  invalid_request_error
-    │   └── MalformedRequest           malformed_request
+    │   ├── MalformedRequest           malformed_request
+    │   └── UnknownModel               model_not_found
     ├── InvalidApiKey             401  invalid_api_key
     ├── NotFound                  404  not_found
     │   └── ModelNotFound              model_not_found
@@ -13,6 +14,7 @@ Clients get one tree and one envelope:
     ├── RequestTimeout            408  request_timeout
     ├── RequestTooLarge           413  request_too_large
     ├── UnsupportedMediaType      415  unsupported_media_type
+    │   └── UnsupportedEncoding        unsupported_encoding
     ├── RangeNotSatisfiable       416  range_not_satisfiable
     ├── HeaderTooLarge            431  header_too_large
     ├── TooManyRequests           429
@@ -123,6 +125,12 @@ class MalformedRequest(InvalidRequest):
     code = "malformed_request"
 
 
+class UnknownModel(InvalidRequest):
+    """The request names a model that is not loaded. On its images routes OpenAI answers 400, and clients rely on it."""
+
+    code = "model_not_found"
+
+
 class InvalidApiKey(InvalidRequest):
     """The server needs an API key, and the request has none or a wrong one."""
 
@@ -181,6 +189,15 @@ class UnsupportedMediaType(InvalidRequest):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class UnsupportedEncoding(UnsupportedMediaType):
+    """The body is compressed."""
+
+    code = "unsupported_encoding"
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"accept-encoding": "identity"}
 
 
 class RangeNotSatisfiable(InvalidRequest):
