@@ -121,6 +121,7 @@ class TransformersTextEncoder:
             return_tensors="pt",
             return_offsets_mapping=True,
             return_overflowing_tokens=True,
+            split_special_tokens=self._names_special_tokens([prompt]),
         )
         device = next(self.model.parameters()).device
         mask = batch["attention_mask"][0].bool()
@@ -149,6 +150,7 @@ class TransformersTextEncoder:
             max_length=self.config.max_tokens,
             truncation=True,
             return_tensors="pt",
+            split_special_tokens=self._names_special_tokens(prompts),
         )
         device = next(self.model.parameters()).device
         inputs = {k: to_device(batch[k], device) for k in ("input_ids", "attention_mask")}
@@ -157,6 +159,17 @@ class TransformersTextEncoder:
             return torch.as_tensor(output.pooler_output).float()
         mask = inputs["attention_mask"].unsqueeze(2)
         return F.normalize((output.last_hidden_state.float() * mask).sum(1) / mask.sum(1), dim=1)
+
+    def _names_special_tokens(self, prompts: Sequence[str]) -> bool:
+        """Return True if a prompt spells a control token such as ``[SEP]``, which then is to be read as text.
+
+        All other prompts keep the tokens that the model was trained with: some CLIP tokenizers pad with ``!``, and
+        so read an exclamation mark as that token.
+        """
+        added = self.tokenizer.added_tokens_decoder.items()
+        special = {number for number, token in added if token.special and len(token.content) > 1}
+        found = self.tokenizer(list(prompts), add_special_tokens=False).input_ids
+        return any(not special.isdisjoint(tokens) for tokens in found)
 
     def save(self, directory: Path, dtype: torch.dtype | None = None) -> None:
         """Write model and tokenizer to ``directory`` for :func:`load_text_encoder`, in ``dtype`` if given."""

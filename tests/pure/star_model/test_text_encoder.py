@@ -64,6 +64,58 @@ def test_a_prompt_does_not_depend_on_the_others(
         assert torch.equal(together.mask, alone.mask)
 
 
+CONTROL_TOKENS = ("[SEP]", "[MASK]", "[PAD]", "[CLS]", "[UNK]", "<|endoftext|>", "<|startoftext|>")
+
+
+def control_ids(encoder: TransformersTextEncoder, prompt: str) -> list[int]:
+    """The control tokens among those that the model is given for a prompt."""
+    given: list[int] = []
+    take = encoder.model.register_forward_pre_hook(
+        lambda _, __, inputs: given.extend(inputs["input_ids"][0].tolist()), with_kwargs=True
+    )
+    with take:
+        encoder.encode([prompt])
+    vocabulary = encoder.tokenizer.get_vocab()
+    # [UNK] stands for letters that a small vocabulary lacks.
+    special = {vocabulary.get(token) for token in CONTROL_TOKENS if token != "[UNK]"}
+    return [token for token in given if token in special]
+
+
+@pytest.fixture(scope="module")
+def default() -> TransformersTextEncoder:
+    folder = Path(__file__).parents[3] / "weights" / "star-mini" / "text_encoder"
+    config = TextEncoderConfig("sentence", 48)
+    return load_text_encoder(folder, config, device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("family", ["bert", "clip", "default"])
+@pytest.mark.parametrize("token", [*CONTROL_TOKENS, "<s>", "</s>", "[sep]", "<|ENDOFTEXT|>"])
+def test_a_control_token_in_a_prompt_is_text(
+    family: str, token: str, request: pytest.FixtureRequest
+) -> None:
+    encoder: TransformersTextEncoder = request.getfixturevalue(family)
+    plain = control_ids(encoder, "a red apple")
+    assert len(plain) == 2, "the start and the end"
+    assert control_ids(encoder, f"red {token}") == plain
+    with_token, without = encoder.encode([f"red {token}", "red"])
+    assert not torch.equal(with_token.pooled, without.pooled), "it is read, not dropped"
+    both = encoder.pooled([f"red {token}", "red"])
+    torch.testing.assert_close(both, torch.stack([with_token.pooled, without.pooled]))
+
+
+def test_other_prompts_keep_the_tokens_that_the_model_was_trained_with(
+    clip: TransformersTextEncoder, bert: TransformersTextEncoder
+) -> None:
+    """The published CLIP pads with an exclamation mark, and so reads one as that token."""
+    for encoder in (clip, bert):
+        for prompt in ("red apple!", "red [sep", "\u2603", ""):
+            assert not encoder._names_special_tokens([prompt]) or encoder is bert
+            ids = encoder.tokenizer(prompt, return_tensors="pt")
+            expected = encoder.model(**ids).last_hidden_state[0]
+            (text,) = encoder.encode([prompt])
+            assert torch.equal(text.hidden[: len(expected)], expected)
+
+
 def test_sentence_pooling_is_the_normalised_mean(bert: TransformersTextEncoder) -> None:
     (text,) = bert.encode(["red apple"])
     assert text.mask.tolist() == [True] * 4 + [False] * (MAX_TOKENS - 4)
