@@ -5,7 +5,7 @@
 
 ARGS ?=
 VENV ?= .venv
-EXTRAS ?= train
+EXTRAS ?= train,s3,c2pa
 TOOLS ?= test
 # Processes that run tests at the same time, at most 8; 0 runs them in one, as a debugger needs.
 JOBS ?= logical
@@ -18,6 +18,8 @@ INSTALLED := $(VENV)/.installed-$(TOOLS)+$(EXTRAS)
 DEPLOY_INSTALLED := $(VENV)/.installed-test,deploy+train,ray
 # An environment with what a server needs and nothing else.
 RUNTIME := build/runtime
+# An S3-compatible server for tests, in an environment of its own: it needs other versions of what is pinned here.
+MOTO := build/moto
 CODE := $(wildcard star_model server training benchmarks tests)
 
 .DEFAULT_GOAL := help
@@ -32,7 +34,7 @@ install: $(INSTALLED) ## Create the environment and install, once
 serve: $(INSTALLED) ## Serve the embedded default model on port 8000
 	$(PY) -m server serve $(ARGS)
 
-test: $(INSTALLED) ## Run every test that needs no special hardware
+test: $(INSTALLED) $(MOTO)/.installed ## Run every test that needs no special hardware
 	$(PY) -m pytest -q $(PARALLEL) --no-loadscope-reorder --durations=15 $(ARGS)
 
 test-fast: $(INSTALLED) ## Run the tests that start no process or browser and train nothing: a minute
@@ -97,6 +99,11 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(PY)
 $(RUNTIME)/.installed: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m venv --clear $(RUNTIME)
 	$(RUNTIME)/bin/python -m pip install --disable-pip-version-check -c constraints.txt .
+	@touch $@
+
+$(MOTO)/.installed: tests/processes/moto.txt | $(PY)
+	$(PY) -m venv --clear $(MOTO)
+	$(MOTO)/bin/python -m pip install --disable-pip-version-check -r tests/processes/moto.txt
 	@touch $@
 
 # Reached only when there is no Python behind that name: none yet, or a link to one that is gone.

@@ -1,4 +1,4 @@
-"""The ASGI app: the endpoints around one engine client. It imports no torch."""
+"""The ASGI app: the endpoints around one engine client. It does not import torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from server.api import (
     generate,
     health,
     hugging_face,
+    image_content,
     models,
     openai_edits,
     openai_images,
@@ -30,21 +31,27 @@ from server.http.forwarded import Forwarded
 from server.http.rate_limit import RateLimitCheck, RateLimits
 from server.http.request_guard import RequestGuard
 from server.http.request_log import RequestLog, endpoint_names
+from server.images.credentials import open_signer
 from server.images.encode import ImageEncoder
-from server.images.store import ImageStore
+from server.images.stores.opening import open_store
 from server.metrics import Metrics
 from server.settings import Settings
 
 _DESCRIPTION = """\
-Text to image with STAR, scale-wise autoregressive models that paint coarse to fine.
+Text to image with STAR, scale-wise autoregressive models that generate images from coarse to fine.
 
-Every error, of every endpoint, is `{"error": {"message", "type", "param", "code"}}`. Every answer has an
-`x-request-id`, taken from the request or made, and `x-total-time` in seconds.
+The body of every error, of every endpoint, is `{"error": {"message", "type", "param", "code"}}`. Every answer has an
+`x-request-id`, taken from the request or generated, and `x-total-time` in seconds.
 """
 
 _EXPOSED_HEADERS = (
     *("x-request-id", "x-queue-time", "x-inference-time", "x-total-time", "x-seed", "x-warnings"),
-    *("retry-after", "x-should-retry"),
+    *("retry-after", "x-should-retry", "content-disposition", "content-range", "etag"),
+)
+
+_PARTS = (
+    *(playground, generate, openai_images, openai_edits, image_content),
+    *(hugging_face, models, health, docs),
 )
 
 
@@ -55,44 +62,43 @@ def make_client(settings: Settings) -> EngineClient:
 
 
 def create_app(settings: Settings, client: EngineClient) -> FastAPI:
-    """The app; its lifespan starts and ends the client.
+    """Return the app; its lifespan starts and closes the client.
 
     Args:
         settings: of the server.
-        client: of the engine, not started yet.
+        client: of the engine; not started yet.
     """
-    encoder = ImageEncoder(settings.encode_threads, client.metrics.image_encode.observe)
+    observe = client.metrics.image_encode.observe
+    encoder = ImageEncoder(settings.encode_threads, observe, open_signer(settings))
+    store = open_store(
+        settings, lambda operation: client.metrics.image_store_errors.labels(operation).inc()
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         client.start()
+        store.start()
         try:
             yield
         finally:
             await client.close()
             encoder.close()
+            await store.close()
 
     app = Api(
         title="STAR server",
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's own pages fetch their scripts from elsewhere
+        docs_url=None,  # FastAPI's own pages load scripts from other servers
         redoc_url=None,
-        redirect_slashes=False,  # to an address that is wrong behind a proxy; the error names the right path
+        redirect_slashes=False,  # the target is wrong behind a proxy; the error names the right path
     )
     limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
-    app.state.context = Context(
-        settings,
-        client,
-        encoder,
-        ImageStore(settings.stored_images, settings.stored_bytes, settings.stored_s),
-        limits,
-    )
-    parts = (playground, generate, openai_images, openai_edits, hugging_face, models, health, docs)
-    for part in parts:
+    app.state.context = Context(settings, client, encoder, store, limits)
+    for part in _PARTS:
         app.include_router(part.router)
-    client.metrics.expect(endpoint_names([app.router, *(part.router for part in parts)]))
+    client.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
     _add_middleware(app, settings, client.metrics, limits)
     install_error_handlers(app)
     return app

@@ -5,14 +5,10 @@ They take precedence in that order. An unknown name is an error that suggests th
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Mapping
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
@@ -24,73 +20,23 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from server.setting_values import (
+    are_model_names,
+    are_networks,
+    are_origins,
+    is_address,
+    is_prefix,
+    is_store,
+    split_list,
+)
 from server.validation import unknown
 
 ENV_PREFIX = "STAR_"
-
-PATH_PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}")
-"""A path that the server may be published under; no segment begins with a dot."""
 
 MetadataLevel = Literal["full", "provenance", "none"]
 """How much an image file says about itself."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-
-
-def _split(value: Any) -> Any:
-    """Parse ``a,b`` or ``["a", "b"]``, as a flag or a variable writes a list."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return json.loads(value)
-    return [item.strip() for item in value.split(",") if item.strip()]
-
-
-def _is_address(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"must be an address such as https://images.example.org; got {value}.")
-    return value.rstrip("/")
-
-
-def _are_origins(value: list[str]) -> list[str]:
-    for origin in value:
-        if origin != "*" and (_is_address(origin) != origin or urlsplit(origin).path):
-            raise ValueError(
-                f"must name origins such as https://app.example.org, or *; got {origin}."
-            )
-    return value
-
-
-def _are_networks(value: list[str] | None) -> list[str] | None:
-    for proxy in value or []:
-        try:
-            if proxy != "*":
-                ip_network(proxy, strict=False)
-        except ValueError as error:
-            raise ValueError(
-                f"must name addresses or networks such as 10.0.0.0/8, or *; got {proxy}."
-            ) from error
-    return value
-
-
-def _is_prefix(value: str) -> str:
-    if value and not PATH_PREFIX.fullmatch(value):
-        raise ValueError(f"must be a path such as /star; got {value}.")
-    return value
-
-
-def _is_store(value: str) -> str:
-    """Check the setting ``image_store``, and return it without a slash at its end."""
-    parts, value = urlsplit(value), value.rstrip("/")
-    if parts.query or parts.fragment:
-        raise ValueError(f"must not have a query or a fragment; got {value}.")
-    directory = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path[1:]
-    if value == "memory" or directory or (parts.scheme == "s3" and parts.netloc):
-        return value
-    raise ValueError(
-        f"must be memory, a directory such as file:///var/lib/star, or a bucket such as s3://images/star; got {value}."
-    )
 
 
 class SettingsFileError(ValueError):
@@ -153,7 +99,7 @@ class FileSettings(BaseSettings):
     c2pa_key: Path | None = Field(
         None, description="PEM file of the certificate's private key, not encrypted"
     )
-    c2pa_timestamp_url: Annotated[str, AfterValidator(_is_address)] | None = Field(
+    c2pa_timestamp_url: Annotated[str, AfterValidator(is_address)] | None = Field(
         None,
         description="address of a time-stamping authority (RFC 3161), asked for each signature",
     )
@@ -259,7 +205,7 @@ class Settings(FileSettings, WorkerSettings):
     max_image_pixels: int = Field(
         1 << 24, ge=1, le=1 << 27, description="pixels of an uploaded image at most"
     )
-    api_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)] = Field(
+    api_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(split_list)] = Field(
         [], description="keys that clients must send, separated by commas; empty lets everyone in"
     )
     api_key_file: Path | None = Field(
@@ -272,7 +218,7 @@ class Settings(FileSettings, WorkerSettings):
         0, ge=0, le=1_000_000, description="limit per key, or per address without keys; 0 is none"
     )
     trusted_proxies: Annotated[
-        list[str] | None, NoDecode, BeforeValidator(_split), AfterValidator(_are_networks)
+        list[str] | None, NoDecode, BeforeValidator(split_list), AfterValidator(are_networks)
     ] = Field(
         None,
         description=(
@@ -280,23 +226,23 @@ class Settings(FileSettings, WorkerSettings):
             "commas; * is all; when left out, loopback's -Proto and -Prefix alone"
         ),
     )
-    root_path: Annotated[str, AfterValidator(_is_prefix)] = Field(
+    root_path: Annotated[str, AfterValidator(is_prefix)] = Field(
         "", description="path under which a proxy publishes the server, such as /star"
     )
     cors_origins: Annotated[
-        list[str], NoDecode, BeforeValidator(_split), AfterValidator(_are_origins)
+        list[str], NoDecode, BeforeValidator(split_list), AfterValidator(are_origins)
     ] = Field([], description="sites whose pages may call the API, separated by commas; * is all")
-    public_url: Annotated[str, AfterValidator(_is_address)] | None = Field(
+    public_url: Annotated[str, AfterValidator(is_address)] | None = Field(
         None, description="address of the server in image URLs; the request's own when left out"
     )
-    image_store: Annotated[str, AfterValidator(_is_store)] = Field(
+    image_store: Annotated[str, AfterValidator(is_store)] = Field(
         "memory",
         description=(
             'where images for response_format "url" are kept: memory, or shared by servers file:///directory or '
             "s3://bucket/prefix"
         ),
     )
-    s3_endpoint: Annotated[str, AfterValidator(_is_address)] | None = Field(
+    s3_endpoint: Annotated[str, AfterValidator(is_address)] | None = Field(
         None, description="address of a service that speaks S3; AWS when left out"
     )
     stored_images: int = Field(
@@ -310,6 +256,20 @@ class Settings(FileSettings, WorkerSettings):
         description="bytes of all kept images at most; S3 has no bound",
     )
     stored_s: Seconds = Field(3600.0, description="seconds that an image is kept")
+    compatibility: Literal["lenient", "strict"] = Field(
+        "lenient",
+        description="lenient: OpenAI's routes serve what clients send out of habit, with warnings; strict: they refuse it",
+    )
+    model_aliases: Annotated[
+        list[str], NoDecode, BeforeValidator(split_list), AfterValidator(are_model_names)
+    ] = Field(
+        ["gpt-image-*", "chatgpt-image-*", "dall-e-*"],
+        description="further names of the model on OpenAI's routes when lenient, separated by commas; * is any text",
+    )
+    default_response_format: Literal["auto", "b64_json", "url"] = Field(
+        "auto",
+        description="response_format of OpenAI's routes when left out; auto: url for dall-e models, else b64_json",
+    )
     previews: bool = Field(True, description="allow streams with partial images")
     preview_buffer: int = Field(
         2, ge=1, le=100, description="previews kept for a slow client; older ones are dropped"

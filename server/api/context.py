@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from server.dispatch.engine_client import EngineClient
 from server.http.rate_limit import RateLimits
 from server.images.encode import ImageEncoder
-from server.images.store import ImageStore
+from server.images.stores.store import ImageStore
 from server.settings import Settings
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from server.api.context import Context
 from server.api.disconnect import unless_disconnected
+from server.api.image_file import encode_file
 from server.api.jobs import make_job, timeout_of
 from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
@@ -22,7 +23,7 @@ from server.errors import InvalidRequest, RateLimitExceeded
 from server.http.rate_limit import caller_of
 from server.http.request_log import record_of
 from server.images.canvas import EditOptions, parse_place, read_edit
-from server.images.encode import MEDIA_TYPES, png_text
+from server.images.encode import MEDIA_TYPES
 from server.images.uploads import EditFiles
 from server.messages import ImageEdit, ModelInfo, Painted
 
@@ -83,10 +84,7 @@ class Delivery:
         files: dict[int, bytes] = {}
         async for event in ticket.events():
             if isinstance(event, Painted):
-                text = png_text(ticket.job, event.image, ticket.model.name)
-                files[event.image] = await self._context.encoder.encode(
-                    event.pixels, body.image_format, body.quality, text
-                )
+                files[event.image] = await encode_file(self._context, body, ticket, event)
         return [files[image] for image in sorted(files)]
 
 

@@ -84,6 +84,11 @@ def _check_delivery(request: GenerateRequest, model: ModelInfo, settings: Settin
         raise InvalidRequest(
             "partial_images must be 0: this server sends no previews.", param="partial_images"
         )
+    if request.metadata == "none" and settings.metadata != "none":
+        raise InvalidRequest(
+            'metadata must be "full" or "provenance": this server marks all its images as generated.',
+            param="metadata",
+        )
     if request.quality is not None and request.image_format == "png":
         raise InvalidRequest(
             "quality is for webp and jpeg; leave it out for png, which is lossless.",

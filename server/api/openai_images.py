@@ -5,22 +5,21 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.context import AppContext, Context
 from server.api.delivery import admit
+from server.api.image_content import keep_images
 from server.api.models import check_model
 from server.api.openai_schemas import OpenAIImage, OpenAIImageRequest, OpenAIImagesResponse
-from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
+from server.api.responses import EVENT_STREAM, TIMES, error_responses
 from server.api.schemas import GenerateRequest
 from server.api.streaming import usage_of
 from server.dispatch.ticket import Ticket
-from server.errors import InvalidRequest, NotFound
+from server.errors import InvalidRequest
 from server.images.encode import MEDIA_TYPES
-from server.images.store import StoredImage
 from server.images.uploads import EditFiles
 
 router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
@@ -52,34 +51,6 @@ async def generations(request: Request, body: OpenAIImageRequest, context: AppCo
     return await respond(request, body, context)
 
 
-@router.get(
-    "/{name}/content",
-    summary="An image file by its URL",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "The image file.",
-            "content": IMAGE_FILES,
-        },
-        **error_responses(404),
-    },
-    operation_id="getImageContent",
-)
-async def content(name: str, context: AppContext) -> Response:
-    """Return the file behind a `url` of an answer, for a limited time. Anyone who knows the URL can read it."""
-    image = context.store.get(name)
-    if image is None:
-        raise NotFound(
-            f"There is no image of this name. The latest {context.store.max_images} images are kept, each for "
-            f"{context.store.seconds:g} s; generate it again with the same prompt and seed."
-        )
-    headers = {
-        "cache-control": f"private, max-age={context.store.seconds:.0f}, immutable",
-        "x-content-type-options": "nosniff",
-    }
-    return Response(image.data, media_type=image.media_type, headers=headers)
-
-
 async def respond(
     request: Request, body: OpenAIImageRequest, context: Context, files: EditFiles | None = None
 ) -> Response:
@@ -93,12 +64,9 @@ async def respond(
         return delivery.stream("image_generation" if files is None else "image_edit")
     encoded = await delivery.files()
     if body.response_format == "url":
-        base = context.settings.public_url or str(request.base_url).rstrip("/")
         media_type = MEDIA_TYPES[native.image_format]
-        images = [
-            {"url": f"{base}/v1/images/{quote(name)}/content"}
-            for name in (context.store.put(StoredImage(media_type, file)) for file in encoded)
-        ]
+        addresses = await keep_images(request, context, media_type, encoded)
+        images = [{"url": address} for address in addresses]
     else:
         images = [{"b64_json": base64.b64encode(file).decode("ascii")} for file in encoded]
     answer = _answer(delivery.ticket, native, images)

@@ -20,6 +20,7 @@ from server.errors import (
     NotAcceptable,
     NotFound,
     QueueFull,
+    RangeNotSatisfiable,
     RateLimitExceeded,
     RequestTooLarge,
     ServerError,
@@ -93,9 +94,10 @@ _DESCRIPTIONS = {
     406: "The Accept header allows none of the media types that this endpoint answers with.",
     413: "The body is too long.",
     415: "The body is not sent with the content type that this endpoint reads.",
+    416: "The file has none of the bytes that the Range header names.",
     429: "The queue is full, or the caller has used up its limit per minute; `Retry-After` says when to try again.",
     500: "The server failed.",
-    503: "The model is loading, the server is shutting down, or its engine has failed.",
+    503: "The model is loading, the server is shutting down, or its engine or image store has failed.",
     504: "The request's deadline passed.",
 }
 _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
@@ -118,6 +120,11 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
     415: (
         UnsupportedMediaType(
             "The body must be sent with content-type: application/json, not text/plain."
+        ),
+    ),
+    416: (
+        RangeNotSatisfiable(
+            "The file has 312,000 bytes; the Range header asks for others.", 312_000
         ),
     ),
     429: (

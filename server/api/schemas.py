@@ -17,6 +17,7 @@ from pydantic_core import CoreSchema
 
 from server.images.encode import ImageFormat
 from server.sampling import SamplingOverrides
+from server.settings import MetadataLevel
 from star_model.sampling import Sampling, Seed
 
 Prompt = Annotated[
@@ -63,6 +64,11 @@ class SamplingFields(SamplingOverrides):
         None,
         description="Seed of the first image; each further image takes the next number, wrapping at 2^32. "
         "Random when left out; the answer states it either way.",
+    )
+    metadata: MetadataLevel | None = Field(
+        None,
+        description='Text in the image files: "full" is their origin, prompt and parameters, "provenance" the origin '
+        'alone. "none" is refused unless it is the server\'s setting, which is also the default.',
     )
     timeout_s: float | None = Field(
         None, gt=0, le=86_400, description="Give up after this many seconds, queueing included."

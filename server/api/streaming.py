@@ -16,11 +16,11 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from server.api.context import Context
+from server.api.image_file import encode_file
 from server.api.schemas import CompletedEvent, GenerateRequest, PartialImageEvent, Usage
 from server.dispatch.ticket import Ticket
 from server.errors import ClientClosed, InternalError, ServerError
 from server.http.request_log import RequestRecord
-from server.images.encode import png_text
 from server.messages import Painted, Preview
 
 EventKind = Literal["image_generation", "image_edit"]
@@ -109,10 +109,7 @@ class ImageStream(EventSourceResponse):
     async def _fields(self, event: Preview | Painted, name: str) -> dict[str, Any]:
         """Return the fields that both kinds of event have."""
         body, ticket = self._body, self._ticket
-        text = png_text(ticket.job, event.image, ticket.model.name)
-        data = await self._context.encoder.encode(
-            event.pixels, body.image_format, body.quality, text
-        )
+        data = await encode_file(self._context, body, ticket, event)
         return {
             "type": f"{self._kind}.{name}",
             "b64_json": base64.b64encode(data).decode("ascii"),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AliasChoices, Field, StringConstraints
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from server.errors import UsageError
-from server.images.encode import ImageFormat, encode_image, png_text
+from server.errors import SigningFailed, UsageError
+from server.images.credentials import open_signer
+from server.images.encode import ImageFormat, Signer, encode_image
+from server.images.metadata import describe
 from server.messages import Job, Pixels
 from server.sampling import SamplingOverrides
-from server.settings import ModelSettings
+from server.settings import FileSettings, MetadataLevel, ModelSettings
 from star_model.sampling import SEEDS, Sampling, Seed
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ Report = Callable[[int], None]
 """Called with the number of images that have advanced by one scale."""
 
 
-class Generate(SamplingOverrides, ModelSettings):
+class Generate(SamplingOverrides, FileSettings, ModelSettings):
     """Generate images from a prompt and write them to files."""
 
     model_config = SettingsConfigDict(validate_by_name=True)
@@ -57,6 +60,7 @@ class Generate(SamplingOverrides, ModelSettings):
     def cli_cmd(self) -> None:
         """Generate, and print the files that were written."""
         paths = self._check()
+        signer = open_signer(self)
         from server.worker.loading import open_model, resolve_mode
         from server.worker.star_engine import StarEngine
         from server.worker.text_warnings import text_warnings
@@ -71,8 +75,11 @@ class Generate(SamplingOverrides, ModelSettings):
                 mode=resolve_mode(self.mode, model.device.type),
             )
         )
+        writer = ImageWriter(
+            model.config.name, engine.num_scales, self.quality, self.metadata, signer
+        )
         with _Progress(engine.num_scales, self.n) as progress:
-            texts = generate(engine, job, paths, model.config.name, self.quality, progress.advance)
+            texts = generate(engine, job, paths, writer, progress.advance)
         for warning in text_warnings(*texts):
             remark(warning)
         for path, seed in zip(paths, job.seeds, strict=True):
@@ -103,6 +110,44 @@ class Generate(SamplingOverrides, ModelSettings):
             seeds=tuple((first + i) % SEEDS for i in range(self.n)),
             sampling=sampling,
         )
+
+
+@dataclass(frozen=True)
+class ImageWriter:
+    """Writes image files with metadata.
+
+    Args:
+        model: name of the model.
+        scales: of the model.
+        quality: of WebP and JPEG, 1 to 100; None for the default.
+        metadata: how much the files say about themselves.
+        signer: signs files that have metadata.
+    """
+
+    model: str
+    scales: int
+    quality: int | None
+    metadata: MetadataLevel
+    signer: Signer | None
+
+    def write(self, path: Path, pixels: Pixels, job: Job, image: int) -> None:
+        """Write one image of a job; the suffix of the path names the format.
+
+        Raises:
+            UsageError: the file cannot be written or signed.
+        """
+        size = f"{pixels.width}x{pixels.height}"
+        metadata = describe(
+            job, image, self.metadata, model=self.model, size=size, scales=self.scales
+        )
+        try:
+            data = encode_image(pixels, _format_of(path), self.quality, metadata, self.signer)
+            path.write_bytes(data)
+        except SigningFailed as error:
+            reason = error.__cause__ or error
+            raise UsageError(f"{path} cannot be signed: {reason}.") from error
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 class _Progress:
@@ -167,8 +212,7 @@ def generate(
     engine: StarEngine,
     job: Job,
     paths: Sequence[Path],
-    model: str,
-    quality: int | None,
+    writer: ImageWriter,
     report: Report,
 ) -> tuple[Text, Text | None]:
     """Generate the images of a job and write them to files.
@@ -177,8 +221,7 @@ def generate(
         engine: with free slots; as many images are in flight at a time.
         job: the images.
         paths: a file for each image; its suffix names the format.
-        model: name of the model, for the files' metadata.
-        quality: of WebP and JPEG, 1 to 100; None for the default.
+        writer: writes the files.
         report: see :data:`Report`.
 
     Returns:
@@ -196,7 +239,7 @@ def generate(
             engine.step(sequences).wait()
             report(len(sequences))
         for i, pixels in zip(batch, engine.finish(sequences).wait(), strict=True):
-            _write(paths[i], pixels, quality, png_text(job, i, model))
+            writer.write(paths[i], pixels, job, i)
     return text, negative
 
 
@@ -212,11 +255,3 @@ def _format_of(path: Path) -> ImageFormat:
         raise UsageError(
             f"{path} must end in {', '.join(_SUFFIXES)}, which names the format."
         ) from None
-
-
-def _write(path: Path, pixels: Pixels, quality: int | None, text: dict[str, str]) -> None:
-    data = encode_image(pixels, _format_of(path), quality, text)
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error

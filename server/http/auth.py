@@ -17,7 +17,7 @@ from server.settings import Settings, SettingsFileError
 
 _KEY = re.compile(r"[\x21-\x7e]{16,512}")
 _OPEN = re.compile(
-    r"/(livez|readyz|startupz|health|metrics|openapi\.json|docs(/.*)?|static/.*|v1/images/[^/]+/content)?"
+    r"/(livez|readyz|startupz|health|metrics|openapi\.json|docs(/.*)?|static/.*|v1/images/files/[^/]+)?"
 )
 """Paths that can be read without a key: probes, metrics, the pages and their parts, and images under secret names."""
 
@@ -57,6 +57,14 @@ def _keys_in(path: Path) -> list[str]:
     return keys
 
 
+def _given_key(headers: Headers) -> str:
+    """Return the key of a request, or "": a bearer token, or what Azure's clients send as ``api-key``."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return headers.get("api-key", "").strip()
+
+
 class ApiKeyCheck:
     """Middleware that answers 401 to requests without a valid key, before their body is read.
 
@@ -73,21 +81,20 @@ class ApiKeyCheck:
         if scope["type"] == "http" and needs_key(scope["method"], route_path(scope)):
             record = scope["state"]["record"]
             try:
-                record.api_key = self._number_of(Headers(scope=scope).get("authorization"))
+                record.api_key = self._number_of(_given_key(Headers(scope=scope)))
             except InvalidApiKey as error:
                 record.fail(error)
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _number_of(self, authorization: str | None) -> int:
+    def _number_of(self, given: str) -> int:
         """Return the key's position in the list, from 1, by which logs and rate limits name it."""
-        scheme, _, given = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not given.strip():
+        if not given:
             raise InvalidApiKey(
                 "This server needs an API key; send it as Authorization: Bearer <key>."
             )
-        digest = sha256(given.strip().encode("latin-1")).digest()
+        digest = sha256(given.encode("latin-1")).digest()
         # Every key is compared, whichever matches, so the time does not tell which.
         found = [
             i for i, known in enumerate(self._digests, 1) if hmac.compare_digest(known, digest)

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.settings import PATH_PREFIX
+from server.setting_values import PATH_PREFIX
 
 _LOOPBACK = ("127.0.0.0/8", "::1")
 _HOPS = 32

@@ -1,21 +1,20 @@
-"""Encoding of pixels as PNG, WebP or JPEG files, and the text that a PNG carries."""
+"""Encoding of pixels as PNG, WebP or JPEG files with metadata, signed or not."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import json
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from server import __version__
-from server.messages import Job, Pixels
+from server.images.metadata import ImageMetadata, png_texts, save_options
+from server.messages import Pixels
 
 ImageFormat = Literal["png", "webp", "jpeg"]
 T = TypeVar("T")
@@ -26,34 +25,27 @@ MEDIA_TYPES: dict[ImageFormat, str] = {
     "jpeg": "image/jpeg",
 }
 FORMATS = {media_type: name for name, media_type in MEDIA_TYPES.items()}
+EXTENSIONS: dict[ImageFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 DEFAULT_QUALITY = 90
 # The filtered rows of a PNG repeat little except for runs of one value. Searching only for runs takes a quarter of the
 # time of zlib's default and gives 4 % more bytes.
 _PNG_STRATEGY = zlib.Z_RLE
 
 
-def png_text(job: Job, image: int, model: str) -> dict[str, str]:
-    """Return the text chunks of one image's PNG file: all that it takes to generate it again.
+class Signer(Protocol):
+    """Embeds a signed statement in image files; called from several threads."""
 
-    Args:
-        job: of the image.
-        image: index in the job's seeds.
-        model: name of the model.
-    """
-    return {
-        "prompt": job.prompt,
-        "seed": str(job.seeds[image]),
-        "model": model,
-        "parameters": json.dumps(job.parameters, ensure_ascii=False),
-        "Software": f"star-server {__version__}",
-    }
+    def sign(self, data: bytes, media_type: str, metadata: ImageMetadata) -> bytes:
+        """Return a file with the statement inside."""
+        ...
 
 
 def encode_image(
     pixels: Pixels,
     image_format: ImageFormat,
     quality: int | None = None,
-    text: Mapping[str, str] | None = None,
+    metadata: ImageMetadata | None = None,
+    signer: Signer | None = None,
 ) -> bytes:
     """Encode an image file.
 
@@ -61,24 +53,33 @@ def encode_image(
         pixels: of the image.
         image_format: of the file.
         quality: 1 to 100, for WebP and JPEG; None is 90.
-        text: keywords (1 to 79 Latin-1 characters) and texts of a PNG's text chunks; other formats hold none.
+        metadata: what the file says about itself; None writes nothing.
+        signer: signs the file if it has metadata.
 
     Returns:
         the file's bytes.
+
+    Raises:
+        SigningFailed: the signer could not sign.
     """
     image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.data)
     file = io.BytesIO()
+    options: dict[str, Any] = {}
+    if metadata is not None and image_format != "png":
+        options = save_options(metadata)
     match image_format:
         case "png":
             info = PngInfo()
-            for keyword, value in (text or {}).items():
-                info.add_itxt(keyword, value.replace("\0", " "))
+            for keyword, text in (png_texts(metadata) if metadata is not None else {}).items():
+                info.add_itxt(keyword, text)
             image.save(file, "PNG", pnginfo=info, compress_type=_PNG_STRATEGY)
         case "webp":
-            image.save(file, "WEBP", quality=quality or DEFAULT_QUALITY, method=2)
+            image.save(file, "WEBP", quality=quality or DEFAULT_QUALITY, method=2, **options)
         case "jpeg":
-            image.save(file, "JPEG", quality=quality or DEFAULT_QUALITY)
-    return file.getvalue()
+            image.save(file, "JPEG", quality=quality or DEFAULT_QUALITY, **options)
+    if metadata is None or signer is None:
+        return file.getvalue()
+    return signer.sign(file.getvalue(), MEDIA_TYPES[image_format], metadata)
 
 
 class ImageEncoder:
@@ -87,9 +88,13 @@ class ImageEncoder:
     Args:
         threads: number of threads.
         observe: called with the seconds that each image took.
+        signer: signs files that are to be signed.
     """
 
-    def __init__(self, threads: int, observe: Callable[[float], None]) -> None:
+    def __init__(
+        self, threads: int, observe: Callable[[float], None], signer: Signer | None = None
+    ) -> None:
+        self._signer = signer
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="image-encoder")
         self._observe = observe
 
@@ -98,13 +103,16 @@ class ImageEncoder:
         pixels: Pixels,
         image_format: ImageFormat,
         quality: int | None = None,
-        text: Mapping[str, str] | None = None,
+        metadata: ImageMetadata | None = None,
+        *,
+        signed: bool = True,
     ) -> bytes:
-        """Encode an image file; see :func:`encode_image`."""
+        """Encode an image file, and sign it if the server signs; see :func:`encode_image`."""
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
+        signer = self._signer if signed else None
         data = await loop.run_in_executor(
-            self._pool, encode_image, pixels, image_format, quality, text
+            self._pool, encode_image, pixels, image_format, quality, metadata, signer
         )
         self._observe(time.perf_counter() - started)
         return data

@@ -119,11 +119,14 @@ def build(given: dict[str, Any]) -> serve.Application:
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
-    # An image behind a URL is kept by the replica that generated it, and the next request may go to another.
-    ours = {"workers": 1, "stored_images": 0, "log_format": "json"}
+    ours = {"workers": 1, "log_format": "json"}
     try:
-        return Settings(**{**ours, **given})
+        settings = Settings(**{**ours, **given})
     except ValidationError as error:
         raise ValueError(
             " ".join(c.message for c in complaints(error.errors(), Settings, skip=0))
         ) from error
+    if settings.image_store != "memory" or "stored_images" in given:
+        return settings
+    # An image in memory is kept by the replica that generated it, and the next request may go to another.
+    return settings.model_copy(update={"stored_images": 0})

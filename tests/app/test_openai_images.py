@@ -13,7 +13,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from tests.app.test_streaming import events
 from tests.server.fakes import paint
-from tests.server.service import Service, serve_fake
+from tests.server.service import Service
 
 pytestmark = pytest.mark.anyio
 
@@ -173,44 +173,3 @@ async def test_a_stream_is_openais(service: Service) -> None:
     ]
     assert {data["output_format"] for _, data in got} == {"webp"}
     assert got[-1][1]["seed"] == 3
-
-
-async def test_images_can_be_kept_under_an_address(service: Service) -> None:
-    answer = await generate(service, response_format="url", n=2, seed=7, output_format="webp")
-    images = answer.json()["data"]
-    assert [set(image) for image in images] == [{"url", "seed"}] * 2
-    for image in images:
-        assert image["url"].startswith("http://test/v1/images/")
-        file = await service.http.get(image["url"])
-        assert file.status_code == 200
-        assert file.headers["content-type"] == "image/webp"
-        assert file.headers["x-content-type-options"] == "nosniff"
-        assert opened(file.content).size == (8, 8)
-
-
-async def test_the_address_is_the_one_that_callers_know() -> None:
-    async with serve_fake(public_url="https://images.example.org/star/") as service:
-        url = (await generate(service, response_format="url")).json()["data"][0]["url"]
-    assert url.startswith("https://images.example.org/star/v1/images/")
-
-
-async def test_only_so_many_images_are_kept() -> None:
-    async with serve_fake(stored_images=1) as service:
-        first, second = [
-            (await generate(service, response_format="url")).json()["data"][0]["url"]
-            for _ in range(2)
-        ]
-        gone = await service.http.get(first)
-        assert (await service.http.get(second)).status_code == 200
-        assert (gone.status_code, gone.json()["error"]["code"]) == (404, "not_found")
-        too_many = await generate(service, response_format="url", n=2)
-        assert too_many.json()["error"]["param"] == "response_format"
-    async with serve_fake(stored_images=0) as service:
-        refused = await generate(service, response_format="url")
-        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
-
-
-@pytest.mark.parametrize("name", ["unknown", "..%2f..%2fetc%2fpasswd", "%00", "é"])
-async def test_a_name_that_is_not_there_is_404(service: Service, name: str) -> None:
-    answer = await service.http.get(f"/v1/images/{name}/content")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")

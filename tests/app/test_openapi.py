@@ -54,7 +54,7 @@ async def test_every_operation_says_what_it_is(service: Service) -> None:
         "POST /generate",
         "POST /v1/images/generations",
         "POST /v1/images/edits",
-        "GET /v1/images/{name}/content",
+        "GET /v1/images/files/{name}",
         "GET /v1/models",
         "GET /v1/models/{model}",
         "GET /livez",

@@ -135,7 +135,7 @@ async def test_what_has_not_happened_yet_is_shown_as_0(service: Service) -> None
     # Nothing that a server can be asked makes a series that was not there.
     for method, path in [
         *(("GET", path) for path in ("/", "/docs", "/openapi.json", "/v1/models", "/livez", "/readyz", "/no")),
-        *(("GET", path) for path in ("/static/app.js", "/static/no", "/v1/images/no/content", "/v1/models/a/b")),
+        *(("GET", path) for path in ("/static/app.js", "/static/no", "/v1/images/files/no.png", "/v1/models/a/b")),
         *(("POST", path) for path in ("/", "/generate", "/v1/images/generations", "/v1/images/edits")),
         ("HEAD", "/"), ("PUT", "/"), ("DELETE", "/generate"), ("OPTIONS", "/v1/models"),
     ]:  # fmt: skip

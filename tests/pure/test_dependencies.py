@@ -34,6 +34,9 @@ PARTS_OF = {
 }
 """Packages that may be imported because another one, which is declared, is made of them."""
 
+SERVED_EXTRAS = ("xformers", "ray", "s3", "c2pa")
+"""What a server can be given beside its dependencies."""
+
 USED_UNNAMED = {"uvloop", "httptools", "numpy", "python-multipart"}
 """Found by uvicorn and Starlette when they are there; needed by torch for ``Tensor.numpy()``."""
 
@@ -63,7 +66,12 @@ def imports(part: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "requirement",
-    [*DEPENDENCIES, *EXTRAS["train"], *EXTRAS["ray"], *GROUPS["test"], *GROUPS["deploy"]],
+    [
+        *DEPENDENCIES,
+        *(each for extra in ("train", "ray", "s3", "c2pa") for each in EXTRAS[extra]),
+        *GROUPS["test"],
+        *GROUPS["deploy"],
+    ],
     ids=str,
 )
 def test_each_is_pinned_within_its_range(requirement: Requirement) -> None:
@@ -82,7 +90,7 @@ def test_each_is_explained() -> None:
 
 
 def test_what_runs_imports_what_is_declared() -> None:
-    optional = names(EXTRAS["xformers"] + EXTRAS["ray"])
+    optional = names([each for extra in SERVED_EXTRAS for each in EXTRAS[extra]])
     imported = imports("star_model") | imports("server")
     assert imported - optional - USED_UNNAMED == names(DEPENDENCIES) - USED_UNNAMED
 

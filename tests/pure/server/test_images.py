@@ -31,15 +31,3 @@ def test_quality_decides_the_size(image_format: ImageFormat) -> None:
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[2]
     assert opened(encode_image(RANDOM, image_format)).size == (48, 32)
-
-
-def test_text_survives_in_every_script() -> None:
-    text = {"prompt": "日本 🐸\nתפוח", "seed": "4"}
-    image = opened(encode_image(RANDOM, "png", text=text))
-    assert {k: image.info[k] for k in text} == text
-
-
-def test_text_cannot_break_a_png() -> None:
-    image = opened(encode_image(RANDOM, "png", text={"prompt": "a\0b" + "x" * 100_000}))
-    image.load()
-    assert image.info["prompt"].startswith("a b")

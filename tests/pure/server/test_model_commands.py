@@ -10,6 +10,7 @@ from PIL import Image
 
 from server.commands.cli import main
 from star_model.sampling import Sampling
+from tests.server.image_metadata import generation_of, parameters_text_of, xmp_of
 from tests.star_model.tiny import write_tiny_model
 
 
@@ -37,8 +38,9 @@ def test_generate_writes_images_that_say_what_they_are(
     ]
     assert "3 of 3 images done" in written.err
     pictures = [opened(path) for path in paths]
-    assert [p.info["seed"] for p in pictures] == ["7", "8", "9"]
-    assert pictures[0].info["prompt"] == "a red apple"
+    generations = [generation_of(path.read_bytes()) for path in paths]
+    assert [generation["seed"] for generation in generations] == [7, 8, 9]
+    assert generations[0]["prompt"] == "a red apple"
     assert len({p.tobytes() for p in pictures}) == 3
 
     # Alone and without a number, the same seed is the same picture.
@@ -46,22 +48,37 @@ def test_generate_writes_images_that_say_what_they_are(
     assert opened(output).tobytes() == pictures[1].tobytes()
 
 
-def test_a_png_carries_the_negative_prompt_and_the_parameters(model: Path, tmp_path: Path) -> None:
+def test_a_file_carries_the_negative_prompt_and_the_parameters(model: Path, tmp_path: Path) -> None:
     output = tmp_path / "apple.png"
     arguments = ["generate", "a red apple", "-o", str(output), "--model", str(model), "--seed", "7"]
     assert main([*arguments, "--negative-prompt", "fog", "--top-k", "9"]) == 0
-    written = opened(output).info
-    parameters = json.loads(written["parameters"])
+    written = generation_of(output.read_bytes())
+    parameters = written["parameters"]
     assert parameters["guidance_scale"] > 0
     assert (parameters["negative_prompt"], parameters["top_k"]) == ("fog", 9)
     assert set(parameters) == {"negative_prompt", *Sampling.model_fields}
-    assert (written["prompt"], written["seed"], written["model"]) == ("a red apple", "7", "tiny")
+    assert (written["prompt"], written["seed"], written["model"]) == ("a red apple", 7, "tiny")
 
     plain = tmp_path / "plain.png"
     arguments[3] = str(plain)
     assert main([*arguments, "--top-k", "9"]) == 0
-    assert "negative_prompt" not in opened(plain).info["parameters"]
+    assert "negative_prompt" not in generation_of(plain.read_bytes())["parameters"]
     assert opened(plain).tobytes() != opened(output).tobytes(), "it was written but not used"
+
+
+@pytest.mark.parametrize(
+    ("level", "has_xmp", "has_text"),
+    [("full", True, True), ("provenance", True, False), ("none", False, False)],
+)
+def test_the_command_line_decides_how_much_a_file_says(
+    model: Path, tmp_path: Path, level: str, has_xmp: bool, has_text: bool
+) -> None:
+    output = tmp_path / "apple.webp"
+    arguments = ["generate", "a red apple", "-o", str(output), "--model", str(model)]
+    assert main([*arguments, "--metadata", level]) == 0
+    data = output.read_bytes()
+    assert bool(xmp_of(data)) == has_xmp
+    assert bool(parameters_text_of(data)) == has_text
 
 
 def test_generate_says_what_it_left_out_of_a_prompt(

@@ -1,0 +1,82 @@
+"""Checks of the values of settings: each returns the value, or raises a ValueError that says what it must be."""
+
+from __future__ import annotations
+
+import json
+import re
+from ipaddress import ip_network
+from typing import Any
+from urllib.parse import urlsplit
+
+PATH_PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}")
+"""A path that the server may be published under; no segment begins with a dot."""
+
+
+def split_list(value: Any) -> Any:
+    """Parse ``a,b`` or ``["a", "b"]``, as a flag or a variable writes a list."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def is_address(value: str) -> str:
+    """Check an http address, and return it without a slash at its end."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"must be an address such as https://images.example.org; got {value}.")
+    return value.rstrip("/")
+
+
+def are_origins(value: list[str]) -> list[str]:
+    """Check origins of pages; ``*`` is all."""
+    for origin in value:
+        if origin != "*" and (is_address(origin) != origin or urlsplit(origin).path):
+            raise ValueError(
+                f"must name origins such as https://app.example.org, or *; got {origin}."
+            )
+    return value
+
+
+def are_networks(value: list[str] | None) -> list[str] | None:
+    """Check addresses and networks; ``*`` is all."""
+    for proxy in value or []:
+        try:
+            if proxy != "*":
+                ip_network(proxy, strict=False)
+        except ValueError as error:
+            raise ValueError(
+                f"must name addresses or networks such as 10.0.0.0/8, or *; got {proxy}."
+            ) from error
+    return value
+
+
+def are_model_names(value: list[str]) -> list[str]:
+    """Check names and patterns of models."""
+    for name in value:
+        if not name.strip("*") or len(name) > 256:
+            raise ValueError(
+                f"must be names of models such as gpt-image-1, or patterns such as gpt-image-*; got {name}."
+            )
+    return value
+
+
+def is_prefix(value: str) -> str:
+    """Check a path that the server is published under; empty is none."""
+    if value and not PATH_PREFIX.fullmatch(value):
+        raise ValueError(f"must be a path such as /star; got {value}.")
+    return value
+
+
+def is_store(value: str) -> str:
+    """Check the setting ``image_store``, and return it without a slash at its end."""
+    parts, value = urlsplit(value), value.rstrip("/")
+    if parts.query or parts.fragment:
+        raise ValueError(f"must not have a query or a fragment; got {value}.")
+    directory = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path[1:]
+    if value == "memory" or directory or (parts.scheme == "s3" and parts.netloc):
+        return value
+    raise ValueError(
+        f"must be memory, a directory such as file:///var/lib/star, or a bucket such as s3://images/star; got {value}."
+    )
