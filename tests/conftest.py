@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from star_model.threads import limit_spinning
 from tests.live_server import ROOT, LiveServer, running_server
@@ -24,8 +24,10 @@ if PARALLEL:
 # Before anything imports the hub's client, which reads it once: a test that would fetch fails instead.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# The same examples on every run, and no deadline: a shared machine is slow at times.
-settings.register_profile("star", deadline=None, derandomize=True)
+# The same examples on every run, and no deadline or limit on their generation: a shared machine is slow at times.
+settings.register_profile(
+    "star", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("star")
 
 FOLDERS = {

@@ -13,7 +13,7 @@ import structlog
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from tests.server.fakes import PATCH_NUMS, FakeEngine, Step, paint
+from tests.server.fakes import MODEL, PATCH_NUMS, FakeEngine, Step, paint
 from tests.server.service import Service, post_generate, serve_fake, until
 
 pytestmark = pytest.mark.anyio
@@ -33,13 +33,7 @@ async def test_json_holds_the_images_and_how_to_paint_them_again(service: Servic
         "model": "star-fake",
         "size": "512x512",
         "format": "png",
-        "parameters": {
-            "guidance_scale": 4.0,
-            "top_k": 7,
-            "top_p": 0.9,
-            "smooth_scales": 2,
-            "unguided_scales": 0,
-        },
+        "parameters": MODEL.sampling.model_dump() | {"top_k": 7, "smooth_scales": 2},
         "warnings": [],
     }
     assert isinstance(body["created"], int)
@@ -116,14 +110,7 @@ async def test_a_png_says_what_it_is(service: Service) -> None:
     assert text["prompt"] == prompt
     assert text["seed"] == "1"
     assert text["model"] == "star-fake"
-    parameters = {
-        "guidance_scale": 4.0,
-        "top_k": 60,
-        "top_p": 0.9,
-        "smooth_scales": 0,
-        "unguided_scales": 0,
-    }
-    assert json.loads(text["parameters"]) == parameters
+    assert json.loads(text["parameters"]) == MODEL.sampling.model_dump()
 
 
 @pytest.mark.parametrize(
