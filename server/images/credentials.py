@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,8 +132,8 @@ def _algorithm(certificate_path: Path, certificate: bytes, key_path: Path, key: 
     """Return C2PA's name of the algorithm that a key signs with.
 
     Raises:
-        SettingsFileError: a file holds no certificate or key, they do not belong together, or the kind of key is not
-            allowed.
+        SettingsFileError: a file holds no certificate or key, they do not belong together, the certificate has
+            expired, or the kind of key is not allowed.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -152,6 +153,10 @@ def _algorithm(certificate_path: Path, certificate: bytes, key_path: Path, key: 
     if leaf.public_key() != private.public_key():
         raise SettingsFileError(
             f"c2pa_key {key_path} is not the key of the first certificate in {certificate_path}."
+        )
+    if leaf.not_valid_after_utc <= datetime.now(UTC):
+        raise SettingsFileError(
+            f"c2pa_certificate {certificate_path} has expired on {leaf.not_valid_after_utc:%Y-%m-%d}."
         )
     if (name := _algorithm_of(private)) is None:
         raise SettingsFileError(

@@ -114,7 +114,9 @@ def save_options(metadata: ImageMetadata) -> dict[str, Any]:
         text = parameters_text(metadata.model, metadata.generation)
         comment = _UNICODE + text.encode("utf-16-be", "replace")
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
-    return {"exif": exif.tobytes(), "xmp": xmp_packet(metadata).encode()}
+    # Pillow gives the comment the type BYTE, where EXIF wants UNDEFINED.
+    block = exif.tobytes().replace(b"\x92\x86\x00\x01", b"\x92\x86\x00\x07", 1)
+    return {"exif": block, "xmp": xmp_packet(metadata).encode()}
 
 
 def png_texts(metadata: ImageMetadata) -> dict[str, str]:
