@@ -24,6 +24,7 @@ from star_model.networks.attention_layers import (
     CosineSelfAttention,
 )
 from star_model.networks.block import StarBlock
+from star_model.networks.feed_forward import GeluFeedForward
 
 Cache = tuple[Tensor, Tensor]
 
@@ -101,13 +102,16 @@ class PlainLoop:
         mask: Tensor,
         cache: Cache | None,
     ) -> tuple[Tensor, Cache]:
-        attended, cache = self._self_attention(block.self_attention, norm(x), scale, cache)
+        attended, cache = self._self_attention(
+            cast("CosineSelfAttention", block.self_attention), norm(x), scale, cache
+        )
         x = x + attended
         x = x + self._cross_attention(
             cast("CosineCrossAttention", block.cross_attention), norm(x), hidden, mask
         )
-        h = block.feed_forward.fc1(norm(x))
-        return x + block.feed_forward.fc2(F.gelu(h, approximate="tanh")), cache
+        feed_forward = cast("GeluFeedForward", block.feed_forward)
+        h = feed_forward.fc1(norm(x))
+        return x + feed_forward.fc2(F.gelu(h, approximate="tanh")), cache
 
     def _self_attention(
         self, attention: CosineSelfAttention, x: Tensor, scale: int, cache: Cache | None

@@ -325,12 +325,13 @@ class TextEncoderConfig:
     """The frozen text encoder, or the class lookup that replaces it.
 
     Args:
-        family: ``clip`` pools the end-of-text position; ``sentence`` averages all positions and normalises;
-            ``imagenet`` takes the prompt for the name of an ImageNet class and looks up its number.
+        family: ``clip`` pools the end-of-text position; ``clip_pair`` joins the hidden states of two CLIP encoders and
+            takes the second's pooled feature; ``sentence`` averages all positions and normalises; ``imagenet``
+            takes the prompt for the name of an ImageNet class and looks up its number.
         max_tokens: number of positions a prompt is padded or cut to; 0 for ``imagenet``, which has none.
     """
 
-    family: Literal["clip", "sentence", "imagenet"] = "clip"
+    family: Literal["clip", "clip_pair", "sentence", "imagenet"] = "clip"
     max_tokens: Annotated[int, Field(ge=0, le=2**15)] = 77
 
     @model_validator(mode="after")

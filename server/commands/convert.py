@@ -9,14 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Convert(BaseModel):
-    """Convert the files of a published STAR or VAR checkpoint into a native model directory."""
+    """Convert the files of a published STAR, Switti or VAR checkpoint into a native model directory."""
 
     model_config = ConfigDict(extra="forbid")
 
-    transformer: Path = Field(description="the transformer, a .pth file")
-    vqvae: Path = Field(description="the VQVAE, a .pth file")
-    text_encoder: Path | None = Field(
-        None, description="directory of the CLIP text encoder; VAR models have none"
+    transformer: Path = Field(description="the transformer, a .pth or .safetensors file")
+    vqvae: Path = Field(description="the VQVAE, likewise")
+    text_encoder: list[Path] = Field(
+        [],
+        description="directory of the CLIP text encoder; given twice for the two of a Switti, the smaller first; VAR "
+        "models have none",
     )
     out: Path = Field(description="directory to create")
     preset: str = Field("star-512", description="published model that the files belong to")

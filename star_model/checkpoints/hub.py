@@ -8,6 +8,7 @@ if they are there, else fetched from the hub; they are converted once, and the r
     CACHE/official/vae_ch160v4096z32.pth
     CACHE/official/CLIP/tokenizer/       vocab.json, merges.txt and what else is in that folder
     CACHE/official/CLIP/text_encoder/    config.json, model.safetensors
+    CACHE/official/Switti/               model.safetensors: files whose names do not say what they are
     CACHE/models/star-512/               the native directory
 
 The files of each model are in :mod:`star_model.families`. Files that are put there by hand are found without a network.
@@ -35,7 +36,7 @@ EMBEDDED = ("star-mini",)
 class _PublishedFiles:
     transformer: Path
     vqvae: Path
-    text_encoder: Path | None = None
+    text_encoders: tuple[Path, ...]
 
 
 def default_cache() -> Path:
@@ -128,7 +129,7 @@ def _published(
         convert_published(
             transformer=files.transformer,
             vqvae=files.vqvae,
-            text_encoder=files.text_encoder,
+            text_encoder=files.text_encoders,
             out=native,
             preset=name,
             allow_unsafe_pickle=allow_unsafe_pickle,
@@ -153,7 +154,7 @@ def _published_files(
             found += [get(part)]
     except Exception as error:  # the hub library and those it uses have many ways to fail
         wanted = [
-            fetch.official / part.path / file
+            fetch.official / part.place / file
             for part in parts[len(found) :]
             for file in part.files or ("",)
         ]
@@ -164,7 +165,7 @@ def _published_files(
             f"{name} cannot be fetched: {reason or type(error).__name__}. Put these files of {places} on the hub "
             f"in place and try again:{listed}"
         ) from error
-    return _PublishedFiles(*found)
+    return _PublishedFiles(found[0], found[1], tuple(found[2:]))
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class _Fetch:
 
     def file(self, part: HubFile) -> Path:
         """Get a file from ``official/``, or else from its repository."""
-        if (local := self.official / part.path).is_file():
+        if (local := self.official / part.place).is_file():
             return local
         if not part.published:
             raise FileNotFoundError("its authors have not published these weights")
@@ -194,25 +195,28 @@ class _Fetch:
 
     def folder(self, part: HubFile) -> Path:
         """Get a folder from ``official/``, or else from its repository."""
-        if (local := self.official / part.path).is_dir():
+        if (local := self.official / part.place).is_dir():
             return local
-        self.say(f"fetching {part.path} from {part.repository}")
+        self.say(f"fetching {part.path or 'text encoder'} from {part.repository}")
         folder = self._snapshot(part, "*.bin")
         if any(
             name.endswith(".safetensors") and not (folder / name).is_file() for name in part.files
         ):
             folder = self._snapshot(part)  # then it is published in the older format only
-        configs = [name for name in part.files if name.endswith("/config.json")]
+        configs = [name for name in part.files if Path(name).name == "config.json"]
         if not all((folder / name).is_file() for name in configs):
-            raise FileNotFoundError(f"{part.path} is not in {part.repository}")
+            raise FileNotFoundError(f"{part.path or configs[0]} is not in {part.repository}")
         return folder
 
     def _snapshot(self, part: HubFile, *ignored: str) -> Path:
         from huggingface_hub import snapshot_download
 
+        # Of a whole repository only what is needed: it may hold the same weights in several formats.
+        weights = ["model*.safetensors", "pytorch_model*.bin"]
+        wanted = [f"{part.path}/*"] if part.path else [*part.files, *weights, "*.json"]
         root = snapshot_download(
             part.repository,
-            allow_patterns=[f"{part.path}/*"],
+            allow_patterns=wanted,
             ignore_patterns=["*.fp16.*", *ignored],
             cache_dir=self.downloads,
             local_files_only=self.offline,

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from star_model.networks.precision import dtype_of, is_exact
+
 SCALE = ".scale"
 """Ending of the name of a matrix's scales."""
 SMALLEST_MATRIX = 2**14
@@ -52,8 +54,8 @@ def quantize_state(state: Mapping[str, Tensor], rest: torch.dtype) -> dict[str, 
     """
     stored: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if is_quantizable(tensor):
+        if is_quantizable(tensor) and not is_exact(name):
             stored[name], stored[name + SCALE] = quantize_rows(tensor)
         else:
-            stored[name] = tensor.to(rest)
+            stored[name] = tensor.to(dtype_of(name, rest))
     return stored

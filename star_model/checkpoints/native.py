@@ -4,8 +4,8 @@
     transformer.safetensors     StarTransformer, in any of float32, float16, bfloat16, or large matrices in int8;
                                 see :mod:`star_model.checkpoints.int8`
     vqvae.safetensors           the image tokenizer, likewise
-    text_encoder/               files of ``save_pretrained`` of encoder and tokenizer; none for a
-                                class-conditional model
+    text_encoder/               files of ``save_pretrained`` of encoder and tokenizer; of two encoders, in the
+                                folders ``first`` and ``second``; none for a class-conditional model
     vocabulary.json             optional: all words and things that it knows; see :mod:`star_model.vocabulary`
     SHA256SUMS                  of the files above, in the format of ``sha256sum --check``
     about.json                  optional: the model in words; see :mod:`star_model.about`
@@ -32,8 +32,14 @@ from star_model.errors import CheckpointError, ConfigError
 from star_model.json_file import read_json
 from star_model.model import StarModel
 from star_model.networks.attention import choose_backend
+from star_model.networks.clip_pair import ClipPairEncoder, load_clip_pair
 from star_model.networks.image_tokenizer import ImageTokenizer
-from star_model.networks.precision import choose_device, choose_precision, parse_dtype
+from star_model.networks.precision import (
+    choose_device,
+    choose_precision,
+    dtype_of,
+    parse_dtype,
+)
 from star_model.networks.rope import rope_table
 from star_model.networks.text_encoder import (
     ClassEncoder,
@@ -157,7 +163,8 @@ def _load_encoder(
 ) -> TextEncoder:
     if config.transformer.num_classes:
         return ClassEncoder(config.transformer.num_classes)
-    encoder = load_text_encoder(directory, config.text_encoder, device=device, dtype=dtype)
+    load = load_clip_pair if config.text_encoder.family == "clip_pair" else load_text_encoder
+    encoder = load(directory, config.text_encoder, device=device, dtype=dtype)
     check_text_encoder(directory, encoder, config)
     return encoder
 
@@ -185,10 +192,10 @@ def _read_tensors(
             # Copied, so that no page of the file stays mapped once the model is loaded.
             return {
                 name: restore_rows(stored.get_tensor(name), stored.get_tensor(name + SCALE)).to(
-                    device, dtype
+                    device, dtype_of(name, dtype)
                 )
                 if name in in_int8
-                else stored.get_tensor(name).to(device, dtype, copy=True)
+                else stored.get_tensor(name).to(device, dtype_of(name, dtype), copy=True)
                 for name in shapes
             }
     except SafetensorError as error:
@@ -238,22 +245,24 @@ def wrong_shape(file: Path, name: str, expected: Sequence[int], found: Sequence[
 
 
 def check_text_encoder(
-    directory: Path, encoder: TransformersTextEncoder, config: ModelConfig
+    directory: Path, encoder: TransformersTextEncoder | ClipPairEncoder, config: ModelConfig
 ) -> None:
     """Check the sizes of ``encoder``, loaded from ``directory``, against ``config``.
 
     Raises:
         CheckpointError: when hidden states have another width, or it has fewer positions than ``max_tokens``.
     """
-    found = encoder.model.config
-    if found.hidden_size != config.transformer.text_dim:
+    for what, found, expected in (
+        ("hidden states have", encoder.hidden_size, config.transformer.text_dim),
+        ("pooled feature has", encoder.pooled_size, config.transformer.pooled_width),
+    ):
+        if found != expected:
+            raise CheckpointError(
+                f"{directory}: the text encoder's {what} width {found}, expected {expected}"
+            )
+    if encoder.positions < config.text_encoder.max_tokens:
         raise CheckpointError(
-            f"{directory}: the text encoder's hidden states have width {found.hidden_size}, "
-            f"expected {config.transformer.text_dim}"
-        )
-    if found.max_position_embeddings < config.text_encoder.max_tokens:
-        raise CheckpointError(
-            f"{directory}: the text encoder has {found.max_position_embeddings} positions, "
+            f"{directory}: the text encoder has {encoder.positions} positions, "
             f"expected at least {config.text_encoder.max_tokens}"
         )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from star_model.errors import CheckpointError, UnsafeCheckpointError
 
 
-def read_state_dict(file: Path, *, allow_unsafe_pickle: bool = False) -> dict[str, Tensor]:
+def read_pth(file: Path, *, allow_unsafe_pickle: bool = False) -> dict[str, Tensor]:
     """Read the tensors of a published ``.pth``, unwrapping ``trainer`` and ``var_wo_ddp`` if present.
 
     Raises:

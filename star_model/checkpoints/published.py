@@ -7,7 +7,7 @@ a known buffer. The maps, and what else differs between families, are in :mod:`s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,14 @@ from star_model.checkpoints.native import (
     tensor_shapes,
     wrong_shape,
 )
-from star_model.checkpoints.pth import read_state_dict
 from star_model.checkpoints.saving import check_free, write_model
+from star_model.checkpoints.state_dict import read_state_dict
 from star_model.config import ModelConfig
 from star_model.errors import CheckpointError, ConfigError
 from star_model.families.family import Family, PublishedNetwork, Shape
 from star_model.families.registry import FAMILIES, PRESETS, family_of
-from star_model.networks.precision import parse_dtype
+from star_model.networks.clip_pair import ClipPairEncoder, load_published_clip_pair
+from star_model.networks.precision import dtype_of, parse_dtype
 from star_model.networks.text_encoder import TransformersTextEncoder, load_published_clip
 
 State = Mapping[str, Tensor]
@@ -97,19 +98,20 @@ def convert_published(
     *,
     transformer: Path,
     vqvae: Path,
-    text_encoder: Path | None,
+    text_encoder: Path | Sequence[Path] | None,
     out: Path,
     preset: str | ModelConfig,
     allow_unsafe_pickle: bool = False,
     dtype: str | torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Convert a published STAR or VAR model to the native directory ``out``, all of it or nothing.
+    """Convert a published STAR, Switti or VAR model to the native directory ``out``, all of it or nothing.
 
     Args:
-        transformer: the ``star_*.pth`` or ``var_*.pth`` file.
-        vqvae: the tokenizer, ``vae_ch160v4096z32.pth``.
-        text_encoder: the folder ``CLIP`` of a STAR; None for a VAR.
+        transformer: the transformer, a ``.pth`` or ``.safetensors`` file.
+        vqvae: the tokenizer, likewise.
+        text_encoder: the folder ``CLIP`` of a STAR; the two folders of the CLIP models of a Switti, the smaller first;
+            None for a VAR.
         out: the directory, which must not exist, or be empty, unless ``overwrite``.
         preset: a name in :data:`star_model.families.registry.PRESETS`, or a configuration.
         allow_unsafe_pickle: load files that need more than tensors, which may run any code that is in them.
@@ -123,10 +125,7 @@ def convert_published(
     """
     config = _preset(preset)
     family = family_of(config)
-    if (text_encoder is None) != (family.text_encoder is None):
-        rule = "has no" if family.text_encoder is None else "needs the folder of its"
-        title = family.transformer.title
-        raise ConfigError(f"{config.name} is {title}, which {rule} text encoder")
+    folders = _folders(text_encoder, config, family)
     cast = None if dtype is None else parse_dtype(dtype)
     check_free(out, overwrite)
     state = _read(transformer, family.transformer, family, allow_unsafe_pickle)
@@ -134,7 +133,7 @@ def convert_published(
     tensors = _convert(transformer, state, family.transformer, transformer_sources(config), cast)
     state = _read(vqvae, family.vqvae, family, allow_unsafe_pickle)
     vqvae_tensors = _convert(vqvae, state, family.vqvae, vqvae_sources(config), None)
-    encoder = None if text_encoder is None else _load_encoder(text_encoder, config, cast)
+    encoder = _load_encoder(folders, config, cast) if folders else None
     write_model(
         out,
         config,
@@ -145,11 +144,36 @@ def convert_published(
     )
 
 
+def _folders(
+    text_encoder: Path | Sequence[Path] | None, config: ModelConfig, family: Family
+) -> tuple[Path, ...]:
+    """The folders of the text encoders, as many as the family has.
+
+    Raises:
+        ConfigError: when there are more or less.
+    """
+    if text_encoder is None:
+        given: tuple[Path, ...] = ()
+    else:
+        given = (text_encoder,) if isinstance(text_encoder, Path) else tuple(text_encoder)
+    expected = len(family.text_encoders)
+    if len(given) != expected:
+        rule = ("has no text encoder", "needs the folder of its text encoder")
+        needs = rule[expected] if expected < 2 else f"needs the folders of {expected} text encoders"
+        raise ConfigError(f"{config.name} is {family.transformer.title}, which {needs}")
+    return given
+
+
 def _load_encoder(
-    folder: Path, config: ModelConfig, dtype: torch.dtype | None
-) -> TransformersTextEncoder:
-    encoder = load_published_clip(folder, config.text_encoder, dtype=dtype or torch.float32)
-    check_text_encoder(folder, encoder, config)
+    folders: Sequence[Path], config: ModelConfig, dtype: torch.dtype | None
+) -> TransformersTextEncoder | ClipPairEncoder:
+    cast = dtype or torch.float32
+    encoder: TransformersTextEncoder | ClipPairEncoder
+    if config.text_encoder.family == "clip_pair":
+        encoder = load_published_clip_pair(folders, config.text_encoder, dtype=cast)
+    else:
+        encoder = load_published_clip(folders[0], config.text_encoder, dtype=cast)
+    check_text_encoder(folders[-1], encoder, config)
     return encoder
 
 
@@ -214,7 +238,8 @@ def _convert(
     for native, source in sources.items():
         tensor = source.read(state)
         # Files are read through a memory map: a tensor that is not cast stays on the disk until it is written.
-        tensors[native] = tensor.to(dtype or _storable(tensor.dtype)).contiguous()
+        cast = dtype_of(native, dtype or _storable(tensor.dtype))
+        tensors[native] = tensor.to(cast).contiguous()
     return tensors
 
 

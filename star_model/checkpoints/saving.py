@@ -26,7 +26,8 @@ from star_model.checkpoints.native import (
 from star_model.config import ModelConfig
 from star_model.errors import CheckpointError
 from star_model.model import StarModel
-from star_model.networks.precision import parse_dtype
+from star_model.networks.clip_pair import ClipPairEncoder
+from star_model.networks.precision import dtype_of, parse_dtype
 from star_model.networks.text_encoder import ClassEncoder, TransformersTextEncoder
 from star_model.vocabulary import VOCABULARY, Vocabulary
 
@@ -41,8 +42,8 @@ def save_model(
     """Write ``model`` as a native directory, all of it or nothing.
 
     Args:
-        model: the model; its text encoder must be a :class:`TransformersTextEncoder`, or a :class:`ClassEncoder`,
-            which needs no file.
+        model: the model; its text encoder must be a :class:`TransformersTextEncoder`, a :class:`ClipPairEncoder`, or
+            a :class:`ClassEncoder`, which needs no file.
         path: the directory, which must not exist, or be empty, unless ``overwrite``.
         dtype: of all three networks in the files; by default each keeps its own. ``"int8"`` stores the large matrices
             of transformer and image tokenizer in eight bits, with one scale a row, and all else in float16.
@@ -52,7 +53,7 @@ def save_model(
         CheckpointError: when ``path`` is in use, or the text encoder cannot be saved.
     """
     encoder = model.text_encoder
-    if not isinstance(encoder, TransformersTextEncoder | ClassEncoder):
+    if not isinstance(encoder, TransformersTextEncoder | ClipPairEncoder | ClassEncoder):
         raise CheckpointError(
             f"a {type(encoder).__name__} cannot be saved; only encoders of transformers can"
         )
@@ -65,7 +66,7 @@ def save_model(
     transformer, vqvae = (
         quantize_state(state, torch.float16)
         if in_int8
-        else {name: t.to(cast or t.dtype) for name, t in state.items()}
+        else {name: t.to(dtype_of(name, cast or t.dtype)) for name, t in state.items()}
         for state in networks
     )
     write_model(

@@ -1,9 +1,9 @@
 """A random mixture of the codebook instead of a drawn token (Gumbel softmax), as Switti paints its smooth scales.
 
 The noise has a number for each token of the image and each codebook vector: millions, too many to keep. So it is not
-drawn one after the other, but computed: number ``n`` of the image with seed ``s`` is a hash of both, the ``n``-th output
-of SplitMix64 (Steele, Lea and Flood, 2014) that starts from a hash of ``s``. It is the same on every device, in every
-batch and whatever was drawn before, and independent of the numbers that tokens are drawn with.
+drawn one after the other, but computed: number ``n`` of the image with seed ``s`` is a hash of both, the ``n``-th
+output of SplitMix64 (Steele, Lea and Flood, 2014) that starts from a hash of ``s``. It is the same on every device, in
+every batch and whatever was drawn before, and independent of the numbers that tokens are drawn with.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ class ImageSequence:
         seed: of the random numbers.
         scale: the next scale to be predicted.
         tokens: the token map (p * p,) of each scale predicted so far.
-        f_hat: the latent (z, P, P): the sum of the tokens' contributions; at smooth scales, of the candidates' means, at
-            mixed ones, of the mixtures, whose likeliest tokens are in ``tokens``.
+        f_hat: the latent (z, P, P): the sum of the tokens' contributions; at smooth scales, of the candidates' means,
+            at mixed ones, of the mixtures, whose likeliest tokens are in ``tokens``.
         uniform: the image's own random numbers, one for each token of all scales (L,).
         edit: the image that is edited; None for one that is generated from nothing.
         guidance_scale, top_p: those of ``sampling``, on the device.

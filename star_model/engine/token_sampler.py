@@ -27,9 +27,7 @@ class TokenSampler:
         self._codebook = codebook
         self._together = together
 
-    def __call__(
-        self, logits: Tensor, sequences: Sequence[ImageSequence]
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, logits: Tensor, sequences: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
         """Draw tokens (B, p * p) from ``logits`` (B, p * p, V); also returns their vectors (B, p * p, z)."""
         scale = sequences[0].scale
         maps: dict[int, tuple[Tensor, Tensor]] = {}

@@ -43,8 +43,10 @@ class HubFile:
 
     Attributes:
         repository: owner and name.
-        path: of the file or the folder.
+        path: of the file or the folder in it; "" for the whole repository.
         files: of a folder: the files in it that are needed.
+        folder: where the repository's files are put by hand, below ``official/`` in the cache; "" for ``official/``
+            itself, if their names say what they are.
         published: False for a file that its authors describe but have not uploaded, under a name of ours.
     """
 
@@ -52,6 +54,12 @@ class HubFile:
     path: str
     files: tuple[str, ...] = ()
     published: bool = True
+    folder: str = ""
+
+    @property
+    def place(self) -> str:
+        """Path of the file or the folder below ``official/`` in the cache."""
+        return "/".join(part for part in (self.folder, self.path) if part)
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class Family:
         vqvae: the image tokenizer's tensors.
         transformer_files: name of a preset -> the file of its transformer.
         vqvae_file: one for all presets.
-        text_encoder: folder of the text encoder; None for a class-conditional family.
+        text_encoders: folder of each text encoder; none for a class-conditional family.
     """
 
     describes: Callable[[ModelConfig], bool]
@@ -74,12 +82,11 @@ class Family:
     vqvae: PublishedNetwork
     transformer_files: Mapping[str, HubFile]
     vqvae_file: HubFile
-    text_encoder: HubFile | None
+    text_encoders: tuple[HubFile, ...]
 
     def files(self, name: str) -> tuple[HubFile, ...]:
-        """Everything that the preset called ``name`` is made of: transformer, VQVAE, then its text encoder, if any."""
-        parts = (self.transformer_files[name], self.vqvae_file)
-        return parts if self.text_encoder is None else (*parts, self.text_encoder)
+        """Everything that the preset called ``name`` is made of: transformer, VQVAE, then its text encoders, if any."""
+        return (self.transformer_files[name], self.vqvae_file, *self.text_encoders)
 
 
 def names_in_blocks(block: Names, depth: int) -> dict[str, str | tuple[str | None, ...]]:

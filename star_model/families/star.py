@@ -61,7 +61,9 @@ TRANSFORMER = replace(
 )
 
 FAMILY = Family(
-    describes=lambda config: config.transformer.text_dim > 0,
+    describes=lambda config: (
+        config.transformer.text_dim > 0 and config.transformer.block_norm == "layer"
+    ),
     presets=(
         _preset("star-256-d16", 16, var.SIDES_256),
         _preset("star-256", 30, var.SIDES_256),
@@ -77,16 +79,18 @@ FAMILY = Family(
         "star-1024": HubFile(REPOSITORY, "star_rope_d30_1024_drop_3-ar-ckpt-ep1-iter21000.pth"),
     },
     vqvae_file=var.VQVAE_FILE,
-    text_encoder=HubFile(
-        REPOSITORY,
-        "CLIP",
-        files=(
-            "tokenizer/vocab.json",
-            "tokenizer/merges.txt",
-            "tokenizer/tokenizer_config.json",
-            "tokenizer/special_tokens_map.json",
-            "text_encoder/config.json",
-            "text_encoder/model.safetensors",
+    text_encoders=(
+        HubFile(
+            REPOSITORY,
+            "CLIP",
+            files=(
+                "tokenizer/vocab.json",
+                "tokenizer/merges.txt",
+                "tokenizer/tokenizer_config.json",
+                "tokenizer/special_tokens_map.json",
+                "text_encoder/config.json",
+                "text_encoder/model.safetensors",
+            ),
         ),
     ),
 )

@@ -178,5 +178,5 @@ FAMILY = Family(
         f"var-d{depth}": HubFile(REPOSITORY, f"var_d{depth}.pth") for depth in (16, 20, 24, 30, 36)
     },
     vqvae_file=VQVAE_FILE,
-    text_encoder=None,
+    text_encoders=(),
 )

@@ -155,7 +155,7 @@ class CosineCrossAttention(CosineAttention, CrossAttention):
 
 def _normalize_width(heads: Tensor) -> Tensor:
     """LayerNorm over all heads (..., H, 64) together; float32."""
-    return layer_norm(heads.flatten(-2).float()).unflatten(-1, (-1, HEAD_DIM))
+    return torch.unflatten(layer_norm(heads.flatten(-2).float()), -1, (-1, HEAD_DIM))
 
 
 SOFTMAX_SCALE = HEAD_DIM**-0.5
@@ -175,7 +175,8 @@ class LayerNormCrossAttention(CrossAttention):
     """Cross-attention whose queries and keys go through a LayerNorm over the full width."""
 
     def normalize_queries(self, q: Tensor) -> Tensor:
-        return (_normalize_width(q) * SOFTMAX_SCALE).to(q.dtype)
+        scaled: Tensor = _normalize_width(q) * SOFTMAX_SCALE
+        return scaled.to(q.dtype)
 
     def normalize_keys(self, k: Tensor) -> Tensor:
         return _normalize_width(k).to(k.dtype)

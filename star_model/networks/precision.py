@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +75,20 @@ def choose_precision(device: torch.device, transformer: torch.dtype | None = Non
         decoder = torch.float32 if transformer == torch.float32 else torch.bfloat16
     exact = on_cpu or transformer == torch.float32
     return Precision(transformer, decoder, torch.float32 if exact else torch.float16)
+
+
+_EXACT = re.compile(r"crop\..*")
+"""See :mod:`star_model.networks.crop_condition`."""
+
+
+def is_exact(name: str) -> bool:
+    """True if the parameter ``name`` of a network is in float32 in every precision."""
+    return _EXACT.fullmatch(name) is not None
+
+
+def dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The type of the parameter ``name`` of a network whose precision is ``dtype``."""
+    return torch.float32 if is_exact(name) else dtype
 
 
 def is_imitated(device: torch.device, dtype: torch.dtype) -> bool:

@@ -1,9 +1,10 @@
 """Text encoders: from prompts to conditioning.
 
-There are three families. ``clip``, as in the published STAR: hidden states of all 77 positions, and the feature at the
-end of the text, for the start token map. ``sentence``, a sentence-embedding BERT: hidden states of all positions, and
-their mean, normalised. ``imagenet``, for class-conditional models: the number of the class that the prompt names. The
-``transformers`` library takes seconds to import, so it is imported only when an encoder is loaded.
+There are four families. ``clip``, as in the published STAR: hidden states of all 77 positions, and the feature at the
+end of the text, for the start token map. ``clip_pair``, two of those: :mod:`star_model.networks.clip_pair`.
+``sentence``, a sentence-embedding BERT: hidden states of all positions, and their mean, normalised. ``imagenet``, for
+class-conditional models: the number of the class that the prompt names. The ``transformers`` library takes seconds to
+import, so it is imported only when an encoder is loaded.
 """
 
 from __future__ import annotations
@@ -105,6 +106,37 @@ class TransformersTextEncoder:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.config = config
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def pooled_size(self) -> int:
+        """Width of the pooled feature."""
+        return self.hidden_size
+
+    @property
+    def positions(self) -> int:
+        """The most tokens that it can encode."""
+        return int(self.model.config.max_position_embeddings)
+
+    @torch.inference_mode()
+    def hidden_states(self, prompt: str, length: int) -> Tensor:
+        """Hidden states of the first ``length`` positions, padding included, and zeros after them: (T, D)."""
+        batch = self.tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=self.config.max_tokens,
+            truncation=True,
+            return_tensors="pt",
+            split_special_tokens=self._names_special_tokens([prompt]),
+        )
+        device = next(self.model.parameters()).device
+        output = self.model(input_ids=to_device(batch["input_ids"][:, :length], device))
+        left = self.config.max_tokens - length
+        return F.pad(output.last_hidden_state[0].float(), (0, 0, 0, left))
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> list[TextConditioning]:
@@ -232,9 +264,21 @@ def load_published_clip(
             raise CheckpointError(
                 f"{needed} is missing; the text encoder is a folder with tokenizer/ and text_encoder/"
             )
+    return load_published_encoder(encoder, tokenizer, config, dtype=dtype)
+
+
+def load_published_encoder(
+    encoder: Path, tokenizer: Path, config: TextEncoderConfig, *, dtype: torch.dtype
+) -> TransformersTextEncoder:
+    """Load a CLIP text model and its tokenizer from the folders of each, which may be the same, on the CPU.
+
+    Raises:
+        CheckpointError: naming what is missing or damaged.
+    """
+    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     for alternatives in (
         (encoder / "config.json",),
-        (encoder / "model.safetensors", encoder / "pytorch_model.bin"),
+        tuple(encoder / name for name in weights),
         (tokenizer / "vocab.json", tokenizer / "tokenizer.json"),
     ):
         if not any(file.is_file() for file in alternatives):

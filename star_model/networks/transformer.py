@@ -16,7 +16,6 @@ and, in one of its variants, tokens that attend to their own scale alone. The pa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -35,9 +34,6 @@ from star_model.networks.rope import rope_table
 
 class StarTransformer(nn.Module):
     """The network that predicts the token map of a scale from the text, or the class, and all coarser scales."""
-
-    EXACT = re.compile(r"crop\..*")
-    """Parameters that are kept in float32, whatever the type of the others."""
 
     rope: Tensor  # with positions="rope"
 

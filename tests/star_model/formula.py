@@ -22,8 +22,10 @@ def official_parameter(salt: str, name: str, shape: tuple[int, ...]) -> Tensor:
     last = name.rpartition(".")[2]
     if last == "scale_mul_1H11":
         return 0.3 * x + math.log(4)
-    if name == "quantize.embedding.weight":
+    if name in ("quantize.embedding.weight", "crop_embed.weight"):
         return x
+    if last == "crop_cond_scales":
+        return 0.5 * x
     if name in ("pos_start", "pos_1LC", "lvl_embed.weight", "class_emb.weight"):
         return 0.5 * x
     if len(shape) >= 2:
@@ -39,7 +41,7 @@ def fill(module: nn.Module, salt: str) -> None:
             x = normal(f"{salt}/{name}", tuple(parameter.shape))
             if name.endswith("log_temperature"):
                 x = 0.3 * x + math.log(4)
-            elif name.endswith("codebook.weight"):
+            elif name.endswith(("codebook.weight", "crop.frequencies")):
                 pass
             elif name.endswith(
                 (

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
+from star_model.families import switti
 from star_model.networks.text_encoder import TextConditioning
 from star_model.sampling import Sampling
 from tests.star_model.formula import official_parameter
-from tests.star_model.tiny import HashTextEncoder, write_tiny_clip
+from tests.star_model.tiny import HashTextEncoder, write_tiny_clip, write_tiny_clip_repository
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -51,6 +53,11 @@ class Golden:
         return "num_classes" in self.description["config"]
 
     @property
+    def is_switti(self) -> bool:
+        """Whether it is of that family."""
+        return "use_swiglu_ffn" in self.description["config"]
+
+    @property
     def config(self) -> ModelConfig:
         """The native configuration."""
         c = self.description["config"]
@@ -62,6 +69,16 @@ class Golden:
                 num_classes=c["num_classes"],
                 positions="absolute",
                 adaptive_norm="shared" if c["shared_aln"] else "block",
+            )
+        elif self.is_switti:
+            text_encoder = TextEncoderConfig(family="clip_pair")
+            transformer = replace(
+                switti.transformer_config(
+                    c["depth"],
+                    "earlier_scales" if c["use_ar"] else "own_scale",
+                    c["rope_size"],
+                ),
+                rope_theta=c["rope_theta"],
             )
         else:
             text_encoder = TextEncoderConfig()
@@ -100,8 +117,25 @@ class Golden:
     @property
     def sampling(self) -> Sampling:
         """Greedy, with the recorded guidance."""
-        cfg = self.description["config"]["cfg"]
-        return Sampling(guidance_scale=cfg, top_k=1, top_p=0.0)
+        return self.runs["generate"]
+
+    @property
+    def runs(self) -> dict[str, Sampling]:
+        """The parameters of each recorded image, by the first part of its tensors' names."""
+        config = self.description["config"]
+        scales = len(config["patch_nums"])
+        runs = {}
+        for name, given in config.get("runs", {"generate": config}).items():
+            runs[name] = Sampling(
+                guidance_scale=given["cfg"],
+                top_k=1,
+                top_p=0.0,
+                unguided_scales=scales - given.get("turn_off_cfg_start_si", scales),
+                unguided_temperature=given.get("last_scale_temp", 1.0),
+                guidance_from=given.get("turn_on_cfg_start_si", 0),
+                mixed_scales=scales - given.get("smooth_start_si", scales),
+            )
+        return runs
 
     def official_state(self, part: str) -> dict[str, Tensor]:
         """The official state dict of ``transformer`` or ``vae``, buffers included."""
@@ -118,17 +152,28 @@ class Golden:
             return state
         for name in [name for name in state if name.endswith(".q_bias")]:
             state[name.replace("q_bias", "zero_k_bias")] = torch.zeros_like(state[name])
-        if self.is_var:
+        if self.is_var or self.is_switti:
             scale_of = torch.cat([torch.full((side * side,), k) for k, side in enumerate(sides)])
             state["lvl_1L"] = scale_of[None]
-            later = scale_of[:, None] < scale_of[None, :]
-            state["attn_bias_for_masking"] = torch.zeros(later.shape).masked_fill(
-                later, -torch.inf
+            hidden = ~self.visible
+            state["attn_bias_for_masking"] = torch.zeros(hidden.shape).masked_fill(
+                hidden, -torch.inf
             )[None, None]
         return state
 
+    @property
+    def visible(self) -> Tensor:
+        """Which tokens (columns) each token (row) attends to, booleans (L, L)."""
+        sides = self.description["config"]["patch_nums"]
+        scale_of = torch.cat([torch.full((side * side,), k) for k, side in enumerate(sides)])
+        rows, columns = scale_of[:, None], scale_of[None, :]
+        own_scale = self.config.transformer.self_attention == "own_scale"
+        return rows == columns if own_scale else rows >= columns
+
     def write_official(self, directory: Path) -> OfficialFiles:
         """Write the files as the downloads are laid out: transformer, VQVAE, and the CLIP folder of a STAR."""
+        if self.is_switti:
+            return self._write_switti(directory)
         transformer, vqvae = directory / f"{self.name}.pth", directory / "vae_tiny.pth"
         torch.save(self.official_state("vae"), vqvae)
         state = self.official_state("transformer")
@@ -142,13 +187,30 @@ class Golden:
         clip = write_tiny_clip(directory / "CLIP", hidden_size=self.config.transformer.text_dim)
         return transformer, vqvae, clip
 
+    def _write_switti(self, directory: Path) -> OfficialFiles:
+        files = []
+        for part, folder in (("transformer", "Switti"), ("vae", "VQVAE-Switti")):
+            files.append(directory / folder / "model.safetensors")
+            files[-1].parent.mkdir()
+            save_file(self.official_state(part), files[-1])
+        clips = [
+            write_tiny_clip_repository(directory / name, hidden_size=width)
+            for name, width in (
+                ("clip-vit-large-patch14", 768),
+                ("CLIP-ViT-bigG-14-laion2B-39B-b160k", 1280),
+            )
+        ]
+        return files[0], files[1], clips
 
-OfficialFiles = tuple[Path, Path, Path | None]
+
+OfficialFiles = tuple[Path, Path, Path | list[Path] | None]
 
 STAR = Golden("star_tiny")
 VAR = Golden("var_tiny")
 VAR_SHARED = Golden("var_tiny_shared_aln")
-ALL = (STAR, VAR, VAR_SHARED)
+SWITTI = Golden("switti_tiny")
+SWITTI_AR = Golden("switti_tiny_ar")
+ALL = (STAR, VAR, VAR_SHARED, SWITTI, SWITTI_AR)
 
 RECORDED_PROMPT = "the recorded prompt"
 
@@ -156,15 +218,19 @@ RECORDED_PROMPT = "the recorded prompt"
 class GoldenTextEncoder:
     """The recorded features for the recorded and the empty prompt; made up ones for any other."""
 
+    def __init__(self, recorded: Golden) -> None:
+        self.recorded = recorded
+
     def encode(self, prompts: Sequence[str]) -> list[TextConditioning]:
         return [self._encode_one(prompt) for prompt in prompts]
 
     def _encode_one(self, prompt: str) -> TextConditioning:
         if prompt not in ("", RECORDED_PROMPT):
-            return HashTextEncoder(STAR.description["config"]["text_dim"], 77).encode([prompt])[0]
+            t = self.recorded.config.transformer
+            return HashTextEncoder(t.text_dim, 77, t.pooled_width).encode([prompt])[0]
         row = 0 if prompt else 1
         hidden, mask, pooled = (
-            STAR.tensors[f"text.{name}"][row]
+            self.recorded.tensors[f"text.{name}"][row]
             for name in ("hidden_states", "attention_mask", "pooled")
         )
-        return TextConditioning(hidden, mask.bool(), pooled)
+        return TextConditioning(hidden.float(), mask.bool(), pooled)

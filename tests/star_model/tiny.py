@@ -12,6 +12,7 @@ import torch
 
 from star_model.checkpoints.saving import save_model
 from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
+from star_model.families import switti
 from star_model.model import StarModel
 from star_model.networks.text_encoder import (
     ClassEncoder,
@@ -50,8 +51,11 @@ def tiny_config(**changes: Any) -> ModelConfig:
 class HashTextEncoder:
     """Features that depend on nothing but the prompt; as many unmasked positions as it has words, and two."""
 
-    def __init__(self, text_dim: int = TEXT_DIM, max_tokens: int = MAX_TOKENS) -> None:
+    def __init__(
+        self, text_dim: int = TEXT_DIM, max_tokens: int = MAX_TOKENS, pooled_dim: int = 0
+    ) -> None:
         self.text_dim, self.max_tokens = text_dim, max_tokens
+        self.pooled_dim = pooled_dim or text_dim
 
     def encode(self, prompts: Sequence[str]) -> list[TextConditioning]:
         return [self._encode_one(prompt) for prompt in prompts]
@@ -59,7 +63,7 @@ class HashTextEncoder:
     def _encode_one(self, prompt: str) -> TextConditioning:
         hidden = normal(f"hidden/{prompt}", (self.max_tokens, self.text_dim))
         used = min(len(prompt.split()) + 2, self.max_tokens)
-        pooled = normal(f"pooled/{prompt}", (self.text_dim,))
+        pooled = normal(f"pooled/{prompt}", (self.pooled_dim,))
         return TextConditioning(hidden, torch.arange(self.max_tokens) < used, pooled)
 
 
@@ -67,7 +71,8 @@ def tiny_encoder(config: ModelConfig) -> TextEncoder:
     """What turns prompts into conditioning without any file."""
     if classes := config.transformer.num_classes:
         return ClassEncoder(classes)
-    return HashTextEncoder(config.transformer.text_dim, config.text_encoder.max_tokens)
+    t = config.transformer
+    return HashTextEncoder(t.text_dim, config.text_encoder.max_tokens, t.pooled_width)
 
 
 def build_tiny_model(
@@ -130,6 +135,29 @@ def class_conditional(
     return {"transformer": transformer, "text_encoder": TextEncoderConfig("imagenet", max_tokens=0)}
 
 
+def switti_like(
+    self_attention: Literal["earlier_scales", "own_scale"] = "own_scale",
+) -> dict[str, Any]:
+    """The changes to :func:`tiny_config` that make it a Switti."""
+    transformer = replace(
+        switti.transformer_config(2, self_attention), num_heads=1, text_dim=TEXT_DIM, pooled_dim=12
+    )
+    return {
+        "transformer": transformer,
+        "text_encoder": TextEncoderConfig("clip_pair", MAX_TOKENS),
+    }
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "star": {},
+    "var": class_conditional(),
+    "var-shared": class_conditional(adaptive_norm="shared"),
+    "switti": switti_like(),
+    "switti-ar": switti_like("earlier_scales"),
+}
+"""The changes to :func:`tiny_config` for each architecture, by name."""
+
+
 def write_tiny_model(directory: Path, **changes: Any) -> Path:
     """Write a complete native model directory, which any process can load and serve; returns ``directory``.
 
@@ -154,16 +182,58 @@ def write_tiny_clip(folder: Path, *, hidden_size: int, max_tokens: int = 77) -> 
     """Write a folder laid out as the published ``CLIP`` is; returns ``folder``."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
+    _write_clip_tokenizer(folder / "tokenizer", max_tokens)
+    config = _tiny_clip_config(hidden_size=hidden_size, max_tokens=max_tokens)
+    model = CLIPTextModel(CLIPTextConfig(**config))
+    fill(model, "clip")
+    model.save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def write_tiny_clip_repository(folder: Path, *, hidden_size: int, max_tokens: int = 77) -> Path:
+    """Write a folder laid out as the repository of a CLIP model is, with its image encoder; returns ``folder``."""
+    from transformers import CLIPConfig, CLIPModel
+
+    _write_clip_tokenizer(folder, max_tokens)
+    small = {"num_hidden_layers": 1, "intermediate_size": 16}
+    text = {**_tiny_clip_config(hidden_size=hidden_size, max_tokens=max_tokens), **small}
+    vision = {"hidden_size": 8, "num_attention_heads": 1, "image_size": 8, "patch_size": 4, **small}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=4))
+    fill(model, "clip")
+    model.save_pretrained(folder)
+    return folder
+
+
+def _tiny_clip_config(*, hidden_size: int, max_tokens: int) -> dict[str, Any]:
+    words = _clip_words()
+    return {
+        "vocab_size": len(words),
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": max_tokens,
+        "bos_token_id": len(words) - 2,
+        "eos_token_id": len(words) - 1,
+        "pad_token_id": 0,
+    }
+
+
+_MERGES = ["a p", "ap p", "app l", "appl e</w>", "r e", "re d</w>"]
+
+
+def _clip_words() -> list[str]:
     characters = _byte_characters()
-    merges = ["a p", "ap p", "app l", "appl e</w>", "r e", "re d</w>"]
-    words = [*characters, *(c + "</w>" for c in characters), *(m.replace(" ", "") for m in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = folder / "tokenizer"
+    words = [*characters, *(c + "</w>" for c in characters), *(m.replace(" ", "") for m in _MERGES)]
+    return [*words, "<|startoftext|>", "<|endoftext|>"]
+
+
+def _write_clip_tokenizer(tokenizer: Path, max_tokens: int) -> None:
     tokenizer.mkdir(parents=True)
-    vocabulary = {word: i for i, word in enumerate(words)}
+    vocabulary = {word: i for i, word in enumerate(_clip_words())}
     (tokenizer / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (tokenizer / "merges.txt").write_text(
-        "#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8"
+        "#version: 0.2\n" + "\n".join(_MERGES) + "\n", encoding="utf-8"
     )
     special = {
         "bos_token": "<|startoftext|>",
@@ -174,18 +244,3 @@ def write_tiny_clip(folder: Path, *, hidden_size: int, max_tokens: int = 77) -> 
     (tokenizer / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
     settings = {**special, "model_max_length": max_tokens, "tokenizer_class": "CLIPTokenizer"}
     (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    config = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=hidden_size,
-        intermediate_size=2 * hidden_size,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=max_tokens,
-        bos_token_id=len(words) - 2,
-        eos_token_id=len(words) - 1,
-        pad_token_id=0,
-    )
-    model = CLIPTextModel(config)
-    fill(model, "clip")
-    model.save_pretrained(folder / "text_encoder")
-    return folder

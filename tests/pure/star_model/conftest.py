@@ -86,4 +86,8 @@ def recorded_model(recorded: Golden, tmp_path_factory: pytest.TempPathFactory) -
     model = load_model(
         convert(recorded, recorded.write_official(directory), directory / "native"), device="cpu"
     )
-    return model if recorded.is_var else replace(model, text_encoder=golden.GoldenTextEncoder())
+    return (
+        model
+        if recorded.is_var
+        else replace(model, text_encoder=golden.GoldenTextEncoder(recorded))
+    )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from star_model.checkpoints.native import load_model, tensor_shapes
-from star_model.checkpoints.pth import read_state_dict
+from star_model.checkpoints.pth import read_pth
 from star_model.checkpoints.published import (
     convert_published,
     transformer_sources,
@@ -50,7 +50,7 @@ class Conversion:
         preset: str | ModelConfig | None = None,
         **options: Any,
     ) -> Path:
-        paths: list[Path | None] = []
+        paths: list[Any] = []
         for good, given in zip(self.files, (transformer, vae, clip), strict=True):
             if isinstance(given, dict):
                 path = self.directory / f"changed_{len(paths)}.pth"
@@ -317,8 +317,10 @@ def test_a_wrong_tensor_of_a_var_is_named(
 
 
 def test_a_text_encoder_is_for_texts(convert: Conversion, convert_var: Conversion) -> None:
+    clip = convert.files[2]
+    assert isinstance(clip, Path)
     with pytest.raises(ConfigError, match="which has no text encoder"):
-        convert_var(clip=convert.files[2])
+        convert_var(clip=clip)
     convert.files = (*convert.files[:2], None)
     with pytest.raises(
         ConfigError, match="star-tiny is a STAR transformer, which needs the folder"
@@ -472,13 +474,11 @@ def test_an_unsafe_pickle_is_refused_unless_allowed(
     content = {**wrapped(states["transformer"]), "args": Marker(mark)}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UnsafeCheckpointError, match="--allow-unsafe-pickle"):
-        read_state_dict(file)
+        read_pth(file)
     assert not mark.exists()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library may remark on what is asked of it
-        assert (
-            read_state_dict(file, allow_unsafe_pickle=True).keys() == states["transformer"].keys()
-        )
+        assert read_pth(file, allow_unsafe_pickle=True).keys() == states["transformer"].keys()
     assert mark.exists()
 
 
@@ -486,7 +486,7 @@ def test_a_plain_pickle_is_no_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "plain.pth"
     file.write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(CheckpointError):
-        read_state_dict(file)
+        read_pth(file)
 
 
 # ---- where it goes ---------------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ from star_model.checkpoints import hub
 from star_model.checkpoints.hub import resolve_model
 from star_model.checkpoints.native import read_config
 from star_model.errors import CheckpointError, ModelNotFoundError
-from star_model.families import star, var
+from star_model.families import star, switti, var
 from star_model.families.registry import PRESETS, family_of
 from tests.star_model import golden
 from tests.star_model.golden import OfficialFiles
 
 OFFICIAL_TRANSFORMERS = {
-    name: file.path
-    for family in (star.FAMILY, var.FAMILY)
+    name: file.place
+    for family in (star.FAMILY, switti.FAMILY, var.FAMILY)
     for name, file in family.transformer_files.items()
 }
 OFFICIAL_VQVAE = "vae_ch160v4096z32.pth"
@@ -30,8 +30,9 @@ OFFICIAL_VQVAE = "vae_ch160v4096z32.pth"
 def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published names, with a model behind them that a test can hold."""
     for name in PRESETS:
-        recorded = golden.STAR if name.startswith("star") else golden.VAR
-        monkeypatch.setitem(PRESETS, name, replace(recorded.config, name=name))
+        recorded = {"star": golden.STAR, "switti": golden.SWITTI, "var": golden.VAR}
+        small = recorded[name.partition("-")[0]].config
+        monkeypatch.setitem(PRESETS, name, replace(small, name=name))
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def cache(official_files: OfficialFiles, tmp_path: Path) -> Path:
     official.mkdir(parents=True)
     shutil.copy(transformer, official / OFFICIAL_TRANSFORMERS["star-512"])
     shutil.copy(vqvae, official / OFFICIAL_VQVAE)
-    assert clip is not None
+    assert isinstance(clip, Path)
     shutil.copytree(clip, official / "CLIP")
     return tmp_path / "cache"
 
@@ -65,7 +66,8 @@ def test_every_preset_has_an_official_file() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_belongs_to_its_own_family(name: str) -> None:
-    assert family_of(PRESETS[name]) is (star if name.startswith("star") else var).FAMILY
+    families = {"star": star, "switti": switti, "var": var}
+    assert family_of(PRESETS[name]) is families[name.partition("-")[0]].FAMILY
 
 
 def test_a_directory_is_itself(tiny_directory: Path) -> None:
@@ -242,7 +244,7 @@ def test_fetching(
     safetensors: bool,
 ) -> None:
     transformer, vqvae, clip = official_files
-    assert clip is not None
+    assert isinstance(clip, Path)
     calls: list[tuple[Any, ...]] = []
 
     def download(
@@ -282,6 +284,70 @@ def test_fetching(
     ]
     assert calls[2:] == [("taocrayon/STAR", "CLIP/*", downloads, False)] * (1 if safetensors else 2)
     assert [message.split()[0] for message in said] == ["fetching"] * 3 + ["converting"]
+
+
+SWITTI_PARTS = [
+    "Switti/model.safetensors",
+    "VQVAE-Switti/model.safetensors",
+    *(
+        f"clip-vit-large-patch14/{name}"
+        for name in (
+            "config.json",
+            "model.safetensors",
+            "vocab.json",
+            "merges.txt",
+            "tokenizer_config.json",
+        )
+    ),
+    *(
+        f"CLIP-ViT-bigG-14-laion2B-39B-b160k/{name}"
+        for name in (
+            "config.json",
+            "model.safetensors.index.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "vocab.json",
+            "merges.txt",
+            "tokenizer_config.json",
+        )
+    ),
+]
+
+
+def test_a_switti_has_two_text_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline each file is named; on the hub, files of the same name come from four repositories."""
+    with pytest.raises(ModelNotFoundError, match="switti-512 cannot be fetched") as raised:
+        resolve_model("switti-512", cache_dir=tmp_path, offline=True)
+    listed = [line.strip() for line in str(raised.value).splitlines()[1:]]
+    assert listed == [str(tmp_path / "official" / part) for part in SWITTI_PARTS]
+
+    files = tmp_path / "files"
+    files.mkdir()
+    golden.SWITTI.write_official(files)
+    calls: list[tuple[str, Any]] = []
+
+    def download(repository: str, filename: str, **options: Any) -> str:
+        calls.append((repository, filename))
+        return str(files / repository.partition("/")[2] / filename)
+
+    def snapshot(repository: str, **options: Any) -> str:
+        calls.append((repository, options["allow_patterns"]))
+        return str(files / repository.partition("/")[2])
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    path = resolve_model("switti-512", cache_dir=tmp_path)
+    assert read_config(path).text_encoder.family == "clip_pair"
+    assert sorted(p.name for p in (path / "text_encoder").iterdir()) == ["first", "second"]
+    assert calls[:2] == [
+        ("yresearch/Switti", "model.safetensors"),
+        ("yresearch/VQVAE-Switti", "model.safetensors"),
+    ]
+    assert [repository for repository, _ in calls[2:]][:1] == ["openai/clip-vit-large-patch14"]
+    assert calls[-1][0] == "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k"
+    wanted = calls[-1][1]
+    assert {"config.json", "vocab.json", "model*.safetensors"} <= set(wanted)
+    assert not any(pattern in ("*", "*.bin", "*.safetensors") for pattern in wanted)
 
 
 def test_two_processes_convert_once(cache: Path) -> None:

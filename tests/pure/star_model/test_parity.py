@@ -98,21 +98,19 @@ class WholeSequence:
 def test_teacher_forcing(recorded: Golden, recorded_model: StarModel) -> None:
     transformer, schedule = recorded_model.transformer, recorded_model.config.schedule
     (conditioning,) = recorded_model.text_encoder.encode([recorded.prompt])
-    modulation = None
     if isinstance(conditioning, ClassConditioning):
         context = WholeSequence(None, recorded_model)
         condition = torch.tensor([conditioning.class_id])
-        modulation = transformer.modulation(condition)
     else:
         context = WholeSequence(conditioning, recorded_model)
         condition = conditioning.pooled[None]
+    adaptive = transformer.config.modulation_vectors > 0
+    modulation = transformer.modulation(condition) if adaptive else None
     given = torch.split(recorded.tensors["vae.next_scale_input"], list(schedule.lengths[1:]), dim=1)
     parts = [transformer.embed_start(condition)]
     parts += [transformer.embed_scale(part, scale) for scale, part in enumerate(given, start=1)]
-    scale_of = torch.arange(len(schedule)).repeat_interleave(torch.tensor(schedule.lengths))
-    mask = scale_of[:, None] >= scale_of[None, :]
     rope = None if recorded.is_var else transformer.rope
-    logits = transformer(torch.cat(parts, dim=1), rope, context, mask, modulation)
+    logits = transformer(torch.cat(parts, dim=1), rope, context, recorded.visible, modulation)
     torch.testing.assert_close(
         logits, recorded.tensors["teacher_forcing.logits"], atol=1e-4, rtol=0
     )
