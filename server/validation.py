@@ -18,6 +18,8 @@ from pydantic.types import StringConstraints
 from pydantic_core import ErrorDetails
 
 _SHOWN_CHARACTERS = 60
+_EXPLAINED = 8
+"""Errors that are explained, of as many as a request may have."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,28 @@ class Complaint:
 
 
 def complaints(
-    errors: Iterable[ErrorDetails | Mapping[str, Any]], model: type[BaseModel], *, skip: int = 0
+    errors: Sequence[ErrorDetails | Mapping[str, Any]], model: type[BaseModel], *, skip: int = 0
 ) -> list[Complaint]:
-    """Return a sentence for each error that pydantic found.
+    """Return a sentence for each error that pydantic found; of many errors, for the first ones, and their number.
 
     Args:
         errors: as ``ValidationError.errors()`` gives them.
         model: the model that was validated; ranges and allowed values are read from it.
         skip: leading parts of each location that are not field names (``("body",)`` has one).
     """
-    return [_complaint(error, model, tuple(error["loc"])[skip:]) for error in errors]
+    found = [_complaint(error, model, tuple(error["loc"])[skip:]) for error in errors[:_EXPLAINED]]
+    if (more := len(errors) - len(found)) > 0:
+        found.append(
+            Complaint(None, f"{more:,} more {'values are' if more > 1 else 'value is'} invalid.")
+        )
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name nearest to a mistyped one; None if none is similar."""
     folded = {k.casefold().replace("-", "_"): k for k in known}
-    near = difflib.get_close_matches(name.casefold().replace("-", "_"), folded, n=1, cutoff=0.6)
+    asked = name[:_SHOWN_CHARACTERS].casefold().replace("-", "_")
+    near = difflib.get_close_matches(asked, folded, n=1, cutoff=0.6)
     return folded[near[0]] if near else None
 
 
@@ -79,7 +87,7 @@ def _complaint(
         return Complaint(f"{name}.{found.field}" if found.field else name, found.message)
     match error["type"]:
         case "extra_forbidden":
-            return Complaint(name, unknown("field", name, list(model.model_fields)))
+            return Complaint(shorten(name), unknown("field", name, list(model.model_fields)))
         case "missing":
             return Complaint(
                 name, f"{name} is required: {_allowed(field)}." if field else f"{name} is required."

@@ -1,8 +1,7 @@
-"""The way of every request for images: check it, admit it, deliver its images."""
+"""The path of every request for images: check it, admit it, deliver its images."""
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from server.api.image_file import encode_file
 from server.api.jobs import make_job, timeout_of
 from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
+from server.api.warnings_header import warnings_header
 from server.dispatch.ticket import Ticket
 from server.errors import InvalidRequest, RateLimitExceeded
 from server.http.rate_limit import caller_of
@@ -38,20 +38,32 @@ class Delivery:
         context: of the app.
         body: how the images are to be delivered.
         ticket: of the request.
+        notes: warnings about the request itself.
     """
 
     def __init__(
-        self, request: Request, context: Context, body: GenerateRequest, ticket: Ticket
+        self,
+        request: Request,
+        context: Context,
+        body: GenerateRequest,
+        ticket: Ticket,
+        notes: Sequence[str] = (),
     ) -> None:
         self.ticket = ticket
+        self._notes = notes
         self._request = request
         self._context = context
         self._body = body
 
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings about the request, and about how its texts were read; complete once the images are."""
+        return [*self._notes, *self.ticket.warnings]
+
     def stream(self, kind: EventKind = "image_generation") -> ImageStream:
         """Return an answer that streams the images as server-sent events."""
         record = record_of(self._request)
-        return ImageStream(self._context, self._body, self.ticket, record, kind)
+        return ImageStream(self._context, self._body, self.ticket, record, kind, self._notes)
 
     async def files(self) -> list[bytes]:
         """Return the image files in the order of the seeds; each is encoded as soon as its image is finished.
@@ -66,17 +78,16 @@ class Delivery:
         return files
 
     def image_answer(self, files: Sequence[bytes]) -> Response:
-        """Return an answer that is the first file; its seed and the warnings are in headers."""
+        """Return an answer that is the first file; its seed is in a header."""
         headers = {"x-seed": str(self.ticket.job.seeds[0])}
-        if self.ticket.warnings:
-            headers["x-warnings"] = json.dumps(self.ticket.warnings)  # ASCII, as headers must be
         media_type = MEDIA_TYPES[self._body.image_format]
         return self.timed(Response(files[0], media_type=media_type, headers=headers))
 
     def timed(self, answer: R) -> R:
-        """Add the headers with queue and inference seconds to an answer."""
+        """Add the headers with queue and inference seconds and with the warnings to an answer."""
         answer.headers["x-queue-time"] = f"{self.ticket.queue_seconds:.4f}"
         answer.headers["x-inference-time"] = f"{self.ticket.inference_seconds:.4f}"
+        answer.headers.update(warnings_header(self.warnings))
         return answer
 
     async def _encoded(self) -> list[bytes]:
@@ -94,6 +105,7 @@ async def admit(
     context: Context,
     model: ModelInfo,
     files: EditFiles | None = None,
+    notes: Sequence[str] = (),
 ) -> Delivery:
     """Check a request, count it against its caller's limits, and queue it.
 
@@ -103,6 +115,7 @@ async def admit(
         context: of the app.
         model: the loaded one.
         files: the image to edit, if any; decoded once all else has been checked.
+        notes: warnings about the request, which its answer is to repeat.
 
     Raises:
         InvalidRequest: the model or this server cannot do what is asked, or a file is unusable.
@@ -126,7 +139,7 @@ async def admit(
         _check_limits(context, caller, images)  # others may have come meanwhile
     ticket = client.submit(job, deadline)
     context.limits.spend(caller, images)
-    return Delivery(request, context, body, ticket)
+    return Delivery(request, context, body, ticket, notes)
 
 
 def _edit_options(body: GenerateRequest, files: EditFiles | None) -> EditOptions:
@@ -135,7 +148,7 @@ def _edit_options(body: GenerateRequest, files: EditFiles | None) -> EditOptions
         raise InvalidRequest(f"{given[0]} needs an image to edit.", param=given[0])
     if body.place is not None and body.keep_scales is not None:
         raise InvalidRequest(
-            "keep_scales keeps what the image shows; leave it out with place, which paints around the image.",
+            "keep_scales keeps what the image shows; leave it out with place, which generates its surroundings.",
             param="keep_scales",
         )
     place = parse_place(body.place) if body.place is not None else None

@@ -15,10 +15,11 @@ from server.api.delivery import Delivery, admit
 from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, GenerateResponse, ImageData
 from server.errors import InvalidRequest, NotAcceptable
+from server.http.json_body import BodyRoute
 from server.images.encode import FORMATS, MEDIA_TYPES, ImageFormat
 from server.images.uploads import EditFiles, Upload
 
-router = APIRouter(tags=["images"])
+router = APIRouter(tags=["images"], route_class=BodyRoute)
 
 
 @router.post(
@@ -109,6 +110,6 @@ def _json_answer(delivery: Delivery, body: GenerateRequest, files: Sequence[byte
             ImageData(b64_json=base64.b64encode(file).decode("ascii"), seed=seed)
             for file, seed in zip(files, ticket.job.seeds, strict=True)
         ],
-        warnings=list(ticket.warnings),
+        warnings=delivery.warnings,
     )
     return delivery.timed(Response(answer.model_dump_json(), media_type="application/json"))

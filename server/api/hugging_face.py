@@ -12,10 +12,11 @@ from server.api.delivery import admit
 from server.api.responses import IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, Prompt, SamplingFields, input_config
 from server.errors import InvalidRequest, NotAcceptable
+from server.http.json_body import BodyRoute
 from server.images.encode import FORMATS
 from server.messages import ModelInfo
 
-router = APIRouter(tags=["Hugging Face"])
+router = APIRouter(tags=["Hugging Face"], route_class=BodyRoute)
 
 
 class TextToImageParameters(SamplingFields):

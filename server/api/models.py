@@ -1,33 +1,40 @@
-"""``GET /v1/models``: the loaded model, in the form of OpenAI's list."""
+"""``GET /v1/models``: the loaded model under all its names, in the form of OpenAI's list."""
 
 from __future__ import annotations
 
-import json
 import time
 
 from fastapi import APIRouter
 
 from server.api.context import AppContext, Context
+from server.api.model_names import check_name, listed_aliases
 from server.api.responses import error_responses
 from server.api.schemas import ModelCard, ModelList
-from server.errors import ModelNotFound
 from server.messages import ModelInfo
-from server.validation import shorten
 
-router = APIRouter(prefix="/v1/models", tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"])
 
 
+@router.get("/openai/v1/models", include_in_schema=False)
+@router.get("/openai/models", include_in_schema=False)
 @router.get(
-    "", summary="The loaded model", responses=error_responses(500, 503), operation_id="listModels"
+    "/v1/models",
+    summary="The loaded model",
+    responses=error_responses(500, 503),
+    operation_id="listModels",
 )
 async def models(context: AppContext) -> ModelList:
-    """List the one loaded model and its properties, in the form of OpenAI's list."""
-    return ModelList(data=[_card(context.client.check_ready(), context)])
+    """List the one loaded model and its properties, then its other names, in the form of OpenAI's list."""
+    loaded = context.client.check_ready()
+    names = [loaded.name, *listed_aliases(context.settings)]
+    return ModelList(data=[_card(loaded, context, name) for name in names])
 
 
 # A name may be that of a repository on the hub, with a slash in it.
+@router.get("/openai/v1/models/{model:path}", include_in_schema=False)
+@router.get("/openai/models/{model:path}", include_in_schema=False)
 @router.get(
-    "/{model:path}",
+    "/v1/models/{model:path}",
     summary="The loaded model, by its name",
     responses=error_responses(404, 500, 503),
     operation_id="retrieveModel",
@@ -35,26 +42,14 @@ async def models(context: AppContext) -> ModelList:
 async def model(model: str, context: AppContext) -> ModelCard:
     """Describe the loaded model; 404 for the name of any other."""
     loaded = context.client.check_ready()
-    check_model(model, loaded)
-    return _card(loaded, context)
+    check_name(model, loaded, context.settings)
+    return _card(loaded, context, model)
 
 
-def check_model(name: str | None, loaded: ModelInfo) -> None:
-    """Refuse the name of a model that is not loaded; None stands for the loaded one.
-
-    Raises:
-        ModelNotFound: the text names the model that is loaded.
-    """
-    if name is not None and name != loaded.name:
-        shown = json.dumps(shorten(name), ensure_ascii=False)
-        raise ModelNotFound(
-            f"This server has no model {shown}; it has {loaded.name}.", param="model"
-        )
-
-
-def _card(model: ModelInfo, context: Context) -> ModelCard:
+def _card(model: ModelInfo, context: Context, name: str) -> ModelCard:
     return ModelCard(
-        id=model.name,
+        id=name,
+        alias_of=model.name if name != model.name else None,
         created=int(time.time() - context.client.uptime_seconds),
         size=model.size,
         scales=list(model.patch_nums),

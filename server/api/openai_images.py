@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.context import AppContext, Context
-from server.api.delivery import admit
+from server.api.delivery import Delivery, admit
 from server.api.image_content import keep_images
-from server.api.models import check_model
-from server.api.openai_schemas import OpenAIImage, OpenAIImageRequest, OpenAIImagesResponse
-from server.api.responses import EVENT_STREAM, TIMES, error_responses
+from server.api.model_names import check_images_name
+from server.api.openai_requests import OpenAIRequest, read_generation
+from server.api.openai_schemas import (
+    LenientImageRequest,
+    OpenAIImage,
+    OpenAIImageRequest,
+    OpenAIImagesResponse,
+    TranslatedRequest,
+)
+from server.api.responses import EVENT_STREAM, TIMES, error_responses, request_body
 from server.api.schemas import GenerateRequest
 from server.api.streaming import usage_of
-from server.dispatch.ticket import Ticket
 from server.errors import InvalidRequest
+from server.http.json_body import BodyRoute
 from server.images.encode import MEDIA_TYPES
-from server.images.uploads import EditFiles
+from server.messages import ModelInfo
+from server.settings import Settings
+from server.validation import shorten
 
-router = APIRouter(prefix="/v1/images", tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=BodyRoute)
 
 _LOSSLESS = 100
 
 
+# Azure's client writes the name of a deployment into the path, or the whole path behind /openai.
+@router.post("/openai/v1/images/generations", include_in_schema=False)
+@router.post("/openai/deployments/{deployment}/images/generations", include_in_schema=False)
 @router.post(
-    "/generations",
+    "/v1/images/generations",
     summary="Generate images (OpenAI)",
     response_class=Response,
     responses={
@@ -41,41 +55,89 @@ _LOSSLESS = 100
         **error_responses(400, 404, 413, 415, 429, 500, 503, 504),
     },
     operation_id="createImage",
+    openapi_extra=request_body({"application/json": LenientImageRequest}),
 )
-async def generations(request: Request, body: OpenAIImageRequest, context: AppContext) -> Response:
+async def generations(request: Request, context: AppContext) -> Response:
     """Generate `n` images from a prompt, with the fields of OpenAI's images API.
 
     The native fields, such as `seed` and `guidance_scale`, are accepted too; with the official client, pass them in
-    `extra_body`.
+    `extra_body`. A request that asks for what this server has not is served as far as it goes, and `warnings` says
+    what had no effect; with `compatibility: strict` it is refused.
     """
-    return await respond(request, body, context)
+    return await respond(request, await read_generation(request, context.settings), context)
 
 
-async def respond(
-    request: Request, body: OpenAIImageRequest, context: Context, files: EditFiles | None = None
-) -> Response:
-    """Answer a request in OpenAI's form, with the image to edit if there is one."""
-    model = context.client.require_ready()
-    check_model(body.model, model)
-    _check(body, context)
+async def respond(request: Request, asked: OpenAIRequest, context: Context) -> Response:
+    """Answer a request in OpenAI's form."""
+    model, settings = context.client.require_ready(), context.settings
+    named = request.path_params.get("deployment", asked.body.model)
+    check_images_name(named, model, settings)
+    body, warnings = asked.body, list(asked.warnings)
+    if settings.compatibility == "lenient":
+        body, fitted = _fitted(body, named, model, settings)
+        warnings += fitted
+    as_url = _answers_url(body, named, context, warnings)
+    _check(body, as_url, context)
     native = _native(body)
-    delivery = await admit(request, native, context, model, files)
+    delivery = await admit(request, native, context, model, asked.files, warnings)
     if body.stream:
-        return delivery.stream("image_generation" if files is None else "image_edit")
+        return delivery.stream("image_generation" if asked.files is None else "image_edit")
     encoded = await delivery.files()
-    if body.response_format == "url":
+    if as_url:
         media_type = MEDIA_TYPES[native.image_format]
         addresses = await keep_images(request, context, media_type, encoded)
         images = [{"url": address} for address in addresses]
     else:
         images = [{"b64_json": base64.b64encode(file).decode("ascii")} for file in encoded]
-    answer = _answer(delivery.ticket, native, images)
+    answer = _answer(delivery, native, images)
     return delivery.timed(
         Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
     )
 
 
-def _check(body: OpenAIImageRequest, context: Context) -> None:
+def _fitted(
+    body: OpenAIImageRequest, named: str | None, model: ModelInfo, settings: Settings
+) -> tuple[OpenAIImageRequest, list[str]]:
+    """Replace what the loaded model and this server cannot do by the nearest that they can, and say so."""
+    warnings: list[str] = []
+    changes: dict[str, Any] = {}
+    if named is not None and named != model.name:
+        warnings.append(
+            f"{model.name} generated this; {shorten(named)} is another name for it here."
+        )
+    if body.size is not None and body.size.strip().lower() not in ("auto", model.size):
+        changes["size"] = None
+        shown = json.dumps(body.size, ensure_ascii=False)
+        warnings.append(
+            f"size {shown} is not one of {model.name}; the images are {model.size}, the nearest that it has."
+        )
+    elif body.size is not None:
+        changes["size"] = body.size.strip().lower()
+    if body.partial_images and not settings.previews:
+        changes["partial_images"] = None
+        warnings.append("partial_images had no effect: this server sends no previews.")
+    return body.model_copy(update=changes), warnings
+
+
+def _answers_url(
+    body: OpenAIImageRequest, named: str | None, context: Context, warnings: list[str]
+) -> bool:
+    """Tell whether the answer holds URLs; what is left out means what it means at OpenAI, or what the settings say."""
+    if body.stream or body.response_format is not None:
+        return body.response_format == "url"
+    default = context.settings.default_response_format
+    wanted = default == "url" or (
+        default == "auto"
+        and context.settings.compatibility == "lenient"
+        and (named or "").lower().startswith("dall-e")
+    )
+    if wanted and (body.n or 1) > context.store.max_images:
+        warnings.append("The answer holds the images in b64_json: this server keeps none for URLs.")
+        return False
+    return wanted
+
+
+def _check(body: OpenAIImageRequest, as_url: bool, context: Context) -> None:
     """Check OpenAI's own fields, which the native request does not have."""
     image_format, compression = body.output_format or "png", body.output_compression
     if image_format == "png" and compression not in (None, _LOSSLESS):
@@ -84,14 +146,12 @@ def _check(body: OpenAIImageRequest, context: Context) -> None:
             "webp and jpeg.",
             param="output_compression",
         )
-    if body.response_format != "url":
-        return
-    if body.stream:
+    if body.stream and body.response_format == "url":
         raise InvalidRequest(
             'response_format must be "b64_json" with "stream": true: the events hold the images.',
             param="response_format",
         )
-    if (body.n or 1) > context.store.max_images:
+    if as_url and (body.n or 1) > context.store.max_images:
         raise InvalidRequest(
             f'response_format must be "b64_json" for more than {context.store.max_images} images: this server keeps '
             "no more for URLs.",
@@ -103,7 +163,7 @@ def _native(body: OpenAIImageRequest) -> GenerateRequest:
     """Return the same request in the native form."""
     image_format = body.output_format or "png"
     compression = _LOSSLESS if body.output_compression is None else body.output_compression
-    return GenerateRequest(
+    return TranslatedRequest(
         prompt=body.prompt,
         n=body.n or 1,
         size=None if body.size == "auto" else body.size,
@@ -116,8 +176,9 @@ def _native(body: OpenAIImageRequest) -> GenerateRequest:
 
 
 def _answer(
-    ticket: Ticket, native: GenerateRequest, images: Sequence[dict[str, str]]
+    delivery: Delivery, native: GenerateRequest, images: Sequence[dict[str, str]]
 ) -> OpenAIImagesResponse:
+    ticket = delivery.ticket
     job, model = ticket.job, ticket.model
     return OpenAIImagesResponse(
         created=int(time.time()),
@@ -129,5 +190,5 @@ def _answer(
         usage=usage_of(ticket, len(images)),
         model=model.name,
         parameters=job.parameters,
-        warnings=list(ticket.warnings),
+        warnings=delivery.warnings,
     )

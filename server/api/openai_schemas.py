@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import UploadFile
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from server.api.schemas import (
     SAMPLED,
+    WHITE_PNG,
     EditFields,
+    GenerateRequest,
     PromptField,
     SamplingFields,
     Usage,
@@ -17,6 +18,31 @@ from server.api.schemas import (
     output_config,
 )
 from server.images.encode import ImageFormat
+
+_MOST_CHARACTERS = 32_000
+"""Of a prompt in OpenAI's API. The text encoder reads the beginning, and a warning quotes the rest."""
+
+LongPrompt = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=_MOST_CHARACTERS),
+    Field(json_schema_extra={"pattern": r"\S"}),  # trimmed before its length is checked
+]
+LongNegativePrompt = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=_MOST_CHARACTERS)
+]
+
+
+class LongPrompts(BaseModel):
+    """Texts as long as OpenAI allows."""
+
+    prompt: LongPrompt = Field(description="Description of the image.")
+    negative_prompt: LongNegativePrompt | None = Field(
+        None, description="Text that guidance leads away from."
+    )
+
+
+class TranslatedRequest(LongPrompts, GenerateRequest):
+    """An OpenAI request in the native form."""
 
 
 class OpenAIImageRequest(SamplingFields, PromptField):
@@ -81,31 +107,11 @@ class OpenAIImageRequest(SamplingFields, PromptField):
         return self.sampling
 
 
-def _is_file(value: Any) -> Any:
-    if isinstance(value, str):
-        raise ValueError("send a file, with a filename in its part of the form.")
-    return value
+class OpenAIEditRequest(EditFields, OpenAIImageRequest):
+    """OpenAI's request for an edit, without its files. The values of a form are all text."""
 
+    model_config = ConfigDict(strict=False)
 
-File = Annotated[UploadFile, BeforeValidator(_is_file)]
-
-
-class OpenAIEditForm(EditFields, OpenAIImageRequest):
-    """OpenAI's request for an edit: a form, whose values are all text; an empty value is the same as left out."""
-
-    model_config = input_config(
-        {"prompt": "a red apple", "image": "(a file)", "mask": "(a file)", "seed": "1"}
-    ) | {"strict": False}
-
-    image: list[File] = Field([], description="The image to edit, one PNG, JPEG or WebP file.")
-    images: list[File] = Field(
-        [], alias="image[]", description="The same field, under the name that some clients use."
-    )
-    mask: File | None = Field(
-        None,
-        description="The part of the image to generate, as an image of the same size: its transparent pixels or, in an "
-        "opaque mask, its white pixels. When left out, the transparent pixels of the image itself.",
-    )
     input_fidelity: Literal["high"] | None = Field(
         None, description="Everything outside the mask is always kept as it is."
     )
@@ -113,6 +119,68 @@ class OpenAIEditForm(EditFields, OpenAIImageRequest):
     @property
     def extensions(self) -> dict[str, Any]:
         return self.sampling | self.editing
+
+
+class LenientImageRequest(LongPrompts, OpenAIImageRequest):
+    """OpenAI's request. Null and empty values are the same as left out.
+
+    Fields and values beyond these are served too, and `warnings` says what had no effect.
+    """
+
+
+class LenientEditRequest(LongPrompts, OpenAIEditRequest):
+    """OpenAI's request for an edit, without its files."""
+
+
+_FILE: dict[str, JsonValue] = {"type": "string", "format": "binary"}
+_MASK = (
+    "The part of the image to generate, as an image of the same size: its transparent pixels or, in an opaque mask, "
+    "its white pixels. When left out, the transparent pixels of the image itself."
+)
+
+
+class OpenAIEditForm(LenientEditRequest):
+    """An edit as a form. The image may also be named `image[]`, `images` or `image[0]`.
+
+    Fields and values beyond these are served too, and `warnings` says what had no effect.
+    """
+
+    model_config = input_config(
+        {"prompt": "a red apple", "image": "(a file)", "mask": "(a file)", "seed": 1}
+    )
+
+    image: str = Field(
+        description="The image to edit, one PNG, JPEG or WebP file.", json_schema_extra=_FILE
+    )
+    mask: str | None = Field(None, description=_MASK, json_schema_extra=_FILE)
+
+
+class ImageReference(BaseModel):
+    """An image inside a JSON request."""
+
+    image_url: str = Field(
+        description="A data: URL of a PNG, JPEG or WebP file. Other URLs are refused, and never fetched."
+    )
+
+
+class OpenAIEditJson(LenientEditRequest):
+    """An edit as JSON.
+
+    Fields and values beyond these are served too, and `warnings` says what had no effect.
+    """
+
+    model_config = input_config(
+        {
+            "prompt": "a red apple",
+            "images": [{"image_url": f"data:image/png;base64,{WHITE_PNG}"}],
+            "keep_scales": 2,
+        }
+    )
+
+    images: list[ImageReference] = Field(
+        min_length=1, max_length=1, description="The image to edit."
+    )
+    mask: ImageReference | None = Field(None, description=_MASK)
 
 
 class OpenAIImage(BaseModel):

@@ -8,11 +8,13 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from server.api.openai_schemas import LenientImageRequest, OpenAIEditForm, OpenAIEditJson
 from server.api.responses import STREAM_EVENTS, error_responses, reference
 from server.api.schemas import ErrorResponse
 from server.http.auth import needs_key
 
 _SCHEME = "ApiKey"
+_BODIES = (LenientImageRequest, OpenAIEditForm, OpenAIEditJson)
 
 
 class Api(FastAPI):
@@ -32,7 +34,7 @@ class Api(FastAPI):
             schemas = schema["components"]["schemas"]
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
-            schemas |= _event_schemas()
+            schemas |= _other_schemas()
             if self.with_keys:
                 schema["components"]["securitySchemes"] = {
                     _SCHEME: {"type": "http", "scheme": "bearer"}
@@ -40,10 +42,11 @@ class Api(FastAPI):
         return super().openapi()
 
 
-def _event_schemas() -> dict[str, Any]:
-    """Return the schemas of a stream's events, which FastAPI does not see."""
+def _other_schemas() -> dict[str, Any]:
+    """Return the schemas that FastAPI does not see: of a stream's events, and of bodies that routes read themselves."""
     inputs: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-        (model, "serialization") for model in STREAM_EVENTS
+        *((model, "serialization") for model in STREAM_EVENTS),
+        *((model, "validation") for model in _BODIES),
     ]
     _, schema = models_json_schema(inputs, ref_template="#/components/schemas/{model}")
     definitions: dict[str, Any] = schema["$defs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -67,6 +68,12 @@ def event_stream(kind: EventKind) -> dict[str, Any]:
             f'data: {{"type": "{completed}", "b64_json": "iVBORw0KGgo=", "seed": 1}}\n\n',
         }
     }
+
+
+def request_body(models: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    """Return the ``requestBody`` of a route that reads its body itself: a model for each media type."""
+    content = {kind: {"schema": {"$ref": reference(model)}} for kind, model in models.items()}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 EVENT_STREAM = event_stream("image_generation")

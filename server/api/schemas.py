@@ -319,6 +319,7 @@ _CARD: dict[str, Any] = {
     "object": "model",
     "created": 1767225600,
     "owned_by": "star",
+    "alias_of": None,
     "size": "512x512",
     "scales": [1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
     "parameters": 34_000_000,
@@ -346,6 +347,9 @@ class ModelCard(Sampling, _OpenAIModel):
 
     model_config = output_config(_CARD)
 
+    alias_of: str | None = Field(
+        description="Name of the loaded model, where `id` is another name for it."
+    )
     size: str
     scales: list[int] = Field(description="Side of each scale's token map.")
     parameters: int

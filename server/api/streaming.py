@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
 from fastapi.sse import EventSourceResponse, format_sse_event
@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from server.api.context import Context
 from server.api.image_file import encode_file
 from server.api.schemas import CompletedEvent, GenerateRequest, PartialImageEvent, Usage
+from server.api.warnings_header import warnings_header
 from server.dispatch.ticket import Ticket
 from server.errors import ClientClosed, InternalError, ServerError
 from server.http.request_log import RequestRecord
@@ -45,6 +46,7 @@ class ImageStream(EventSourceResponse):
         ticket: of the request; left when the stream ends, however it ends.
         record: of the request.
         kind: of the events.
+        notes: warnings about the request itself.
     """
 
     def __init__(
@@ -54,13 +56,15 @@ class ImageStream(EventSourceResponse):
         ticket: Ticket,
         record: RequestRecord,
         kind: EventKind,
+        notes: Sequence[str] = (),
     ) -> None:
         self._context = context
         self._body = body
         self._ticket = ticket
         self._record = record
         self._kind = kind
-        super().__init__(self._events(), headers=_HEADERS)
+        self._notes = notes
+        super().__init__(self._events(), headers=_HEADERS | warnings_header(notes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._ticket as ticket:
@@ -103,7 +107,7 @@ class ImageStream(EventSourceResponse):
             seed=ticket.job.seeds[event.image],
             model=ticket.model.name,
             parameters=ticket.job.parameters,
-            warnings=list(ticket.warnings),
+            warnings=[*self._notes, *ticket.warnings],
         )
 
     async def _fields(self, event: Preview | Painted, name: str) -> dict[str, Any]:

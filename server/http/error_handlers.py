@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,12 +19,12 @@ from server.errors import (
     MethodNotAllowed,
     NotFound,
     ServerError,
-    UnsupportedMediaType,
     error_response,
 )
+from server.http.json_body import explained, missing_body, wrong_content_type
 from server.http.request_guard import BodyRefused
 from server.http.request_log import record_of
-from server.validation import complaints, nearest
+from server.validation import nearest
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -104,29 +103,18 @@ def _allowed(request: Request) -> str:
 def _explain(request: Request, errors: list[dict[str, Any]]) -> ServerError:
     """Return an error with a sentence for each problem that validation found; ``param`` is the first field."""
     first = errors[0]
-    if first["type"] == "json_invalid":
-        position = first["loc"][-1]
-        return InvalidRequest(
-            f"The request body is not valid JSON: {first['ctx']['error']} at character {position}."
-        )
     if first["loc"] == ("body",):
         return _explain_body(request, first)
-    place = first["loc"][0]
-    found = complaints(errors, _body_model(request) if place == "body" else BaseModel, skip=1)
-    return InvalidRequest(" ".join(c.message for c in found), param=found[0].field)
+    model = _body_model(request) if first["loc"][0] == "body" else BaseModel
+    return explained(errors, model, skip=1)
 
 
 def _explain_body(request: Request, error: dict[str, Any]) -> ServerError:
     """Return the error for a body that is missing, has another content type than JSON, or is not an object."""
     if error["type"] == "missing":
-        example = json.dumps(_body_model(request).model_json_schema().get("examples", [{}])[0])
-        return InvalidRequest(f"The request needs a body: a JSON object such as {example}.")
+        return missing_body(_body_model(request))
     if isinstance(error.get("input"), bytes):
-        given = request.headers.get("content-type")
-        sent = f"not {given}" if given else "and the request names none"
-        return UnsupportedMediaType(
-            f"The body must be sent with content-type: application/json, {sent}."
-        )
+        return wrong_content_type(request.headers.get("content-type"), "application/json")
     return InvalidRequest("The request body must be a JSON object.")
 
 

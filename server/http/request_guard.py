@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import structlog
@@ -25,7 +26,9 @@ from server.http.request_log import RequestRecord
 from server.http.route_path import route_path
 from server.metrics import Metrics
 
-_WITH_IMAGES = frozenset({"/generate", "/v1/images/edits"})
+_WITH_IMAGES = re.compile(
+    r"/generate|(/openai)?/v1/images/edits|/openai/deployments/[^/]+/images/edits"
+)
 """Paths whose requests may hold images, and be that large."""
 
 _SLOWEST = 1024
@@ -82,7 +85,7 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         record: RequestRecord = scope["state"]["record"]
-        with_images = route_path(scope) in _WITH_IMAGES
+        with_images = _WITH_IMAGES.fullmatch(route_path(scope)) is not None
         body = Body(
             receive,
             self._budget,

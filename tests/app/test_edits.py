@@ -148,8 +148,10 @@ async def test_edits_are_counted(shared: Service) -> None:
         ({"mask": MASK}, {}, "image", "one file; got 0"),
         ([("image[]", IMAGE), ("image[]", IMAGE)], {}, "image", "one file; got 2"),
         ({"image": IMAGE, "image[]": IMAGE}, {}, "image", "one file; got 2"),
-        ({"image": (None, "text")}, {}, "image", "send a file"),
-        ({"image": IMAGE, "mask": (None, "text")}, {}, "mask", "send a file"),
+        ({"image": (None, "text")}, {}, "image", "must be a PNG, JPEG or WebP file"),
+        ({"image": (None, "https://example.org/cat.png")}, {}, "image", "URLs are not fetched"),
+        ({"image": IMAGE, "mask": (None, "text")}, {}, "mask", "must be a PNG, JPEG or WebP file"),
+        ([("image", IMAGE), ("mask", MASK), ("mask[]", MASK)], {}, "mask", "one file; got 2"),
         ({"image": b"x"}, {}, "image", "must be a PNG, JPEG or WebP file"),
         ({"image": IMAGE, "mask": b"x"}, {}, "mask", "must be a PNG, JPEG or WebP file"),
         ({"image": IMAGE[:500]}, {}, "image", "damaged or cut off"),
@@ -157,21 +159,17 @@ async def test_edits_are_counted(shared: Service) -> None:
         ({"image": IMAGE, "mask": file_of(Image.new("L", (SIDE, SIDE)))}, {}, "mask", "nothing to generate"),
         ({"image": file_of(see_through(photo(8), (0, 0, 8, 8)))}, {}, "image", "marks everything"),
         ({"image": file_of(photo(40, 30))}, {}, "image", 'place="0,0,1,1"'),
-        (None, {"prompt": " "}, "prompt", "1 to 2,000"),
+        (None, {"prompt": " "}, "prompt", "1 to 32,000"),
         (None, {"n": "11"}, "n", "an integer from 1 to 10"),
         (None, {"n": "two"}, "n", "an integer from 1 to 10"),
         (None, {"stream": "perhaps"}, "stream", "true or false"),
         (None, {"top_p": "nan"}, "top_p", "a finite number"),
-        (None, {"size": "256x256"}, "size", '"512x512"'),
-        (None, {"background": "transparent"}, "background", '"auto", "opaque"'),
-        (None, {"input_fidelity": "low"}, "input_fidelity", '"high"'),
         (None, {"keep_scales": "11"}, "keep_scales", "0 to 10, the scales of star-fake; got 11"),
         (None, {"keep_scales": "2", "place": "0,0,0.5,0.5"}, "keep_scales", "leave it out with place"),
         (None, {"place": "left"}, "place", "fractions"),
-        (None, {"strength": "0.5"}, "strength", "Unknown field strength"),
-        (None, {"response_format": "url", "stream": "true"}, "response_format", "b64_json"),
+        (None, {"seed": ["1", "2"]}, "seed", "more than once"),
     ],
-    ids=range(25),
+    ids=range(23),
 )  # fmt: skip
 async def test_what_cannot_be_edited(
     shared: Service, files: Any, fields: dict[str, str], param: str, words: str
@@ -180,6 +178,27 @@ async def test_what_cannot_be_edited(
     check(answer, 400, param, words)
     assert shared.client.idle
     assert edits == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"size": "256x256"}, "size", '"512x512"'),
+        ({"background": "transparent"}, "background", '"auto", "opaque"'),
+        ({"input_fidelity": "low"}, "input_fidelity", '"high"'),
+        ({"strength": "0.5"}, "strength", "Unknown field strength"),
+        ({"response_format": "url", "stream": "true"}, "response_format", "b64_json"),
+    ],
+    ids=range(5),
+)
+async def test_a_strict_server_refuses_what_it_cannot_honour(
+    fields: dict[str, str], param: str, words: str
+) -> None:
+    async with serve_fake(compatibility="strict") as service:
+        check(await edit(service, **fields), 400, param, words)
+        sent = {"prompt": "a", "images": [{"image_url": f"data:image/png;base64,{text(IMAGE)}"}]}
+        as_json = await service.http.post("/v1/images/edits", json=sent)
+        check(as_json, 415, None, "multipart/form-data, not application/json")
 
 
 @pytest.mark.parametrize(
@@ -213,11 +232,17 @@ async def test_an_image_with_more_pixels_than_are_read() -> None:
 @pytest.mark.parametrize(
     ("content", "content_type", "status", "words"),
     [
-        (b"{}", "application/json", 415, "multipart/form-data, not application/json"),
+        (b"{}", "text/plain", 415, "multipart/form-data or application/json, not text/plain"),
         (b"prompt=a", "application/x-www-form-urlencoded", 415, "multipart/form-data"),
         (b"", None, 415, "the request names none"),
         (b"abc", "multipart/form-data", 400, "boundary"),
         (b"abc", "multipart/form-data; boundary=x", 400, "cannot be read as a form"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n',
+            "multipart/form-data; boundary=x",
+            400,
+            "before its last boundary",
+        ),
     ],
 )
 async def test_a_body_that_is_no_form(

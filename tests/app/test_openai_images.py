@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -12,10 +13,16 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from tests.app.test_streaming import events
-from tests.server.fakes import paint
-from tests.server.service import Service
+from tests.server.fakes import MODEL, paint
+from tests.server.service import Service, serve_fake
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def strict() -> AsyncIterator[Service]:
+    async with serve_fake(compatibility="strict") as running:
+        yield running
 
 
 async def generate(service: Service, **body: Any) -> httpx.Response:
@@ -47,13 +54,7 @@ async def test_the_answer_has_openais_fields_and_ours(service: Service) -> None:
             "total_tokens": 4483,
         },
         "model": "star-fake",
-        "parameters": {
-            "guidance_scale": 4.0,
-            "top_k": 7,
-            "top_p": 0.9,
-            "smooth_scales": 0,
-            "unguided_scales": 0,
-        },
+        "parameters": MODEL.sampling.model_dump() | {"top_k": 7},
         "warnings": [],
     }
     assert [set(image) for image in images] == [{"b64_json", "seed"}] * 2
@@ -123,15 +124,20 @@ async def test_what_means_the_default_is_accepted(service: Service, body: dict[s
         ({"response_format": "url", "stream": True}, "response_format", "b64_json"),
         ({"frame_count": 4}, "frame_count", "Unknown field frame_count"),
         ({"prompt": " "}, "prompt", "1 to 2,000"),
+        ({"prompt": "a" * 2001}, "prompt", "1 to 2,000"),
+        ({"n": 0}, "n", "1 to 10"),
+        ({"n": 1.0}, "n", "an integer"),
+        ({"size": ""}, "size", '"512x512"'),
+        ({"output_format": "jpg"}, "output_format", '"jpg"'),
         ({"seed": -1}, "seed", "0 to 4294967295"),
         ({"timeout_s": 5000}, "timeout_s", "at most 3600"),
     ],
-    ids=str,
+    ids=range(23),
 )
-async def test_what_cannot_be_honoured_is_refused(
-    service: Service, body: dict[str, Any], param: str, words: str
+async def test_a_strict_server_refuses_what_it_cannot_honour(
+    strict: Service, body: dict[str, Any], param: str, words: str
 ) -> None:
-    answer = await generate(service, **body)
+    answer = await generate(strict, **body)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (
         400,
@@ -141,16 +147,18 @@ async def test_what_cannot_be_honoured_is_refused(
     assert words in error["message"]
 
 
-async def test_a_model_that_is_not_loaded_is_404(service: Service) -> None:
+async def test_a_strict_server_answers_404_for_other_models(strict: Service) -> None:
     for answer in (
-        await generate(service, model="dall-e-3"),
-        await service.http.get("/v1/models/dall-e-3"),
+        await generate(strict, model="dall-e-3"),
+        await strict.http.get("/v1/models/dall-e-3"),
     ):
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "model_not_found"
         assert answer.json()["error"]["param"] == "model"
         assert "star-fake" in answer.json()["error"]["message"]
-    assert (await service.http.get("/v1/models/star-fake")).json()["id"] == "star-fake"
+    assert (await strict.http.get("/v1/models/star-fake")).json()["id"] == "star-fake"
+    listed = (await strict.http.get("/v1/models")).json()["data"]
+    assert [model["id"] for model in listed] == ["star-fake"]
 
 
 async def test_compression_reaches_the_file(service: Service) -> None:
