@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from tests.server.fakes import MODEL, PATCH_NUMS, FakeEngine, Step, paint
+from tests.server.image_metadata import generation_of
 from tests.server.service import Service, post_generate, serve_fake, until
 
 pytestmark = pytest.mark.anyio
@@ -106,11 +107,9 @@ async def test_a_png_says_what_it_is(service: Service) -> None:
     answer = await service.http.post(
         "/generate", json={"prompt": prompt, "seed": 1}, headers={"accept": "image/png"}
     )
-    text = opened(answer.content).info
-    assert text["prompt"] == prompt
-    assert text["seed"] == "1"
-    assert text["model"] == "star-fake"
-    assert json.loads(text["parameters"]) == MODEL.sampling.model_dump()
+    written = generation_of(answer.content)
+    assert (written["prompt"], written["seed"], written["model"]) == (prompt, 1, "star-fake")
+    assert written["parameters"] == MODEL.sampling.model_dump()
 
 
 @pytest.mark.parametrize(
