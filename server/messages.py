@@ -81,7 +81,7 @@ class Job:
 
     @property
     def parameters(self) -> dict[str, float | int | str]:
-        """Parameters that the images are sampled with, as answers and PNG files state them."""
+        """Parameters that the images are sampled with, as answers and image files state them."""
         parameters: dict[str, float | int | str] = self.sampling.model_dump()
         if self.negative_prompt:
             parameters["negative_prompt"] = self.negative_prompt
