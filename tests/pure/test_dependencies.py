@@ -37,7 +37,7 @@ PARTS_OF = {
 SERVED_EXTRAS = ("xformers", "ray", "s3", "c2pa")
 """What a server can be given beside its dependencies."""
 
-USED_UNNAMED = {"uvloop", "httptools", "numpy", "python-multipart"}
+USED_UNNAMED = {"uvloop", "numpy", "python-multipart"}
 """Found by uvicorn and Starlette when they are there; needed by torch for ``Tensor.numpy()``."""
 
 
