@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from random import Random
 
+from training.backdrops import BACKDROPS
 from training.concepts import Concept, with_article, without_article
 from training.scene import Background, PlacedObject, Scene
 
@@ -64,7 +65,6 @@ _PLAIN_SPREAD = 0.5  # weight of a colour's plain word when it has others
 # How often a training caption leaves something out or is unusual.
 _NO_STYLE, _NO_BACKGROUND, _NO_ARRANGEMENT, _NO_SIZE = 0.2, 0.15, 0.15, 0.25
 _SYNONYM, _BARE, _KIND_ONLY, _AS_TAGS = 0.3, 0.08, 0.02, 0.06
-_PHRASE_ALONE = 0.5  # of the captions that name something else
 
 
 def plain_caption(scene: Scene, *, name: str | None = None) -> str:
@@ -80,7 +80,7 @@ def plain_caption(scene: Scene, *, name: str | None = None) -> str:
     if len(names) == 1 and (word := scene.objects[0].size_word) is not None:
         names[0] = _with_adjective(names[0], word)
     suffix = _STYLES.get(scene.style, ((), (f"{scene.style} style",), None))[1][0]
-    words = [COLOUR_WORDS[colour][0] for colour in scene.background.colours]
+    words = [_words_of(colour)[0] for colour in scene.background.colours]
     subject = _plain_subject(names, scene.arrangement)
     return f"{subject}, {suffix}, {_plain_background(scene.background, words)}"
 
@@ -96,32 +96,29 @@ def _plain_subject(names: list[str], arrangement: str | None) -> str:
 
 
 def _plain_background(background: Background, words: list[str]) -> str:
+    if background.kind == "backdrop":
+        return BACKDROPS[background.colours[0]][0]
     if background.kind == "gradient":
         return f"on a gradient from {words[0]} to {words[1]}"
     return f"on {with_article(words[0])} background"
 
 
-def caption_of(
-    scene: Scene, rng: Random, *, avoid: Mapping[str, str], phrase: str | None = None
-) -> str:
+def caption_of(scene: Scene, rng: Random, *, avoid: Mapping[str, str]) -> str:
     """A caption in varied words.
 
     Args:
         scene: the scene to describe; its own caption is not read.
         rng: decides the words; the same state gives the same caption.
         avoid: label -> the synonym that must not be used.
-        phrase: what the only object is called in place of its names; often that alone is the caption then.
     """
-    if phrase is not None and rng.random() < _PHRASE_ALONE:
-        return phrase
     style: str | None = None if rng.random() < _NO_STYLE else scene.style
     colours: list[str] | None = None
     if rng.random() >= _NO_BACKGROUND:
         colours = [_colour_word(rng, colour) for colour in scene.background.colours]
-    if phrase is None and rng.random() < _AS_TAGS:
+    if rng.random() < _AS_TAGS:
         text = _tags(scene, rng, style, colours)
     else:
-        text = _sentence(scene, rng, style, colours, avoid, phrase)
+        text = _sentence(scene, rng, style, colours, avoid)
     if rng.random() < 0.12:
         text = text[0].upper() + text[1:] + rng.choice(("", ".", "."))
     return text
@@ -133,14 +130,13 @@ def _sentence(
     style: str | None,
     colours: list[str] | None,
     avoid: Mapping[str, str],
-    phrase: str | None,
 ) -> str:
     default = ((f"a {style} drawing of",), (f"{style} style",), None)
     prefixes, suffixes, adjective = _STYLES.get(style or "", default)
     form = "none"
     if style is not None:
         form = rng.choices(("prefix", "suffix", "adjective"), (4, 5, 2 if adjective else 0))[0]
-    subject = _subject(scene, rng, avoid, adjective if form == "adjective" else None, phrase)
+    subject = _subject(scene, rng, avoid, adjective if form == "adjective" else None)
     if form == "prefix":
         subject = f"{rng.choice(prefixes)} {subject}"
     elif form == "none" and rng.random() < 0.15:
@@ -175,14 +171,10 @@ def _tags(scene: Scene, rng: Random, style: str | None, colours: list[str] | Non
     return ", ".join(parts)
 
 
-def _subject(
-    scene: Scene, rng: Random, avoid: Mapping[str, str], adjective: str | None, phrase: str | None
-) -> str:
+def _subject(scene: Scene, rng: Random, avoid: Mapping[str, str], adjective: str | None) -> str:
     """The objects and, unless it is left out, how they are arranged; `adjective` goes to the first."""
     alone = len(scene.objects) == 1
-    names = (
-        [phrase] if phrase else [_name(placed, rng, avoid, alone=alone) for placed in scene.objects]
-    )
+    names = [_name(placed, rng, avoid, alone=alone) for placed in scene.objects]
     if adjective is not None:
         names[0] = _with_adjective(names[0], adjective)
     said = rng.random() >= _NO_ARRANGEMENT
@@ -248,10 +240,17 @@ def _first_often(rng: Random, choices: tuple[str, ...]) -> str:
 
 
 def _colour_word(rng: Random, colour: str) -> str:
-    return _first_often(rng, COLOUR_WORDS[colour])
+    return _first_often(rng, _words_of(colour))
+
+
+def _words_of(background: str) -> tuple[str, ...]:
+    """Words for a colour, or the name of a backdrop."""
+    return COLOUR_WORDS.get(background, (background,))
 
 
 def _background_phrase(background: Background, words: list[str], rng: Random) -> str:
+    if background.kind == "backdrop":
+        return _first_often(rng, BACKDROPS[background.colours[0]])
     if background.kind == "gradient":
         first, second = words
         forms = (
@@ -276,6 +275,8 @@ def _background_phrase(background: Background, words: list[str], rng: Random) ->
 
 
 def _background_noun(background: Background, words: list[str], rng: Random) -> str:
+    if background.kind == "backdrop":
+        return f"a scene {rng.choice(BACKDROPS[background.colours[0]])}"
     if background.kind == "gradient":
         first, second = words
         return rng.choice(

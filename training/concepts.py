@@ -65,10 +65,6 @@ class Concept:
     mirrorable: bool
 
 
-Phrases = Mapping[str, Sequence[str]]
-"""Label of a concept -> what else its drawings are called: see `training.other_words`."""
-
-
 def read_vocabulary(name: str) -> tuple[str, ...]:
     """Labels of `vocabulary/NAME.txt`, one a line, blank lines left out. Raises FileNotFoundError."""
     lines = (_VOCABULARY / f"{name}.txt").read_text(encoding="utf-8").splitlines()

@@ -5,18 +5,15 @@ Pictures are painted from captions whose scenes are known, and compared with all
 
 - object: the nearest of all drawings, in any style, is one of the concept that the caption names.
 - style: that drawing is in the style that the caption names.
-- colour: the background's nearest named colour is the one that the caption names.
+- colour: the background's nearest named colour, or nearest backdrop, is the one that the caption names.
 - known: that drawing is of something in the vocabulary, right or not: a mixture is like anything.
 - arrangement: of two objects, the one named first is found in the left (upper) half and the other in the other half.
 
-Captions come in six splits: ``plain`` (canonical captions of pairs that training may show), ``pairs`` (a concept in a
+Captions come in five splits: ``plain`` (canonical captions of pairs that training may show), ``pairs`` (a concept in a
 style or on a colour that training never shows it with), ``keywords`` (a name that no training caption uses), ``two``
-(two objects), ``others`` (a word for something that the vocabulary lacks, in a plain caption) and ``phrases`` (such a
-word with more around it, without style and colour: what anyone may type). No training caption has the words of the last
-two; right is the thing whose name is nearest to the text encoder (``other_words.py``). Three more rows say what the
-metric itself can tell: ``shuffled`` (pictures of ``plain`` scored against each other's captions: the floor),
-``rendered`` (the real scenes: the ceiling), ``tokenized`` (the real scenes through the tokenizer: the ceiling for any
-transformer on it).
+(two objects) and ``backdrops`` ("a fox, flat style, on a beach"). Three more rows say what the metric itself can tell:
+``shuffled`` (pictures of ``plain`` scored against each other's captions: the floor), ``rendered`` (the real scenes: the
+ceiling), ``tokenized`` (the real scenes through the tokenizer: the ceiling for any transformer on it).
 """
 
 from __future__ import annotations
@@ -28,32 +25,28 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count, islice
 from pathlib import Path
-from random import Random
 from statistics import mean
+from typing import Literal
 
 import numpy as np
 import torch
 
 from star_model import Engine, Sampling, StarModel, load_model
 from star_model.engine.editing import Edit
+from training.backdrop_recognition import BackdropJudge
 from training.captions import plain_caption
-from training.concepts import held_out_keywords, load_concepts, with_article
+from training.concepts import held_out_keywords, load_concepts
 from training.contact_sheet import grid, label
-from training.other_words import Encode, load_words, make_phrase, nearest_name
 from training.painting import paint
 from training.recognition import References, Window, background_of, find_object, to_canvas
 from training.scene import Arrangement, Scene, nearest_colour
-from training.scenes import SceneGenerator, render
+from training.scenes import PLAIN, SceneGenerator, Variety, render
 from training.sprites import Pixels, Sprites
-from training.tokenize import load_encoder
 from training.train_tokenizer import to_tensor
 
 SIZE = 512
 SETTINGS = tuple(Sampling.model_fields)
 """Of sampling; flags of the command."""
-SEEDS_APART = 8
-"""Pictures of one caption that diversity is measured on."""
-
 HALVES: dict[Arrangement | None, tuple[Window | None, ...]] = {
     "left of": ((0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)),
     "above": ((0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)),
@@ -63,19 +56,19 @@ HALVES: dict[Arrangement | None, tuple[Window | None, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Shares in [0, 1] of the pictures of a split that are right; None where nothing was asked for.
+    """Shares in [0, 1] of the pictures of a split that are right.
 
     Attributes:
         object: every object is found where it should be (for two, this is the arrangement).
         style: the style, of the first object.
-        colour: the background's colour.
+        colour: the background's colour, or the backdrop.
         known: the nearest of all drawings is one of the vocabulary, be it the right one.
         pictures: how many there are.
     """
 
     object: float
-    style: float | None
-    colour: float | None
+    style: float
+    colour: float
     known: float
     pictures: int
 
@@ -90,21 +83,26 @@ class Judge:
 
     def __init__(self, sprites: Sprites, vocabulary: Iterable[str]) -> None:
         self._references = References(sprites)
+        self._backdrops = BackdropJudge(self._references)
         self._vocabulary = frozenset(vocabulary)
 
-    def score(
-        self, pictures: Sequence[Pixels], scenes: Sequence[Scene], *, style_and_colour: bool = True
-    ) -> Score:
-        """Score pictures (512, 512, 3), one for each scene; style and colour only if they were asked for."""
+    def score(self, pictures: Sequence[Pixels], scenes: Sequence[Scene]) -> Score:
+        """Score pictures (512, 512, 3), one for each scene."""
         verdicts = [
             self._verdict(picture, scene) for picture, scene in zip(pictures, scenes, strict=True)
         ]
         objects, styles, colours, known = (mean(column) for column in zip(*verdicts, strict=True))
-        if not style_and_colour:
-            return Score(objects, None, None, known, len(verdicts))
         return Score(objects, styles, colours, known, len(verdicts))
 
     def _verdict(self, picture: Pixels, scene: Scene) -> tuple[bool, bool, bool, bool]:
+        if scene.background.kind == "backdrop":
+            name, match = self._backdrops.recognize(picture)
+            return (
+                match.label == scene.objects[0].concept.label,
+                match.style == scene.style,
+                name == scene.background.colours[0],
+                match.label in self._vocabulary,
+            )
         canvas = to_canvas(picture)
         background = background_of(canvas)
         colour = background.mean(dim=(1, 2))
@@ -126,7 +124,6 @@ class Split:
 
     scenes: list[Scene]
     captions: list[str]
-    style_and_colour: bool = True  # whether the captions say them
 
 
 def make_splits(
@@ -135,72 +132,50 @@ def make_splits(
     vocabulary: str,
     pictures: int,
     seed: int,
-    two: bool,
-    encode: Encode | None = None,
 ) -> dict[str, Split]:
-    """The splits named at the top, ``pictures`` scenes each, all with plain backgrounds; the same for a seed.
+    """The splits named at the top, ``pictures`` scenes each; the same for a seed.
 
     Args:
         data: what training.prepare wrote.
         vocabulary: which concepts are asked for.
         pictures: scenes of each split.
         seed: of the scenes.
-        two: whether there are captions of two objects.
-        encode: the text encoder, if there are to be captions of what the vocabulary lacks.
     """
 
     def scenes(
-        keep: Callable[[Scene], bool], *, held_out: bool = False, objects: int = 1
+        keep: Callable[[Scene], bool],
+        *,
+        split: Literal["train", "held_out"] = "train",
+        objects: int = 1,
+        variety: Variety = PLAIN,
     ) -> list[Scene]:
         generator = SceneGenerator(
-            data, seed=seed, vocabulary=vocabulary, max_objects=objects,
-            split="held_out" if held_out else "train", background="plain",
-        )  # fmt: skip
+            data,
+            seed=seed,
+            vocabulary=vocabulary,
+            max_objects=objects,
+            split=split,
+            variety=variety,
+        )
         return list(islice(filter(keep, map(generator.scene, count())), pictures))
 
     def everything(_: Scene) -> bool:
         return True
 
     plain = scenes(everything)
-    pairs = scenes(everything, held_out=True)
+    pairs = scenes(everything, split="held_out")
     words = held_out_keywords(SceneGenerator(data, seed=seed, vocabulary=vocabulary).concepts)
     named = scenes(lambda scene: scene.objects[0].concept.label in words)
-    splits = {
+    couples = scenes(lambda scene: len(scene.objects) == 2, objects=2)
+    places = scenes(everything, variety=Variety(backdrops=1.0))
+    return {
         "plain": Split(plain, [plain_caption(s) for s in plain]),
         "pairs": Split(pairs, [plain_caption(s) for s in pairs]),
         "keywords": Split(
             named, [plain_caption(s, name=words[s.objects[0].concept.label]) for s in named]
         ),
-    }
-    if two:
-        couples = scenes(lambda scene: len(scene.objects) == 2, objects=2)
-        splits["two"] = Split(couples, [plain_caption(s) for s in couples])
-    if encode is not None:
-        splits |= _splits_of_others(data, vocabulary, pictures, seed, encode)
-    return splits
-
-
-def _splits_of_others(
-    data: Path, vocabulary: str, pictures: int, seed: int, encode: Encode
-) -> dict[str, Split]:
-    generator = SceneGenerator(data, seed=seed, vocabulary=vocabulary, background="plain")
-    rng, scenes = Random(f"others {seed}"), map(generator.scene, count())
-    held_out = load_words(data, generator.concepts, held_out=True)
-    nearest = nearest_name(encode, generator.concepts)
-
-    def scenes_of(texts: Sequence[str]) -> list[Scene]:
-        """For each of the texts a scene of the thing that it is nearest to."""
-        labels = map(nearest.of, texts)
-        return [next(s for s in scenes if s.objects[0].concept.label == label) for label in labels]
-
-    names = [with_article(word) for word in rng.sample(held_out, pictures)]
-    named = scenes_of(names)
-    phrases = [make_phrase(rng, held_out) for _ in range(pictures)]
-    return {
-        "others": Split(
-            named, [plain_caption(s, name=n) for s, n in zip(named, names, strict=True)]
-        ),
-        "phrases": Split(scenes_of([p.subject for p in phrases]), [p.text for p in phrases], False),
+        "two": Split(couples, [plain_caption(s) for s in couples]),
+        "backdrops": Split(places, [plain_caption(s) for s in places]),
     }
 
 
@@ -223,12 +198,8 @@ class Painter:
 @torch.inference_mode()
 def through_tokenizer(model: StarModel, picture: Pixels) -> Pixels:
     """A picture, encoded to tokens and decoded again."""
-    vqvae = model.vqvae
-    maps = vqvae.quantizer.encode(
-        vqvae.features(to_tensor(picture).unsqueeze(0).to(model.device)).float()
-    )
-    f_hat = torch.stack([vqvae.quantizer.contribution(m, k) for k, m in enumerate(maps)]).sum(dim=0)
-    decoded = model.decode(f_hat)[0].clamp(-1, 1)
+    tokens = model.vqvae.encode(to_tensor(picture).unsqueeze(0).to(model.device))
+    decoded = model.vqvae.decode_tokens(tokens)[0]
     result: Pixels = ((decoded + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
     return result
 
@@ -237,23 +208,6 @@ def psnr(a: Pixels, b: Pixels) -> float:
     """Peak signal-to-noise ratio in dB of two pictures of bytes."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
-
-
-def spread(pictures: Sequence[Pixels]) -> float:
-    """How much place and size of the object vary: the mean standard deviation of x, y and the longer side."""
-    regions = [find_object(c, background_of(c)) for c in map(to_canvas, pictures)]
-    columns = zip(*((*region.centre, region.size) for region in regions), strict=True)
-    return float(np.mean([np.std(column) for column in columns]))
-
-
-def diversity(painter: Painter, splits: dict[str, Split], sprites: Sprites, seed: int) -> float:
-    """Spread of place and size over seeds of captions that leave them open, relative to real scenes'."""
-    captions = splits["plain"].captions[:4]
-    painted = [spread([painter.paint(c, seed + i) for i in range(SEEDS_APART)]) for c in captions]
-    real = spread(
-        [render(scene, sprites, SIZE) for scene in splits["plain"].scenes[: 4 * SEEDS_APART]]
-    )
-    return mean(painted) / real
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -265,12 +219,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
     )
-    parser.add_argument("--vocabulary", default="starter", help="which concepts are asked for")
-    parser.add_argument("--pictures", type=int, default=100, help="of each split")
-    parser.add_argument("--two", action="store_true", help="score captions of two objects as well")
-    parser.add_argument(
-        "--others", action="store_true", help="score captions of what the vocabulary lacks as well"
-    )
+    parser.add_argument("--vocabulary", default="full", help="which concepts are asked for")
+    parser.add_argument("--pictures", type=int, default=300, help="of each split")
     parser.add_argument(
         "--as-written",
         action="store_true",
@@ -284,6 +234,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--top-p", type=float, help="in place of the model's default")
     parser.add_argument("--smooth-scales", type=int, help="in place of the model's default")
     parser.add_argument("--sheets", type=Path, help="a folder for one contact sheet of each split")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     return parser.parse_args()
 
@@ -294,23 +245,24 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     given = {name: getattr(arguments, name) for name in SETTINGS}
-    model, sprites = load_model(arguments.model), Sprites(arguments.data)
+    model, sprites = load_model(arguments.model, device=arguments.device), Sprites(arguments.data)
     if arguments.as_written:
         model = dataclasses.replace(model, reader=None)
     painter = Painter(model, given)
     judge = Judge(sprites, (c.label for c in load_concepts(arguments.data, arguments.vocabulary)))
-    encode = load_encoder(arguments.data, torch.device("cpu")).encode if arguments.others else None
     splits = make_splits(
-        arguments.data, vocabulary=arguments.vocabulary, pictures=arguments.pictures, seed=arguments.seed,
-        two=arguments.two, encode=encode,
-    )  # fmt: skip
+        arguments.data,
+        vocabulary=arguments.vocabulary,
+        pictures=arguments.pictures,
+        seed=arguments.seed,
+    )
 
     scores = {}
     for name, split in splits.items():
         pictures = [
             painter.paint(caption, arguments.seed + i) for i, caption in enumerate(split.captions)
         ]
-        scores[name] = judge.score(pictures, split.scenes, style_and_colour=split.style_and_colour)
+        scores[name] = judge.score(pictures, split.scenes)
         print(f"{name:>10}  {scores[name]}", flush=True)
         if name == "plain":
             shuffled = [*split.scenes[1:], split.scenes[0]]
@@ -326,7 +278,6 @@ def main() -> None:
 
     figures = {
         "tokenizer_psnr_db": round(mean(psnr(a, b) for a, b in zip(real, decoded, strict=True)), 2),
-        "diversity": round(diversity(painter, splits, sprites, arguments.seed), 3),
         "seconds_per_image": round(float(np.median(painter.seconds)), 3),
         "references": len(sprites.labels(sprites.styles[0])) * len(sprites.styles),
         **painter.sampling.model_dump(),
@@ -338,9 +289,7 @@ def report(scores: Mapping[str, Score], figures: Mapping[str, float]) -> None:
     """Print the scores of each split as a table, the other figures as a list, and everything as one JSON line."""
     print(f"\n{'split':>10}  {'object':>7}  {'style':>7}  {'colour':>7}  {'known':>7}  pictures")
     for name, s in scores.items():
-        shares = "  ".join(
-            "      -" if x is None else f"{x:7.1%}" for x in (s.object, s.style, s.colour, s.known)
-        )
+        shares = "  ".join(f"{x:7.1%}" for x in (s.object, s.style, s.colour, s.known))
         print(f"{name:>10}  {shares}  {s.pictures:8d}")
     print("\n" + "\n".join(f"{name}: {value}" for name, value in figures.items()))
     print(json.dumps({"scores": {k: dataclasses.asdict(s) for k, s in scores.items()}, **figures}))

@@ -14,10 +14,9 @@ from star_model.networks.transformer import StarTransformer
 from star_model.vocabulary import PromptReader, Vocabulary, words_of
 from training.captions import COLOUR_WORDS
 from training.concepts import held_out_keywords, load_concepts, with_article
-from training.recipe import MODEL
-from training.scenes import SceneGenerator
+from training.scenes import FOR_TRANSFORMER, SceneGenerator
 from training.sources import STYLES
-from training.tokenize import load_tokenizer, trained_weights
+from training.tokenize import config_of, load_tokenizer, trained_weights
 
 CAPTIONS = 20_000
 """Captions of training whose words a model is taken to know: all that it met often enough to learn."""
@@ -33,30 +32,46 @@ def vocabulary_of(data: Path, vocabulary: str) -> Vocabulary:
         )
         for c in concepts
     }
-    generator = SceneGenerator(data, seed=0, vocabulary=vocabulary, max_objects=3)
+    generator = SceneGenerator(
+        data, seed=0, vocabulary=vocabulary, max_objects=2, variety=FOR_TRANSFORMER
+    )
     words = {word for i in range(CAPTIONS) for word in words_of(generator.scene(i).caption)}
     colours = [word for words in COLOUR_WORDS.values() for word in words]
     return Vocabulary(names, tuple(sorted(words)), STYLES, tuple(colours))
 
 
 def export(
-    data: Path, tokenizer: Path, transformer: Path, out: Path, vocabulary: str = "starter"
+    data: Path,
+    tokenizer: Path,
+    transformer: Path,
+    out: Path,
+    *,
+    vocabulary: str = "full",
+    dtype: str = "int8",
 ) -> None:
-    """Join what the two runs in ``tokenizer`` and ``transformer`` last saved; the transformer's averaged weights.
+    """Join what the two runs in ``tokenizer`` and ``transformer`` last saved; the averaged weights of both.
+
+    Args:
+        data: what training.prepare wrote.
+        tokenizer: run of the image tokenizer or of its decoder, or a model directory.
+        transformer: run of the transformer, or a model directory.
+        out: the model directory to write; other files in it are kept.
+        vocabulary: which things it was trained on.
+        dtype: of the weights in the files: ``float16``, or ``int8`` with half the bytes.
 
     Raises:
         FileNotFoundError: when a run has saved nothing yet.
     """
-    cpu = torch.device("cpu")
-    network = StarTransformer(MODEL).eval()
+    cpu, config = torch.device("cpu"), config_of(transformer)
+    network = StarTransformer(config).eval()
     network.load_state_dict(trained_weights(transformer, "transformer.safetensors", "average"))
     encoder = load_text_encoder(
-        data / "text_encoder", MODEL.text_encoder, device=cpu, dtype=torch.float32
+        data / "text_encoder", config.text_encoder, device=cpu, dtype=torch.float32
     )
     reader = PromptReader(vocabulary_of(data, vocabulary), encoder.pooled)
-    vqvae = load_tokenizer(tokenizer, cpu)
-    model = StarModel(MODEL, network, vqvae, encoder, cpu, torch.float32, reader=reader)
-    save_model(model, out, dtype="float16", overwrite=True)
+    images = load_tokenizer(tokenizer, cpu)
+    model = StarModel(config, network, images, encoder, cpu, torch.float32, reader=reader)
+    save_model(model, out, dtype=dtype, overwrite=True)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(
         f"{out}: {model.num_parameters / 1e6:.1f} M parameters and the text encoder, {size / 1e6:.1f} MB"
@@ -78,14 +93,18 @@ def main() -> None:
         "--transformer", type=Path, default=Path("runs/transformer"), help="the transformer's run"
     )
     parser.add_argument("--out", type=Path, default=Path("weights/star-mini"))
-    parser.add_argument("--vocabulary", default="starter", help="which concepts it was trained on")
+    parser.add_argument("--vocabulary", default="full", help="which things it was trained on")
+    parser.add_argument(
+        "--dtype", choices=("int8", "float16"), default="int8", help="of the weights in the files"
+    )
     arguments = parser.parse_args()
     export(
         arguments.data,
         arguments.tokenizer,
         arguments.transformer,
         arguments.out,
-        arguments.vocabulary,
+        vocabulary=arguments.vocabulary,
+        dtype=arguments.dtype,
     )
 
 

@@ -20,10 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.mistakes import make_lesson
-from training.recipe import MODEL
 from training.scenes import SceneGenerator
 from training.teacher_forcing import token_logits
-from training.tokenize import SceneEncoder, load_tokenizer, trained_weights
+from training.tokenize import SceneEncoder, config_of, load_tokenizer, trained_weights
 from training.transformer_trainer import Trainer, TransformerRecipe
 
 SEED = 3_000_000
@@ -141,7 +140,7 @@ def parse_arguments() -> argparse.Namespace:
         help="its run, or a model directory",
     )
     parser.add_argument("--scenes", type=int, default=64)
-    parser.add_argument("--vocabulary", default="starter", help="which concepts they show")
+    parser.add_argument("--vocabulary", default="full", help="which concepts they show")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     return parser.parse_args()
 
@@ -153,13 +152,14 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = TransformerRecipe()
-    trainer = Trainer(MODEL, recipe, load_tokenizer(arguments.tokenizer, device), device)
+    config = config_of(arguments.models[0])
+    trainer = Trainer(config, recipe, load_tokenizer(arguments.tokenizer, device), device)
     scenes = UnseenScenes.encoded(
         arguments.data, arguments.tokenizer, arguments.scenes, arguments.vocabulary
     )
     offsets = trainer.schedule.offsets
-    print("| model | mistakes | all | " + " | ".join(f"{p} x {p}" for p in MODEL.patch_nums) + " |")
-    print("| --- " * (3 + len(MODEL.patch_nums)) + "|")
+    print("| model | mistakes | all | " + " | ".join(config.schedule.labels) + " |")
+    print("| --- " * (3 + len(config.schedule)) + "|")
     said = []
     for model in arguments.models:
         trainer.start_from(trained_weights(model, "transformer.safetensors", "average"))
@@ -172,8 +172,8 @@ def main() -> None:
                 flush=True,
             )
         said.append(scenes.said(trainer))
-    print("\n| | " + " | ".join(f"{p} x {p}" for p in MODEL.patch_nums) + " |")
-    print("| --- " * (1 + len(MODEL.patch_nums)) + "|")
+    print("\n| | " + " | ".join(config.schedule.labels) + " |")
+    print("| --- " * (1 + len(config.schedule)) + "|")
     print(
         "| to be said, mean square | " + " | ".join(f"{part.energy:.4f}" for part in said[0]) + " |"
     )

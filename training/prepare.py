@@ -7,7 +7,8 @@
     OUT/text_encoder/    the frozen text encoder
     OUT/licenses/        the notices of everything above
 
-What is there already is neither fetched nor rendered again.
+What is there already is neither fetched nor rendered again. ``--pack FILE`` also writes all of it but the text encoder
+to one file; ``--from FILE`` fills the folder from such a file, without a network or a renderer (`training.packing`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import resvg_py
 from PIL import Image
 
 from training.concepts import GROUPS, PEOPLE, read_vocabulary
+from training.packing import pack, unpack
 from training.sources import (
     SOURCES,
     TEXT_ENCODER_SHA256,
@@ -92,6 +93,8 @@ def _rasterise(content: str, view: str, size: int) -> Pixels:
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'width="{size}" height="{size}" viewBox="{view}">{content}</svg>'
     )
+    import resvg_py  # a machine that takes its drawings from a packed file has no renderer
+
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
 
@@ -274,6 +277,26 @@ def prepare(out: Path, vocabulary: str) -> None:
     print(f"{len(wanted)} concepts in {out}")
 
 
+def published_bitmaps(data: Path) -> dict[str, dict[str, bytes]]:
+    """Style -> label -> bitmap as published, of the sources in ``data`` that publish bitmaps."""
+    hexcodes = {
+        entry["label"]: entry["hexcode"]
+        for entry in json.loads((data / "emojibase.json").read_text(encoding="utf-8"))
+    }
+    found = {}
+    for source in SOURCES:
+        archive = data / "archives" / source.archive_name
+        if source.style is not None and source.layout == "webp" and archive.exists():
+            files = {
+                hexcode_key(name.removesuffix(".webp")): encoded
+                for name, encoded in read_npm_folder(archive, "assets").items()
+            }
+            found[source.style] = {
+                label: files[code] for label, code in hexcodes.items() if code in files
+            }
+    return found
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Fetch and render the training data.")
@@ -281,8 +304,27 @@ def main() -> None:
     parser.add_argument(
         "--vocabulary", default="full", help="'full', or a file of training/vocabulary/"
     )
+    parser.add_argument("--pack", type=Path, help="then write all of it to this one file")
+    parser.add_argument(
+        "--from",
+        dest="packed",
+        type=Path,
+        help="fill the folder from such a file; nothing is fetched",
+    )
+    parser.add_argument(
+        "--text-encoder",
+        type=Path,
+        default=Path("weights/star-mini/text_encoder"),
+        help="the text encoder's folder, with --from",
+    )
     args = parser.parse_args()
-    prepare(args.out, args.vocabulary)
+    if args.packed:
+        unpack(args.packed, args.out, render_bitmap, args.text_encoder)
+    else:
+        prepare(args.out, args.vocabulary)
+    if args.pack:
+        pack(args.out, args.pack, published_bitmaps(args.out), render_bitmap)
+        print(f"{args.pack}: {args.pack.stat().st_size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

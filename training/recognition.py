@@ -26,7 +26,8 @@ CANVAS = 128
 PATCH = 24
 """Side at which an object, cut out by its bounding box, is compared."""
 
-_REFERENCE_SIDE = 64
+REFERENCE_SIDE = 64
+"""Side at which the drawings are kept."""
 _BORDER = 5  # columns at each side that are taken for background, of CANVAS
 _CONTRAST = 0.1  # least difference from the background, of any channel in [0, 1]
 _COVER = 0.02  # least share of a row or column that an object covers
@@ -145,9 +146,7 @@ class References:
                 .unsqueeze(0)
             )
             drawings.append(
-                F.interpolate(
-                    drawing.float() / 255, (_REFERENCE_SIDE, _REFERENCE_SIDE), mode="area"
-                )
+                F.interpolate(drawing.float() / 255, (REFERENCE_SIDE, REFERENCE_SIDE), mode="area")
             )
         self._drawings = torch.cat(drawings)  # (N, 4, 64, 64), premultiplied
 
@@ -165,5 +164,15 @@ class References:
             for pixels in (region.pixels, region.pixels.flip(-1))
         ]
         distance, index = torch.minimum(*distances).min(dim=0)
+        label, style = self.names[int(index)]
+        return Match(label, style, float(distance))
+
+    def nearest_before(self, ground: Tensor, pixels: Tensor) -> Match:
+        """The drawing that ``pixels`` look most like, composed onto ``ground``; (3, 64, 64) in [0, 1] both.
+
+        The drawing fills the square: no object has to be cut out of a background that is not smooth.
+        """
+        composed = self._drawings[:, :3] + (1 - self._drawings[:, 3:]) * ground
+        distance, index = (composed - pixels).square().mean(dim=(1, 2, 3)).min(dim=0)
         label, style = self.names[int(index)]
         return Match(label, style, float(distance))

@@ -176,18 +176,23 @@ class Run:
 
 
 def batches(
-    dataset: torch.utils.data.Dataset[Any], *, start: int, stop: int, batch_size: int
+    dataset: torch.utils.data.Dataset[Any],
+    *,
+    start: int,
+    stop: int,
+    batch_size: int,
+    workers: int = 1,
 ) -> Iterator[Any]:
     """Batches ``start`` to ``stop`` of ``dataset``: batch ``i`` holds the items ``i * batch_size`` and following.
 
-    One worker process prepares them ahead; what a batch holds depends on its number alone.
+    Worker processes prepare them ahead; what a batch holds depends on its number alone.
     """
     indices = range(start * batch_size, stop * batch_size)
     loader = torch.utils.data.DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=indices,
-        num_workers=1,
+        num_workers=workers,
         prefetch_factor=6,
         worker_init_fn=_leave_signals_to_parent,
     )

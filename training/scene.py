@@ -48,12 +48,12 @@ class Background:
     """What is behind the objects.
 
     Attributes:
-        kind: "plain" (one colour) or "gradient" (vertical, first colour at the top).
-        colours: names out of `COLOURS`, one or two.
-        rgb: the colours as painted, jittered.
+        kind: "plain" (one colour), "gradient" (vertical, first colour at the top) or "backdrop" (a picture of a place).
+        colours: names out of `COLOURS`, one or two; of a backdrop, its name in `training.backdrops.BACKDROPS`.
+        rgb: the colours as painted; none of a backdrop.
     """
 
-    kind: Literal["plain", "gradient"]
+    kind: Literal["plain", "gradient", "backdrop"]
     colours: tuple[str, ...]
     rgb: tuple[RGB, ...]
 

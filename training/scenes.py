@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -11,46 +11,48 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from training.arrangement import arrange
+from training.backdrops import BACKDROPS, paint_backdrop
 from training.captions import caption_of, plain_caption
 from training.concepts import (
     Concept,
-    Phrases,
     held_out_colours,
     held_out_keywords,
     held_out_styles,
     load_concepts,
 )
-from training.scene import (
-    BIG,
-    COLOURS,
-    GRID,
-    RGB,
-    SMALL,
-    Arrangement,
-    Background,
-    PlacedObject,
-    Scene,
-)
+from training.scene import COLOURS, RGB, Background, Scene
 from training.sources import STYLES
 from training.sprites import Pixels, Sprites
 
 Split = Literal["train", "held_out"]
 
-COLOUR_JITTER = 3  # largest deviation of a channel from the named colour
+COLOUR_JITTER = (
+    3  # largest deviation of a channel from the named colour, in scenes with other places
+)
 
-_CORNERS: tuple[Arrangement, ...] = ("top left", "top right", "bottom left", "bottom right")
-_GRADIENT_SHARE = 0.15  # of the scenes, where gradients are allowed
-_MIRRORED_SHARE = 0.25  # of the drawings that may be mirrored
-_SMALL_SHARE, _BIG_SHARE, _CORNER_SHARE = 0.1, 0.1, 0.4  # corners: of the small ones
-_USUAL = (10, 12, 12)  # sides in cells of `GRID`
-_DRIFT = {
-    6: 0,
-    10: 2,
-    12: 1,
-    14: 0,
-}  # by side: cells that an object may be off the middle, in one direction
-_PHRASE_SHARE = 0.5  # of the captions of single objects, where there are phrases for them
 _OBJECT_WEIGHTS = {1: (1.0,), 2: (0.75, 0.25), 3: (0.7, 0.22, 0.08)}  # by max_objects
+
+
+@dataclass(frozen=True)
+class Variety:
+    """Shares of the scenes, 0 to 1, that are not one or two drawings in their usual places on a plain colour.
+
+    Attributes:
+        elsewhere: drawings in other places and sizes, mirrored or not, on colours that are a little off.
+        gradients: a gradient of two colours behind them.
+        backdrops: a backdrop behind them.
+    """
+
+    elsewhere: float = 0.0
+    gradients: float = 0.0
+    backdrops: float = 0.0
+
+
+PLAIN = Variety()
+FOR_TOKENIZER = Variety(elsewhere=0.3, gradients=0.15, backdrops=0.15)
+"""The image tokenizer has to encode uploads too."""
+FOR_TRANSFORMER = Variety(backdrops=0.15)
 
 
 class SceneGenerator:
@@ -70,8 +72,7 @@ class SceneGenerator:
         styles: Sequence[str] = STYLES,
         max_objects: int = 1,
         split: Split = "train",
-        background: Literal["any", "plain"] = "any",
-        phrases: Phrases | None = None,
+        variety: Variety = PLAIN,
     ) -> None:
         """
         Args:
@@ -81,9 +82,7 @@ class SceneGenerator:
             styles: which of `STYLES` to use.
             max_objects: 1 to 3.
             split: "train" or "held_out".
-            background: "plain" leaves out gradients.
-            phrases: label -> what else its drawings are called, in half of the captions of single objects that
-                training uses; see `training.other_words`.
+            variety: what there is beside the usual scenes; held-out scenes are usual ones.
 
         Raises:
             FileNotFoundError: the data has not been prepared.
@@ -93,11 +92,10 @@ class SceneGenerator:
         self.concepts = load_concepts(data, vocabulary)
         self.styles = tuple(styles)
         self.split: Split = split
-        self._seed, self._max_objects, self._gradients = seed, max_objects, background == "any"
+        self._seed, self._max_objects, self._variety = seed, max_objects, variety
         self._held_styles = held_out_styles(self.concepts, STYLES)
         self._held_colours = held_out_colours(self.concepts, COLOURS)
         self._held_keywords = held_out_keywords(self.concepts)
-        self._phrases = phrases or {}
         self._check_drawn(data)
         self._by_style = {
             style: [c for c in self.concepts if (c.label, style) not in self._held_styles]
@@ -132,8 +130,9 @@ class SceneGenerator:
         """Scene number `index` (any integer): a pure function of the arguments, the seed and the index."""
         rng = Random(f"{self._seed}/{self.split}/{index}")
         concepts, style, colour = self._choose(rng)
-        background = self._background(rng, concepts, colour)
-        objects, arrangement = _arrange(rng, concepts, style)
+        elsewhere = self.split == "train" and rng.random() < self._variety.elsewhere
+        background = self._background(rng, concepts, colour, jitter=elsewhere)
+        objects, arrangement = arrange(rng, concepts, style, elsewhere=elsewhere)
         scene = Scene(objects=objects, background=background, arrangement=arrangement, caption="")
         return replace(scene, caption=self._caption(scene, rng))
 
@@ -146,11 +145,7 @@ class SceneGenerator:
     def _caption(self, scene: Scene, rng: Random) -> str:
         if self.split == "held_out":
             return plain_caption(scene)
-        phrases = (
-            self._phrases.get(scene.objects[0].concept.label, ()) if len(scene.objects) == 1 else ()
-        )
-        phrase = rng.choice(phrases) if phrases and rng.random() < _PHRASE_SHARE else None
-        return caption_of(scene, rng, avoid=self._held_keywords, phrase=phrase)
+        return caption_of(scene, rng, avoid=self._held_keywords)
 
     def _choose(self, rng: Random) -> tuple[list[Concept], str, str | None]:
         """Concepts, their style, and the background colour if that is what a held-out scene is about."""
@@ -180,16 +175,19 @@ class SceneGenerator:
         return bool(self._style_tests)
 
     def _background(
-        self, rng: Random, concepts: Sequence[Concept], fixed: str | None
+        self, rng: Random, concepts: Sequence[Concept], fixed: str | None, *, jitter: bool
     ) -> Background:
-        """A background no object is held out of; with `fixed`, plain and of that colour."""
+        """A background that no object is held out of; with `fixed`, plain and of that colour."""
+        kind = rng.random()
+        if self.split == "train" and kind < self._variety.backdrops:
+            return Background(kind="backdrop", colours=(rng.choice(list(BACKDROPS)),), rgb=())
         labels = [concept.label for concept in concepts]
         allowed = [
             c for c in COLOURS if not any((label, c) in self._held_colours for label in labels)
         ]
-        gradient = fixed is None and self._gradients and rng.random() < _GRADIENT_SHARE
+        gradient = fixed is None and rng.random() < self._variety.gradients
         names = tuple(rng.sample(allowed, 2)) if gradient else (fixed or rng.choice(allowed),)
-        rgb = tuple(_jittered(rng, COLOURS[name]) for name in names)
+        rgb = tuple(_jittered(rng, COLOURS[name]) if jitter else COLOURS[name] for name in names)
         return Background(kind="gradient" if gradient else "plain", colours=names, rgb=rgb)
 
 
@@ -208,67 +206,14 @@ def _jittered(rng: Random, rgb: RGB) -> RGB:
     return r, g, b
 
 
-def _arrange(
-    rng: Random, concepts: Sequence[Concept], style: str
-) -> tuple[tuple[PlacedObject, ...], Arrangement | None]:
-    """Places and sizes for one to three concepts; every object is wholly on the canvas, its corners on `GRID`."""
-    arrangement: Arrangement | None = None
-    places: list[tuple[int, int, int]]  # left, top, side in cells
-    if len(concepts) == 1:
-        place, arrangement = _place_single(rng)
-        places = [place]
-    elif len(concepts) == 2:
-        near, far, across = 0, 9, 4
-        if rng.random() < 0.6:
-            arrangement = "left of"
-            places = [(near, across, 7), (far, across, 7)]
-        else:
-            arrangement = "above"
-            places = [(across, near, 7), (across, far, 7)]
-    else:
-        arrangement = "row"
-        top = rng.choice((5, 6))
-        places = [(left, top, 5) for left in (0, rng.choice((5, 6)), 11)]
-    objects = tuple(
-        PlacedObject(
-            concept=concept,
-            style=style,
-            x=(left + side / 2) / GRID,
-            y=(top + side / 2) / GRID,
-            size=side / GRID,
-            mirrored=concept.mirrorable and rng.random() < _MIRRORED_SHARE,
-        )
-        for concept, (left, top, side) in zip(concepts, places, strict=True)
-    )
-    return objects, arrangement
-
-
-def _place_single(rng: Random) -> tuple[tuple[int, int, int], Arrangement | None]:
-    """(left, top, side) in cells of an object by itself, and the corner it is in, if it is in one."""
-    kind = rng.random()
-    if kind < _SMALL_SHARE:
-        side = SMALL
-        if rng.random() < _CORNER_SHARE:
-            corner = rng.choice(_CORNERS)
-            vertical, horizontal = corner.split()
-            near, far = 1, GRID - 1 - side
-            return (
-                near if horizontal == "left" else far,
-                near if vertical == "top" else far,
-                side,
-            ), corner
-    else:
-        side = BIG if kind < _SMALL_SHARE + _BIG_SHARE else rng.choice(_USUAL)
-    middle, drift = (GRID - side) // 2, _DRIFT[side]
-    x, y = rng.choice(((0, 0), (-drift, 0), (drift, 0), (0, -drift), (0, drift)))
-    return (middle + x, middle + y, side), None
-
-
 def _paint_background(
     background: Background, size: int, window: tuple[int, int, int, int]
 ) -> Pixels:
     """uint8 (h, w, 3) of the window (x0, y0, w, h) of a canvas of `size` pixels."""
-    _, y0, width, height = window
+    x0, y0, width, height = window
+    if background.kind == "backdrop":
+        picture = paint_backdrop(background.colours[0], size)
+        return picture[y0 : y0 + height, x0 : x0 + width].copy()
     top, bottom = (np.asarray(rgb, np.float64) for rgb in (background.rgb[0], background.rgb[-1]))
     t = (np.arange(y0, y0 + height) + 0.5)[:, None] / size  # (h, 1)
     rows = np.rint(top + (bottom - top) * t).astype(np.uint8)  # (h, 3)

@@ -67,9 +67,11 @@ def main() -> None:
     model, sprites = load_model(arguments.model), Sprites(arguments.data)
     judge = Judge(sprites, (c.label for c in load_concepts(arguments.data, arguments.vocabulary)))
     plain = make_splits(
-        arguments.data, vocabulary=arguments.vocabulary, pictures=arguments.pictures, seed=arguments.seed,
-        two=False,
-    )["plain"]  # fmt: skip
+        arguments.data,
+        vocabulary=arguments.vocabulary,
+        pictures=arguments.pictures,
+        seed=arguments.seed,
+    )["plain"]
     real = [torch.from_numpy(render(scene, sprites, SIZE)) for scene in plain.scenes]
     rows = []
     choices = (arguments.guidance_scale, arguments.top_k, arguments.top_p, arguments.smooth_scales)

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from star_model.checkpoints.int8 import SCALE, restore_rows
+from star_model.checkpoints.native import read_config
+from star_model.config import ModelConfig
+from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.text_encoder import TransformersTextEncoder, load_text_encoder
-from star_model.networks.vqvae import VQVAE
-from star_model.scales import ScaleSchedule
-from training.concepts import Phrases, load_concepts
-from training.other_words import label_phrases, load_words
+from star_model.networks.tokenizers import build_tokenizer
+from training.machine import add_machine_flags, loader_workers, use_machine
 from training.precision import autocast
-from training.recipe import PATCH_NUMS, TEXT_ENCODER, TOKENIZER
-from training.run import write_atomically
-from training.scenes import SceneGenerator, render
+from training.recipe import TEXT_ENCODER
+from training.scenes import FOR_TRANSFORMER, SceneGenerator, render
 from training.sprites import Sprites
-from training.train_tokenizer import IMAGE_SIZE, channels_last, to_tensor
+from training.train_tokenizer import IMAGE_SIZE, to_tensor
 
 TEXT_TOKENS = 32
 """Positions of a caption; none is longer. The model itself takes longer prompts."""
+
+CPU = torch.device("cpu")
+
+TEXTS_AT_ONCE = 256
 
 SHARD = 1000
 """Scenes that are saved together: what a stop loses at most."""
@@ -107,11 +113,43 @@ def load_encoder(data: Path, device: torch.device) -> TransformersTextEncoder:
     return load_text_encoder(data / "text_encoder", window, device=device, dtype=torch.float32)
 
 
-def load_tokenizer(directory: Path, device: torch.device) -> VQVAE:
-    """The tokenizer as a training run last saved it, or that of a model directory."""
-    vqvae = VQVAE(TOKENIZER, ScaleSchedule(PATCH_NUMS))
-    vqvae.load_state_dict(trained_weights(directory, "vqvae.safetensors", "model"))
-    return channels_last(vqvae.to(device).eval().requires_grad_(False))
+def load_tokenizer(directory: Path, device: torch.device) -> ImageTokenizer:
+    """The image tokenizer of a model directory, or as a training run last saved it, ready to encode and decode.
+
+    Raises:
+        FileNotFoundError: ``directory`` is neither.
+    """
+    tokenizer = build_tokenizer(config_of(directory))
+    tokenizer.load_state_dict(trained_weights(directory, "vqvae.safetensors", "model"))
+    return tokenizer.to(device).eval().requires_grad_(False)
+
+
+def config_of(directory: Path) -> ModelConfig:
+    """The configuration of a model directory or of a training run.
+
+    Raises:
+        FileNotFoundError: ``directory`` is neither, or the run has saved nothing yet.
+    """
+    if (directory / "config.json").exists():
+        return read_config(directory)
+    settings = saved_state(directory)["settings"]
+    return ModelConfig.from_dict(settings["config"])
+
+
+def saved_state(directory: Path) -> dict[str, Any]:
+    """The state of a training run on the CPU.
+
+    Raises:
+        FileNotFoundError: it has saved none.
+    """
+    if not (directory / "state.pt").exists():
+        raise FileNotFoundError(
+            f"{directory} is neither a run with a state.pt nor a model directory"
+        )
+    state: dict[str, Any] = torch.load(
+        directory / "state.pt", weights_only=True, map_location="cpu"
+    )
+    return state
 
 
 def trained_weights(directory: Path, file: str, of_state: str) -> dict[str, Tensor]:
@@ -121,14 +159,18 @@ def trained_weights(directory: Path, file: str, of_state: str) -> dict[str, Tens
         FileNotFoundError: ``directory`` is neither.
     """
     if (directory / file).exists():
-        return {name: weight.float() for name, weight in load_file(directory / file).items()}
-    if not (directory / "state.pt").exists():
-        raise FileNotFoundError(
-            f"{directory} is neither a run with a state.pt nor a model with a {file}"
-        )
-    weights: dict[str, Tensor] = torch.load(
-        directory / "state.pt", weights_only=True, map_location="cpu"
-    )[of_state]
+        stored = load_file(directory / file)
+        scales = {
+            name for name in stored if name.removesuffix(SCALE) in stored and name.endswith(SCALE)
+        }
+        return {
+            name: restore_rows(weight, stored[name + SCALE])
+            if name + SCALE in scales
+            else weight.float()
+            for name, weight in stored.items()
+            if name not in scales
+        }
+    weights: dict[str, Tensor] = saved_state(directory)[of_state]
     return weights
 
 
@@ -155,25 +197,38 @@ class SceneEncoder:
         tokenizer: the tokenizer's run, or a model directory.
         generator: what the scenes are.
         captions: of each scene.
+        device: of both networks.
     """
 
     def __init__(
-        self, data: Path, tokenizer: Path, generator: SceneGenerator, captions: int = 1
+        self,
+        data: Path,
+        tokenizer: Path,
+        generator: SceneGenerator,
+        captions: int = 1,
+        device: torch.device = CPU,
     ) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device
         self.data, self.generator, self._captions = data, generator, captions
         self._vqvae = load_tokenizer(tokenizer, self.device)
         self._text = load_encoder(data, self.device)
 
     def text(self, caption: str) -> Text:
         """Features of a caption."""
-        t = self._text.encode([caption])[0]
-        hidden = (t.hidden * t.mask.unsqueeze(1)).cpu().numpy().astype(np.float16)
-        return hidden, int(t.mask.sum()), t.pooled.cpu().numpy()
+        return self.texts([caption])[0]
+
+    def texts(self, captions: Sequence[str]) -> list[Text]:
+        """Features of captions, which are encoded together: a GPU takes as long for one as for many."""
+        found: list[Text] = []
+        for first in range(0, len(captions), TEXTS_AT_ONCE):
+            for t in self._text.encode(captions[first : first + TEXTS_AT_ONCE]):
+                hidden = (t.hidden * t.mask.unsqueeze(1)).cpu().numpy().astype(np.float16)
+                found.append((hidden, int(t.mask.sum()), t.pooled.cpu().numpy()))
+        return found
 
     def arrays(self, scenes: range) -> dict[str, Array]:
         """Tokens (N, L) in uint16 and text features (N, captions, ...) of the N ``scenes``, by name."""
-        texts = [self.text(caption) for caption in self.captions(scenes)]
+        texts = self.texts(self.captions(scenes))
         hidden, lengths, pooled = (
             np.stack(column).reshape(len(scenes), self._captions, *np.shape(column[0]))
             for column in zip(*texts, strict=True)
@@ -193,18 +248,21 @@ class SceneEncoder:
     def _tokens(self, scenes: range) -> Array:
         pictures = Scenes(self.data, self.generator, scenes)
         tokens = []
-        for images in DataLoader(pictures, batch_size=8, num_workers=1, prefetch_factor=4):
+        workers, size = loader_workers(self.device), 8 if self.device.type == "cpu" else 32
+        for images in DataLoader(pictures, batch_size=size, num_workers=workers, prefetch_factor=4):
             with autocast(self.device):
-                features = self._vqvae.features(
-                    images.to(self.device, memory_format=torch.channels_last)
-                )
+                features = self._vqvae.features(images.to(self.device))
             maps = self._vqvae.quantizer.encode(features.float())
             tokens.append(torch.cat(maps, dim=1).cpu().numpy().astype(np.uint16))
         return np.concatenate(tokens)
 
 
-def tokenize(encoder: SceneEncoder, out: Path, *, count: int) -> None:
-    """Fill ``out`` with the first ``count`` scenes, rounded up to whole shards, those that it holds left out."""
+def tokenize(encoder: SceneEncoder, out: Path, *, count: int, minutes: float = 0.0) -> None:
+    """Fill ``out`` with the first ``count`` scenes, rounded up to whole shards, those that it holds left out.
+
+    Args:
+        minutes: stop after so long, but not before the first shard is complete; 0 for no limit.
+    """
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "empty.npz").exists():
         hidden, length, pooled = encoder.text("")
@@ -221,20 +279,8 @@ def tokenize(encoder: SceneEncoder, out: Path, *, count: int) -> None:
         partial.rename(shard)
         left = (time.monotonic() - started) / (scenes.stop - begin) * (count - scenes.stop)
         print(f"scenes {scenes.stop}/{count}  {left / 60:.1f} min left", flush=True)
-
-
-def make_phrases(out: Path, data: Path, vocabulary: str, count: int, seed: int) -> Phrases:
-    """``count`` phrases by the label of the thing that is drawn for them; they are made once and kept in ``out``."""
-    path = out / "phrases.json"
-    if not path.exists():
-        concepts = load_concepts(data, vocabulary)
-        words = load_words(data, concepts)
-        print(f"{count} phrases about {len(words)} words", flush=True)
-        encode = load_encoder(data, torch.device("cpu")).encode
-        found = label_phrases(encode, concepts, words, count=count, seed=seed)
-        write_atomically(path, lambda part: part.write_text(json.dumps(found, indent=1)))
-    phrases: Phrases = json.loads(path.read_text())
-    return phrases
+        if minutes and time.monotonic() - started > 60 * minutes:
+            return
 
 
 def main() -> None:
@@ -252,35 +298,24 @@ def main() -> None:
         help="the tokenizer's run, or a model directory",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/tokens"))
-    parser.add_argument("--count", type=int, default=24000, help="scenes")
+    parser.add_argument("--count", type=int, default=40_000, help="scenes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vocabulary", default="starter")
+    parser.add_argument("--vocabulary", default="full")
     parser.add_argument("--max-objects", type=int, default=2, help="1 to 3")
     parser.add_argument(
-        "--captions", type=int, default=1, help="of each scene, one for each time it is learnt"
+        "--captions", type=int, default=3, help="of each scene, one for each time it is learnt"
     )
-    parser.add_argument(
-        "--phrases",
-        type=int,
-        default=0,
-        help="of what the vocabulary lacks, for half of the captions of single objects; each is drawn as the thing "
-        "whose name is nearest (training/other_words.py)",
-    )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
+    add_machine_flags(parser)
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    device = use_machine(arguments)
     what = {name: getattr(arguments, name) for name in ("seed", "vocabulary", "max_objects")}
-    others = {name: getattr(arguments, name) for name in ("captions", "phrases")}
-    refuse_others(arguments.out, what | others | {"tokenizer": str(arguments.tokenizer)})
-    phrases = None
-    if arguments.phrases:
-        phrases = make_phrases(
-            arguments.out, arguments.data, arguments.vocabulary, arguments.phrases, arguments.seed
-        )
-    generator = SceneGenerator(arguments.data, **what, phrases=phrases)
-    encoder = SceneEncoder(arguments.data, arguments.tokenizer, generator, arguments.captions)
-    tokenize(encoder, arguments.out, count=arguments.count)
+    others = {"captions": arguments.captions, "tokenizer": str(arguments.tokenizer)}
+    refuse_others(arguments.out, what | others)
+    generator = SceneGenerator(arguments.data, **what, variety=FOR_TRANSFORMER)
+    encoder = SceneEncoder(
+        arguments.data, arguments.tokenizer, generator, arguments.captions, device
+    )
+    tokenize(encoder, arguments.out, count=arguments.count, minutes=arguments.minutes)
 
 
 if __name__ == "__main__":

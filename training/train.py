@@ -1,39 +1,139 @@
-"""Train the default model from prepared data to a model directory: ``python -m training.train``.
+"""Train the default model from drawings to a model directory: ``python -m training.train --minutes 10 --device cuda``.
 
 The steps run one after the other, each in a process of its own; those that are done are recognised and skipped, so the
-same command continues after an interruption.
+same command continues after an interruption. With ``--minutes``, each step gets its share of what is left and stops in
+time; without, it does its whole recipe.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from training.machine import add_machine_flags
 
-def steps(data: Path, runs: Path, out: Path, threads: int) -> list[list[str]]:
-    """The modules to run and their arguments, in order."""
-    inputs = ["--data", str(data)]
-    tokenizer = ["--tokenizer", str(runs / "tokenizer")]
-    tokens, transformer = str(runs / "tokens"), str(runs / "transformer")
-    cores = ["--threads", str(threads)]
-    commands = [["training.train_tokenizer", *inputs, "--run", str(runs / "tokenizer"), *cores]]
-    commands += [
-        ["training.tokenize", *inputs, *tokenizer, "--out", tokens, *cores],
-        [
-            "training.train_transformer",
-            *inputs,
-            *tokenizer,
-            "--tokens",
-            tokens,
-            "--run",
-            transformer,
-            *cores,
-        ],
-        ["training.export", *inputs, *tokenizer, "--transformer", transformer, "--out", str(out)],
-    ]
-    return commands
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the training.
+
+    Attributes:
+        name: under which the clock remembers it.
+        module: to run.
+        arguments: of the module.
+        share: of the time, relative to the shares of the steps after it; 0 if it takes no ``--minutes``.
+    """
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    share: float = 0.0
+
+
+BATCHES = {
+    "training.train_tokenizer": 48,
+    "training.train_transformer": 256,
+    "training.train_decoder": 32,
+}
+"""Images an update on a GPU, which is slow at small ones."""
+
+UNTIMED = 2.0
+"""Minutes that exporting twice and starting processes take, and scoring beside its own share."""
+
+SHORTEST = 0.01
+"""Minutes that a step gets at least; 0 would be no limit."""
+
+
+def steps(options: argparse.Namespace) -> list[Step]:
+    """The steps in order, without the minutes of each."""
+    runs: Path = options.runs
+    data = ("--data", str(options.data))
+    machine = ("--device", options.device, "--threads", str(options.threads))
+    tokenizer, tokens = str(runs / "tokenizer"), str(runs / "tokens")
+    transformer, decoder, draft = (str(runs / n) for n in ("transformer", "decoder", "draft"))
+    known = ("--vocabulary", options.vocabulary)
+    join = (*data, "--transformer", transformer, *known)
+
+    def batch(module: str) -> tuple[str, ...]:
+        if not options.device.startswith("cuda"):
+            return ()
+        return ("--batch-size", str(BATCHES[module]))
+
+    def training(module: str, share: float, *arguments: str) -> Step:
+        return Step(module, f"training.{module}", (*data, *arguments, *machine), share)
+
+    packed = ("--from", str(options.packed)) if options.packed else ("--vocabulary", "full")
+    prepare = [] if (options.data / "sprites").exists() else [
+        Step("prepare", "training.prepare", ("--out", str(options.data), *packed))
+    ]  # fmt: skip
+    first, second, third = BATCHES
+    return [
+        *prepare,
+        training("train_tokenizer", 0.42, "--run", tokenizer, *known, *batch(first)),
+        training("tokenize", 0.1, "--tokenizer", tokenizer, "--out", tokens, *known),
+        training(
+            "train_transformer", 0.34, "--tokenizer", tokenizer, "--tokens", tokens,
+            "--run", transformer, *batch(second),
+        ),
+        Step("draft", "training.export", (*join, "--tokenizer", tokenizer, "--out", draft, "--dtype", "float16")),
+        training("train_decoder", 0.1, "--model", draft, "--run", decoder, *known, *batch(third)),
+        Step("export", "training.export", (*join, "--tokenizer", decoder, "--out", str(options.out))),
+        Step("evaluate", "training.evaluate", (
+            *data, "--model", str(options.out), *known, "--pictures", str(options.pictures), *machine,
+        )),
+    ]  # fmt: skip
+
+
+def minutes_of(plan: Sequence[Step], at: int, left: float) -> float:
+    """The minutes of step ``at`` of ``plan`` when ``left`` are left: its share among the steps that are to come."""
+    shares = sum(step.share for step in plan[at:])
+    return max(SHORTEST, (left - UNTIMED) * plan[at].share / shares) if plan[at].share else 0.0
+
+
+class Clock:
+    """Seconds that a training has taken, step by step, kept in a file over interruptions."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.finished: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+
+    @property
+    def minutes(self) -> float:
+        """Of all steps that are finished."""
+        return sum(self.finished.values()) / 60
+
+    def finish(self, step: str, seconds: float) -> None:
+        """Note that ``step`` took so long."""
+        self.finished[step] = seconds
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(json.dumps(self.finished, indent=1))
+
+
+def run(plan: Sequence[Step], clock: Clock, minutes: float) -> None:
+    """Run the steps of ``plan`` that ``clock`` has not seen finish.
+
+    Raises:
+        SystemExit: a step failed or was stopped; with its status.
+    """
+    for at, step in enumerate(plan):
+        if step.name in clock.finished:
+            continue
+        command = [sys.executable, "-m", step.module, *step.arguments]
+        if minutes and step.share:
+            given = minutes_of(plan, at, minutes - clock.minutes)
+            command += ["--minutes", f"{given:.3f}"]
+        print(f"== {' '.join(command[2:])}", flush=True)
+        started = time.monotonic()
+        status = subprocess.run(command, check=False).returncode
+        if status:
+            raise SystemExit(status)
+        clock.finish(step.name, time.monotonic() - started)
 
 
 def main() -> None:
@@ -42,7 +142,13 @@ def main() -> None:
         description="Train the default model; stop and start it as you like."
     )
     parser.add_argument(
-        "--data", type=Path, default=Path("runs/data"), help="what training.prepare wrote"
+        "--data", type=Path, default=Path("runs/data"), help="what training.prepare writes"
+    )
+    parser.add_argument(
+        "--from",
+        dest="packed",
+        type=Path,
+        help="packed drawings, if --data has none; else they are fetched",
     )
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), help="where the steps keep their state"
@@ -50,13 +156,11 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("weights/star-mini"), help="the model directory"
     )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
-    arguments = parser.parse_args()
-    for module, *flags in steps(arguments.data, arguments.runs, arguments.out, arguments.threads):
-        print(f"== {module}", flush=True)
-        status = subprocess.run([sys.executable, "-m", module, *flags], check=False).returncode
-        if status:
-            raise SystemExit(status)
+    parser.add_argument("--vocabulary", default="full", help="which things it learns")
+    parser.add_argument("--pictures", type=int, default=60, help="of each split, to score it by")
+    add_machine_flags(parser)
+    options = parser.parse_args()
+    run(steps(options), Clock(options.runs / "clock.json"), options.minutes)
 
 
 if __name__ == "__main__":

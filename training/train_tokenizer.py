@@ -1,8 +1,8 @@
-"""Train the image tokenizer (VQVAE) on composed scenes: ``python -m training.train_tokenizer --data ... --run ...``.
+"""Train the image tokenizer on composed scenes: ``python -m training.train_tokenizer --data ... --run ...``.
 
-Three phases. A plain autoencoder first, until its features mean something; the codebook then starts from samples
-of the residuals that it will have to name. Quantized training on crops follows, and a last part on whole images with
-the model's own schedule, so that what the decoder sees is what it will decode.
+Whole scenes from the first update to the last. A plain autoencoder first, until its features mean something; then the
+codebook starts from samples of the residuals that it will have to name, and learns without touching the encoder; then
+the decoder's input moves from the features to what their tokens say, while the encoder learns to commit to them.
 """
 
 from __future__ import annotations
@@ -18,54 +18,81 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from star_model.config import TokenizerConfig
-from star_model.networks.vqvae import VQVAE
-from star_model.scales import ScaleSchedule
+from star_model.config import ModelConfig
+from star_model.networks.image_tokenizer import ImageTokenizer
+from star_model.networks.tokenizers import build_tokenizer
+from training.machine import Budget, add_machine_flags, loader_workers, use_machine
 from training.muon import Muon
 from training.precision import autocast
-from training.recipe import PATCH_NUMS, TOKENIZER, add_flags, from_flags
-from training.run import Run, batches, learning_rate
-from training.scenes import SceneGenerator, render
+from training.recipe import MODEL, add_flags, from_flags
+from training.run import Run, batches
+from training.scenes import FOR_TOKENIZER, PLAIN, SceneGenerator, render
 from training.sprites import Sprites
 
 IMAGE_SIZE = 512
-CROP_SIZE = 256
-CROP_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8)
 REVIVE_EVERY = 25
-"""Steps between two searches for codebook vectors that nothing uses."""
+"""Updates between two searches for codebook vectors that nothing uses."""
+REVIVE_UNTIL = 0.8
+"""Share of the training after which codebook vectors stay."""
+RESIDUAL_GAIN = 0.3
+"""Of the last layer of each residual branch at the start, relative to PyTorch's: the branches begin small."""
+_BRANCH_ENDS = ("depthwise.weight", "attention_out.weight", "mlp_out.weight")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerRecipe:
-    """Lengths in steps, sizes in images."""
+    """Lengths in updates, shares of the whole training, sizes in images.
+
+    Args:
+        seed: of weights and scenes.
+        vocabulary: which things are drawn.
+        steps: updates, if the time is not limited.
+        codebook_at: share of the training after which the codebook starts.
+        ramp_from: share after which the decoder begins to see tokens.
+        ramp_until: share after which it sees nothing else.
+        batch_size: images an update.
+        matrix_lr: peak learning rate of matrices and kernels, by Muon.
+        peak_lr: peak learning rate of all other weights.
+        codebook_lr: peak learning rate of the codebook.
+        warmup: updates until the rates are at their peak.
+        decay_from: share of the training after which the rates fall, to zero at its end.
+    """
 
     seed: int = 0
-    vocabulary: str = "starter"
-    steps: int = 2200
-    autoencoder_steps: int = 250
-    whole_image_steps: int = 300
+    vocabulary: str = "full"
+    steps: int = 3000
+    codebook_at: float = 0.02
+    ramp_from: float = 0.03
+    ramp_until: float = 0.1
     batch_size: int = 8
     matrix_lr: float = 0.02
     peak_lr: float = 1e-3
     codebook_lr: float = 1e-2
-    warmup: int = 50
+    warmup: int = 30
+    decay_from: float = 0.3
+
+    def rate(self, step: int, progress: float) -> float:
+        """Fraction of the peak learning rates at update ``step``, after a share ``progress`` of the training."""
+        falling = (1 - progress) / (1 - self.decay_from)
+        return min(1.0, (step + 1) / self.warmup) * max(0.01, min(1.0, falling))
+
+    def quantized(self, progress: float) -> float:
+        """Share of the tokens' latent, 0 to 1, in the decoder's input after ``progress`` of the training."""
+        ramp = (progress - self.ramp_from) / (self.ramp_until - self.ramp_from)
+        return min(1.0, max(0.0, ramp))
 
 
-class Crops(Dataset[Tensor]):
-    """Crops of training scenes as (3, size, size) floats in [-1, 1]; item ``i`` is always the same."""
+class WholeScenes(Dataset[Tensor]):
+    """Training scenes as (3, 512, 512) floats in [-1, 1]; item ``i`` is always the same."""
 
-    def __init__(self, data: Path, recipe: TokenizerRecipe, size: int) -> None:
+    def __init__(self, data: Path, seed: int, vocabulary: str) -> None:
         self.sprites = Sprites(data)
         self.scenes = SceneGenerator(
-            data, seed=recipe.seed, vocabulary=recipe.vocabulary, max_objects=2
+            data, seed=seed, vocabulary=vocabulary, max_objects=2, variety=FOR_TOKENIZER
         )
-        self.seed, self.size = recipe.seed, size
 
     def __getitem__(self, index: int) -> Tensor:
-        x, y = np.random.default_rng((self.seed, index)).integers(0, IMAGE_SIZE - self.size + 1, 2)
-        crop = (int(x), int(y), self.size, self.size)
-        pixels = render(self.scenes.scene(index), self.sprites, IMAGE_SIZE, crop=crop)
-        return to_tensor(pixels)
+        return to_tensor(render(self.scenes.scene(index), self.sprites, IMAGE_SIZE))
 
 
 def to_tensor(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
@@ -75,14 +102,8 @@ def to_tensor(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
 
 def to_pixels(images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8."""
-    return (
-        ((images.float().clamp(-1, 1) + 1) * 127.5)
-        .round()
-        .byte()
-        .permute(0, 2, 3, 1)
-        .contiguous()
-        .numpy()
-    )
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -92,7 +113,7 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return error.abs().mean() + error.square().mean() + gradients
 
 
-def residuals(model: VQVAE, features: Tensor) -> Tensor:
+def residuals(model: ImageTokenizer, features: Tensor) -> Tensor:
     """The vectors (N, z) that the quantizer looks up for ``features``, of all scales."""
     rest, f_hat = [], torch.zeros_like(features)
     for scale, (_, next_f_hat) in enumerate(model.quantizer.decompose(features)):
@@ -103,131 +124,123 @@ def residuals(model: VQVAE, features: Tensor) -> Tensor:
 
 
 class Trainer:
-    """The tokenizer on its way: weights, optimizer and the usage of each codebook vector."""
+    """The tokenizer on its way: weights, optimizers and the usage of each codebook vector."""
 
-    def __init__(
-        self, config: TokenizerConfig, recipe: TokenizerRecipe, device: torch.device
-    ) -> None:
+    def __init__(self, config: ModelConfig, recipe: TokenizerRecipe, device: torch.device) -> None:
         self.recipe, self.device = recipe, device
         torch.manual_seed(recipe.seed)
-        self.whole = channels_last(VQVAE(config, ScaleSchedule(PATCH_NUMS)).to(device))
-        self.crops = VQVAE(config, ScaleSchedule(CROP_PATCH_NUMS)).to(device)
-        share_parameters(self.crops, self.whole)
-        codebook = self.whole.quantizer.codebook.weight
-        phi = list(self.whole.quantizer.phi.parameters())
-        rest = [p for p in self.whole.parameters() if all(p is not q for q in (codebook, *phi))]
+        self.model = build_tokenizer(config).to(device)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name.endswith(_BRANCH_ENDS):
+                    parameter.mul_(RESIDUAL_GAIN)
+        codebook = self.model.quantizer.codebook.weight
+        phi = list(self.model.quantizer.phi.parameters())
+        self.networks = [
+            p for n, p in self.model.named_parameters() if not n.startswith("quantizer.")
+        ]
+        matrices = [p for p in self.networks if p.ndim in (2, 4)]
+        others = [p for p in self.networks if p.ndim not in (2, 4)]
         self.codebook_optimizer = torch.optim.AdamW([codebook], betas=(0.9, 0.99), weight_decay=0.0)
-        others = [*phi, *(p for p in rest if p.ndim == 1)]
         self.optimizers: dict[torch.optim.Optimizer, float] = {  # and the peak of its learning rate
-            Muon(p for p in rest if p.ndim > 1): recipe.matrix_lr,
-            torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0): recipe.peak_lr,
+            Muon(matrices): recipe.matrix_lr,
+            torch.optim.AdamW([*others, *phi], betas=(0.9, 0.99), weight_decay=0.0): recipe.peak_lr,
             self.codebook_optimizer: recipe.codebook_lr,
         }
-        self.usage = torch.ones(config.vocab_size, device=device)
+        self.usage = torch.ones(len(codebook), device=device)
+        self.has_codebook = False
 
     def state(self) -> dict[str, Any]:
         return {
-            "model": self.whole.state_dict(),
+            "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "usage": self.usage,
+            "has_codebook": self.has_codebook,
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.whole.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.usage.copy_(state["usage"])
+        self.has_codebook = state["has_codebook"]
 
-    def step(self, step: int, images: Tensor) -> dict[str, float]:
-        """One update on ``images`` (B, 3, S, S); returns what to log."""
+    def step(self, step: int, images: Tensor, progress: float) -> dict[str, float]:
+        """One update on ``images`` (B, 3, 512, 512) after a share ``progress`` of the training; returns the log."""
         recipe = self.recipe
-        model = self.whole if images.shape[-1] == IMAGE_SIZE else self.crops
         for optimizer, peak in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(
-                    step, peak=peak, warmup=recipe.warmup, total=recipe.steps
-                )
-        images = images.to(self.device, memory_format=torch.channels_last)
+                group["lr"] = peak * recipe.rate(step, progress)
+        images = images.to(self.device)
         with autocast(self.device):
-            features = model.features(images)
+            features = self.model.features(images)
         features = features.float()
-        if step == recipe.autoencoder_steps:
-            self.start_codebook(residuals_of=features, model=model)
-        commitment = torch.zeros((), device=self.device)
-        latent = features
-        if step >= recipe.autoencoder_steps:
-            for tokens, f_hat in model.quantizer.decompose(features):
-                commitment = commitment + (
-                    F.mse_loss(f_hat, features.detach())
-                    + 0.25 * F.mse_loss(f_hat.detach(), features)
-                ) / len(model.quantizer.schedule)
-                self.usage.index_add_(
-                    0, tokens.flatten(), torch.ones(tokens.numel(), device=self.device)
-                )
-            latent = features + (f_hat - features).detach()
+        if progress >= recipe.codebook_at and not self.has_codebook:
+            self.start_codebook(features.detach())
+        latent, commitment = self.quantized(features, recipe.quantized(progress))
         with autocast(self.device):
-            output = model.decoder(model.post_quant_conv(latent))
+            output = self.model.paint(latent)
         output = output.float()
-        loss = reconstruction_loss(output, images) + commitment
+        loss = reconstruction_loss(output, images)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.whole.parameters(), 1.0)
+        torch.autograd.backward(loss + commitment)
+        norm = torch.nn.utils.clip_grad_norm_(self.networks, 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        values = {
+        if self.has_codebook and step % REVIVE_EVERY == 0 and progress < REVIVE_UNTIL:
+            self.revive(features.detach())
+        return {
             "loss": loss.item(), "commitment": commitment.item(), "grad_norm": float(norm),
-            "psnr": psnr(output.detach(), images),
+            "psnr": psnr(output.detach(), images), "codebook_used": float((self.usage > 0.5).float().mean()),
         }  # fmt: skip
-        if step >= recipe.autoencoder_steps:
-            self.usage *= 0.99
-            values["codebook_used"] = float((self.usage > 0.5).float().mean())
-            on_crops = step <= recipe.steps - recipe.whole_image_steps
-            if on_crops and step % REVIVE_EVERY == 0 and step > recipe.autoencoder_steps:
-                self.revive(features, model)
-        return values
+
+    def quantized(self, features: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """The decoder's input (B, z, P, P), ``share`` of it from the tokens, and the loss of codebook and encoder.
+
+        Gradients pass straight through to the features. Muon's updates are as large for the commitment as for the
+        picture, so its weight has to grow with the share.
+        """
+        loss = torch.zeros((), device=self.device)
+        if not self.has_codebook:
+            return features, loss
+        scales = len(self.model.quantizer.schedule)
+        for tokens, f_hat in self.model.quantizer.decompose(features):
+            to_codebook = F.mse_loss(f_hat, features.detach())
+            to_encoder = F.mse_loss(f_hat.detach(), features)
+            loss = loss + (to_codebook + 0.25 * share * to_encoder) / scales
+            flat = tokens.flatten()
+            self.usage.index_add_(0, flat, torch.ones_like(flat, dtype=self.usage.dtype))
+        self.usage *= 0.99
+        return features + share * (f_hat - features).detach(), loss
 
     @torch.no_grad()
-    def start_codebook(self, residuals_of: Tensor, model: VQVAE) -> None:
+    def start_codebook(self, features: Tensor) -> None:
         """Fill the codebook with samples of what it has to name, coarse scales refined by coarser samples first."""
-        codebook = model.quantizer.codebook.weight
-        vectors = residuals_of.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        codebook = self.model.quantizer.codebook.weight
+        vectors = features.permute(0, 2, 3, 1).flatten(0, 2)
         for _ in range(
             3
         ):  # each pass sees the residuals that the codebook of the pass before leaves
             chosen = torch.randint(len(vectors), (len(codebook),), device=vectors.device)
             codebook.copy_(vectors[chosen] + 0.01 * vectors.std() * torch.randn_like(codebook))
-            vectors = residuals(model, residuals_of.detach())
+            vectors = residuals(self.model, features)
+        self.has_codebook = True
 
     @torch.no_grad()
-    def revive(self, features: Tensor, model: VQVAE) -> None:
+    def revive(self, features: Tensor) -> None:
         """Move the codebook vectors that nothing uses to vectors of this batch."""
         dead = (self.usage < 0.5).nonzero().flatten()
         if len(dead) == 0:
             return
-        vectors = residuals(model, features.detach())
+        vectors = residuals(self.model, features)
         chosen = torch.randint(len(vectors), (len(dead),), device=vectors.device)
-        weight = model.quantizer.codebook.weight
+        weight = self.model.quantizer.codebook.weight
         weight[dead] = vectors[chosen]
         for moment in self.codebook_optimizer.state[weight].values():
             if moment.shape == weight.shape:
                 moment[dead] = 0
         self.usage[dead] = 1.0
-
-
-def channels_last(vqvae: VQVAE) -> VQVAE:
-    """Lay the kernels of ``vqvae`` out as its convolutions run fastest, in place."""
-    for parameter in vqvae.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return vqvae
-
-
-def share_parameters(target: VQVAE, source: VQVAE) -> None:
-    """Let ``target`` use the parameters of ``source``, which has the same shapes and another schedule."""
-    for name, module in target.named_modules():
-        for key in list(module._parameters):
-            module._parameters[key] = source.get_submodule(name)._parameters[key]
 
 
 def psnr(output: Tensor, target: Tensor) -> float:
@@ -237,62 +250,66 @@ def psnr(output: Tensor, target: Tensor) -> float:
 
 
 def unseen_scenes(data: Path, recipe: TokenizerRecipe) -> Tensor:
-    """The 12 whole scenes (12, 3, 512, 512) in [-1, 1] that a run of ``recipe`` is scored by and never trains on."""
-    scenes = SceneGenerator(data, seed=recipe.seed + 1, vocabulary=recipe.vocabulary, max_objects=2)
+    """The 12 usual scenes (12, 3, 512, 512) in [-1, 1] that a run of ``recipe`` is scored by and never trains on."""
+    scenes = SceneGenerator(
+        data, seed=recipe.seed + 1, vocabulary=recipe.vocabulary, max_objects=2, variety=PLAIN
+    )
     sprites = Sprites(data)
     return torch.stack([to_tensor(render(scenes.scene(i), sprites, IMAGE_SIZE)) for i in range(12)])
 
 
 @torch.no_grad()
-def evaluate(trainer: Trainer, images: Tensor) -> tuple[dict[str, float], Tensor]:
-    """PSNR of whole unseen images (B, 3, 512, 512) through all tokens, and their reconstructions."""
-    model, device = trainer.whole, trainer.device
-    output = torch.cat(
-        [model.decode_tokens(model.encode(i.unsqueeze(0).to(device))).cpu() for i in images]
-    )
-    values = [psnr(o, i) for o, i in zip(output, images, strict=True)]
-    return {"validation_psnr": sum(values) / len(values)}, output
+def evaluate(model: ImageTokenizer, images: Tensor) -> tuple[dict[str, float], Tensor]:
+    """PSNR of unseen images (B, 3, 512, 512) through all tokens and without them; and their reconstructions."""
+    device = next(model.parameters()).device
+    features = [model.features(i.unsqueeze(0).to(device)) for i in images]
+    output = torch.cat([model.decode_tokens(model.quantizer.encode(f)).cpu() for f in features])
+    plain = torch.cat([model.decode(f).cpu() for f in features])
+    scores = [
+        sum(psnr(o, i) for o, i in zip(shown, images, strict=True)) / len(images)
+        for shown in (output, plain)
+    ]
+    return {"validation_psnr": scores[0], "not_quantized_psnr": scores[1]}, output
 
 
-def train(
-    data: Path, directory: Path, recipe: TokenizerRecipe, config: TokenizerConfig, save_every: int
-) -> None:
-    """Train to the end of ``recipe``, continuing what ``directory`` holds."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = {"recipe": dataclasses.asdict(recipe), "config": dataclasses.asdict(config)}
-    run = Run(directory, settings, recipe.steps)
+def train(arguments: argparse.Namespace, recipe: TokenizerRecipe, config: ModelConfig) -> None:
+    """Train to the end of ``recipe`` or of the minutes, continuing what the run's directory holds."""
+    device = use_machine(arguments)
+    budget = Budget(recipe.steps, arguments.minutes)
+    settings = {"recipe": dataclasses.asdict(recipe), "config": config.to_dict()}
+    run = Run(arguments.run, settings, recipe.steps)
     trainer = Trainer(config, recipe, device)
     first = 0
     if state := run.resume():
         trainer.load(state)
         first = state["step"]
-    validation = unseen_scenes(data, recipe)
-
-    crop_steps = recipe.steps - recipe.whole_image_steps
-    phases = (
-        (CROP_SIZE, recipe.batch_size, 0, crop_steps),
-        (IMAGE_SIZE, max(recipe.batch_size // 4, 1), crop_steps, recipe.steps),
+    validation = unseen_scenes(arguments.data, recipe)
+    loader = batches(
+        WholeScenes(arguments.data, recipe.seed, recipe.vocabulary),
+        start=first,
+        stop=first + 10**6 if budget.minutes else recipe.steps,
+        batch_size=recipe.batch_size,
+        workers=loader_workers(device),
     )
-    for size, batch_size, begin, end in phases:
-        if first >= end:
-            continue
-        crops = batches(
-            Crops(data, recipe, size), start=max(first, begin), stop=end, batch_size=batch_size
-        )
-        for step, images in enumerate(crops, start=max(first, begin)):
-            values = trainer.step(step, images)
-            done = step + 1
-            if done % 25 == 0:
-                run.record(done, **values)
-            if done % save_every == 0 or done == recipe.steps or run.stopping:
-                scores, output = evaluate(trainer, validation)
-                run.record(done, **scores)
-                shown = torch.stack([validation[:6], output[:6]]).flatten(0, 1)
-                run.write_sheet("reconstructions", to_pixels(shown), columns=6)
-                run.draw_curves(["loss", "psnr", "validation_psnr", "codebook_used"])
-                run.save(done, **trainer.state())
-            if run.stopping:
-                raise SystemExit(f"stopped after step {done}; the same command continues")
+    if budget.progress(first, run.seconds) >= 1:
+        return
+    for step, images in enumerate(loader, start=first):
+        values = trainer.step(step, images, budget.progress(step, run.seconds))
+        done = step + 1
+        ended = budget.progress(done, run.seconds) >= 1
+        if done % 25 == 0:
+            run.record(done, **values)
+        if done % arguments.save_every == 0 or ended or run.stopping:
+            scores, output = evaluate(trainer.model, validation)
+            run.record(done, **scores)
+            shown = torch.stack([validation[:6], output[:6]]).flatten(0, 1)
+            run.write_sheet("reconstructions", to_pixels(shown), columns=6)
+            run.draw_curves(["loss", "psnr", "validation_psnr", "codebook_used"])
+            run.save(done, **trainer.state())
+        if ended:
+            return
+        if run.stopping:
+            raise SystemExit(f"stopped after step {done}; the same command continues")
 
 
 def main() -> None:
@@ -306,16 +323,13 @@ def main() -> None:
     parser.add_argument(
         "--run", type=Path, default=Path("runs/tokenizer"), help="the run's directory"
     )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     parser.add_argument(
-        "--save-every", type=int, default=250, help="steps between two saved states"
+        "--save-every", type=int, default=250, help="updates between two saved states"
     )
+    add_machine_flags(parser)
     add_flags(parser, TokenizerRecipe)
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    recipe = from_flags(arguments, TokenizerRecipe)
-    train(arguments.data, arguments.run, recipe, TOKENIZER, arguments.save_every)
+    train(arguments, from_flags(arguments, TokenizerRecipe), MODEL)
 
 
 if __name__ == "__main__":

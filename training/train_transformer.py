@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain, repeat
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from torch.utils.data import Dataset
 from star_model.config import ModelConfig
 from star_model.engine.engine import Engine
 from star_model.model import StarModel
+from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.precision import has_fast_bfloat16
 from star_model.networks.text_encoder import load_text_encoder
 from star_model.networks.transformer import StarTransformer
-from star_model.networks.vqvae import VQVAE
+from training.machine import Budget, add_machine_flags, loader_workers, use_machine
 from training.painting import paint
 from training.recipe import MODEL
 from training.run import Run, batches
@@ -71,24 +72,45 @@ class Examples(Dataset[Batch]):
         )
 
 
+Clock = Callable[[], float]
+"""Seconds of this training so far, interruptions not counted."""
+
+
 def updates(
-    tokens: TokenSet, recipe: TransformerRecipe, first: int
-) -> Iterator[tuple[Stage, int, Batch]]:
-    """The updates of ``recipe`` from number ``first`` on: the stage of each, its number, and its batch."""
-    examples, begin = Examples(tokens, recipe), 0
+    tokens: TokenSet,
+    recipe: TransformerRecipe,
+    first: int,
+    clock: Clock = lambda: 0.0,
+    workers: int = 1,
+) -> Iterator[tuple[Stage, int, float, Batch]]:
+    """The updates of ``recipe`` from number ``first`` on: stage, number, fraction of the peak rates, and batch.
+
+    With ``recipe.minutes`` a stage ends when its share of them is over, else after its updates.
+    """
+    examples, begin, start_at, step = Examples(tokens, recipe), 0, 0.0, first
     for stage in recipe.stages:
-        start, end = max(first, begin), begin + stage.steps
-        if start < end:
-            loader = batches(examples, start=start, stop=end, batch_size=stage.batch_size)
-            for step, batch in enumerate(loader, start=start):
-                yield stage, step, batch
-        begin = end
+        seconds = 60 * recipe.minutes * stage.share
+        budget = Budget(stage.steps, seconds / 60)
+        end = step + 10**6 if seconds else begin + stage.steps
+        if budget.progress(step - begin, clock() - start_at) < 1:
+            loader = batches(
+                examples, start=step, stop=end, batch_size=stage.batch_size, workers=workers
+            )
+            for batch in loader:
+                progress = budget.progress(step - begin, clock() - start_at)
+                if progress >= 1:
+                    break
+                yield stage, step, stage.rate(progress) * recipe.warm(step), batch
+                step += 1
+        begin, start_at = begin + stage.steps, start_at + seconds
 
 
 class Painter:
     """Paints the sample sheet with the averaged weights, through the engine that serves users."""
 
-    def __init__(self, data: Path, config: ModelConfig, vqvae: VQVAE, device: torch.device) -> None:
+    def __init__(
+        self, data: Path, config: ModelConfig, vqvae: ImageTokenizer, device: torch.device
+    ) -> None:
         encoder = load_text_encoder(
             data / "text_encoder", config.text_encoder, device=device, dtype=torch.float32
         )
@@ -106,14 +128,20 @@ class Painter:
 
 def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: ModelConfig) -> None:
     """Train to the end of ``recipe``, continuing what the run directory holds."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = use_machine(arguments)
+    recipe = dataclasses.replace(recipe, minutes=arguments.minutes)
     vqvae = load_tokenizer(arguments.tokenizer, device)
-    constants = {k: v for k, v in dataclasses.asdict(recipe).items() if k != "stages"}
+    constants = {
+        k: v for k, v in dataclasses.asdict(recipe).items() if k not in ("stages", "minutes")
+    }
     tokens = TokenSet(arguments.tokens)
     settings = {
         "recipe": constants, "config": config.to_dict(), "init": str(arguments.init or ""), "scenes": len(tokens),
     }  # fmt: skip
-    run = Run(arguments.run, settings, recipe.steps, recipe.history)
+    history = (
+        (lambda _: None) if recipe.minutes else recipe.history
+    )  # by the clock, no run is like another
+    run = Run(arguments.run, settings, recipe.steps, history)
     trainer = Trainer(config, recipe, vqvae, device, compiled=arguments.compile)
     painter = Painter(arguments.data, config, vqvae, device)
     first = 0
@@ -123,19 +151,29 @@ def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: Mode
     elif arguments.init:
         trainer.start_from(trained_weights(arguments.init, "transformer.safetensors", "average"))
     ends = set(accumulate(stage.steps for stage in recipe.stages))
-    saved = time.monotonic()
-    for stage, step, batch in updates(tokens, recipe, first):
-        values = trainer.step(step, batch, stage)
+    saved, stage, done = time.monotonic(), recipe.stages[-1], first
+    workers = min(4, loader_workers(device))
+    for stage, step, rate, batch in updates(
+        tokens, recipe, first, lambda: run.seconds, workers=workers
+    ):
+        values = trainer.step(step, batch, stage, rate)
         done = step + 1
         if done % 10 == 0:
             run.record(done, **values)
         if time.monotonic() - saved > 60 * arguments.save_minutes or done in ends or run.stopping:
-            run.save(done, **trainer.state())
-            run.draw_curves(["loss", "coarse_loss"])
-            run.write_sheet("samples", painter.paint(trainer.average, stage.scales), columns=4)
+            keep(run, trainer, painter, done, stage)
             saved = time.monotonic()
         if run.stopping:
             raise SystemExit(f"stopped after step {done}; the same command continues")
+    if recipe.minutes and done > first:
+        keep(run, trainer, painter, done, stage)
+
+
+def keep(run: Run, trainer: Trainer, painter: Painter, done: int, stage: Stage) -> None:
+    """Save the state after ``done`` updates, its curves and a sheet of samples."""
+    run.save(done, **trainer.state())
+    run.draw_curves(["loss", "coarse_loss"])
+    run.write_sheet("samples", painter.paint(trainer.average, stage.scales), columns=4)
 
 
 def stage_of(words: Sequence[str], fine_every: int = 1) -> Stage:
@@ -212,7 +250,7 @@ def command_line() -> argparse.ArgumentParser:
         help="compile the network; by default on a GPU and on processors that are fast at bfloat16, where it was "
         "found to save time, if there is a C++ compiler",
     )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
+    add_machine_flags(parser)
     parser.add_argument(
         "--save-minutes", type=float, default=5, help="minutes between two saved states"
     )
@@ -222,9 +260,8 @@ def command_line() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse the command line and train."""
     parser = command_line()
+    parser.add_argument("--batch-size", type=int, help="images an update, in all stages")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     recipe = TransformerRecipe()
     if arguments.stage:
         try:
@@ -233,6 +270,10 @@ def main() -> None:
             recipe = dataclasses.replace(recipe, stages=stages)
         except ValueError as error:
             parser.error(f"--stage: {error}")
+    if arguments.batch_size:
+        size = arguments.batch_size
+        stages = tuple(dataclasses.replace(s, batch_size=size) for s in recipe.stages)
+        recipe = dataclasses.replace(recipe, stages=stages)
     train(arguments, recipe, MODEL)
 
 

@@ -1,7 +1,7 @@
 """One update of the transformer after the other: what is learnt when, at which rates, and the weights on their way.
 
 Tokens of a scale depend on coarser scales alone, so training may begin with the first scales only, where an image is
-155 tokens instead of 680, and add the fine ones later: what is learnt first is exactly what the whole model needs.
+85 tokens instead of 853, and add the fine ones later: what is learnt first is exactly what the whole model needs.
 In the last stage a random part of the fine tokens is left out, as queries and as keys (STAR, section 4.1); those near
 the border, where seldom anything is but background, more often than others.
 """
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from star_model.config import ModelConfig
 from star_model.networks.attention import sdpa
+from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.transformer import StarTransformer
-from star_model.networks.vqvae import VQVAE
 from star_model.scales import ScaleSchedule
 from training.mistakes import Lesson, make_lesson
 from training.muon import Muon
@@ -27,11 +27,11 @@ from training.teacher_forcing import materialized, token_losses
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Tokens (B, L), the captions' hidden states (B, T, D), their lengths (B,), pooled features (B, D)."""
 
-ALTERNATING = 5
-"""Scales of the updates that are coarse, where fine ones are learnt now and then: a twelfth of the tokens."""
+ALTERNATING = 4
+"""Scales of the updates that are coarse, where fine ones are learnt now and then: a tenth of the tokens."""
 
 KEPT = 256
-"""Of the 525 tokens of the last three scales, how many take part in an update."""
+"""Of the 768 tokens of the last three scales, how many take part in an update."""
 
 RIM = 1 / 8
 """How far from the border, as a fraction of the side, a token is seldom anything but background."""
@@ -51,15 +51,17 @@ class Stage:
         fine_every: only every so many updates learn more than the ``whole`` scales, and those on a quarter of the
             images, which cost about as much. Where the coarse scales are to change, it keeps the others from being
             forgotten.
+        share: of the minutes, where the length of the training is given in time.
     """
 
     scales: int
     steps: int
     batch_size: int
     kept: int = 0
-    whole: int = 7
+    whole: int = 4
     rates: tuple[float, float] = (1.0, 1.0)
     fine_every: int = 1
+    share: float = 1.0
 
     def of_update(self, step: int) -> Stage:
         """What update ``step`` learns: this, without ``fine_every``."""
@@ -69,10 +71,10 @@ class Stage:
             return dataclasses.replace(self, scales=self.whole, kept=0, fine_every=1)
         return dataclasses.replace(self, batch_size=max(1, self.batch_size // 4), fine_every=1)
 
-    def rate(self, step: int) -> float:
-        """Fraction of the peak learning rates at update ``step`` of the stage."""
+    def rate(self, progress: float) -> float:
+        """Fraction of the peak learning rates after a share ``progress``, 0 to 1, of the stage."""
         first, last = self.rates
-        return first + (last - first) * step / self.steps
+        return first + (last - first) * progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,8 @@ class TransformerRecipe:
     the common rate they had moved from 4 to 5 after a thousand updates, too soft to look at one place or one word.
 
     Of the pictures, a share of ``clean`` is seen as it is; in the others up to ``mistakes`` of the tokens are wrong.
-    ``softness`` is that of the targets: see :func:`training.mistakes.make_lesson`.
+    ``softness`` is that of the targets: see :func:`training.mistakes.make_lesson`. With ``minutes`` the stages end by
+    the clock, each after its share.
     """
 
     seed: int = 0
@@ -99,9 +102,10 @@ class TransformerRecipe:
     softness: float = 0.4
     ema: float = 0.998
     stages: tuple[Stage, ...] = (
-        Stage(7, 3800, 48, rates=(1.0, 0.3)),
-        Stage(10, 5000, 24, kept=KEPT, rates=(0.3, 0.0)),
+        Stage(4, 2800, 64, rates=(1.0, 0.5), share=0.3),
+        Stage(7, 5000, 24, kept=KEPT, rates=(0.5, 0.0), share=0.7),
     )
+    minutes: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -112,9 +116,13 @@ class TransformerRecipe:
         begin = 0
         for stage in self.stages:
             if step < begin + stage.steps:
-                return stage.rate(step - begin) * min(1.0, (step + 1) / self.warmup)
+                return stage.rate((step - begin) / stage.steps) * self.warm(step)
             begin += stage.steps
         raise IndexError(f"update {step} of {begin}")
+
+    def warm(self, step: int) -> float:
+        """Fraction of the rates that the warm-up allows at update ``step``."""
+        return min(1.0, (step + 1) / self.warmup)
 
     def history(self, steps: int) -> list[tuple[Any, ...]]:
         """What the first ``steps`` updates are made of, however the stages go on after them."""
@@ -150,7 +158,7 @@ class Trainer:
         self,
         config: ModelConfig,
         recipe: TransformerRecipe,
-        vqvae: VQVAE,
+        vqvae: ImageTokenizer,
         device: torch.device,
         *,
         compiled: bool = False,
@@ -244,13 +252,13 @@ class Trainer:
             self.scale_of[positions],
         )
 
-    def step(self, step: int, batch: Batch, stage: Stage) -> dict[str, float]:
-        """One update; returns what to log."""
+    def step(self, step: int, batch: Batch, stage: Stage, rate: float) -> dict[str, float]:
+        """One update at a fraction ``rate`` of the peak learning rates; returns what to log."""
         recipe = self.recipe
         peaks = (recipe.matrix_lr, recipe.peak_lr, recipe.temperature_lr)
         for optimizer, peak in zip(self.optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = peak * recipe.rate(step)
+                group["lr"] = peak * rate
         stage = stage.of_update(step)
         positions = self.positions(step, stage)
         tokens, *text = (t[: stage.batch_size].to(self.device) for t in batch)

@@ -78,11 +78,20 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
 
 def test_the_decoder_is_trained_on_what_the_tokens_say() -> None:
     trainer = DecoderTrainer(tokenizer(), RECIPE, CPU)
-    *_, f_hat = trainer.vqvae.quantizer.f_hats(trainer.vqvae.encode(images(3)))
-    latents = trainer.latents(images(3))
+    *_, f_hat = trainer.tokenizer.quantizer.f_hats(trainer.tokenizer.encode(images(3)))
+    latents = trainer.latents(images(3), [-1, -1])
     assert not latents.requires_grad
     # In bfloat16 a few tokens fall the other way.
     assert (latents - f_hat).abs().median() < 0.02 * f_hat.std()
+
+
+def test_painted_latents_take_the_place_of_the_tokens() -> None:
+    painted = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    trainer = DecoderTrainer(tokenizer(), RECIPE, CPU, painted)
+    own = trainer.latents(images(3), [-1, -1])
+    mixed = trainer.latents(images(3), [-1, 2])
+    assert torch.equal(mixed[0], own[0])
+    assert torch.equal(mixed[1], painted[2])
 
 
 def test_a_decibel_counts_the_same_in_every_scene() -> None:
@@ -99,3 +108,7 @@ def test_sharpness_falls_with_blur() -> None:
     noise = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert sharpness(noise, noise) == 1
     assert sharpness(F.avg_pool2d(noise, 3, 1, 1), noise) < 0.6
+    flat = torch.zeros(3, 32, 32)
+    flat[:, :, 16:] = 1.0
+    noisy = flat + 0.05 * torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert sharpness(noisy, flat) == pytest.approx(1, abs=0.05)  # noise in flat areas is no edge

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.training.fake_data import CONCEPTS, mosaic, write_fake_data
-from training.evaluate import HALVES, SIZE, Judge, make_splits, psnr, spread
+from training.evaluate import HALVES, SIZE, Judge, make_splits, psnr
 from training.recognition import background_of, find_object, to_canvas
 from training.scene import COLOURS, Scene, nearest_colour
-from training.scenes import SceneGenerator, render
+from training.scenes import SceneGenerator, Variety, render
 from training.sprites import Pixels, Sprites
 
 
@@ -27,9 +27,7 @@ def sprites(data: Path) -> Sprites:
 
 
 def scenes(data: Path, objects: int, count: int = 12) -> list[Scene]:
-    generator = SceneGenerator(
-        data, seed=3, vocabulary="full", max_objects=objects, background="plain", split="train"
-    )
+    generator = SceneGenerator(data, seed=3, vocabulary="full", max_objects=objects, split="train")
     found = (generator.scene(i) for i in range(1000))
     return [scene for scene in found if len(scene.objects) == objects][:count]
 
@@ -45,21 +43,29 @@ def test_real_scenes_score_high_and_swapped_ones_low(
     judge, some = Judge(sprites, CONCEPTS), scenes(data, objects)
     pictures = paint(sprites, some)
     right = judge.score(pictures, some)
-    assert min(right.object, right.style or 0, right.colour or 0, right.known) > 0.9
+    assert min(right.object, right.style, right.colour, right.known) > 0.9
     wrong = judge.score([*pictures[1:], pictures[0]], some)
-    assert max(wrong.object, wrong.colour or 0) < 0.5
+    assert max(wrong.object, wrong.colour) < 0.5
     assert right.pictures == len(some)
 
 
-def test_what_the_vocabulary_lacks_is_not_known_and_style_and_colour_may_not_count(
-    data: Path, sprites: Sprites
-) -> None:
+def test_what_the_vocabulary_lacks_is_not_known(data: Path, sprites: Sprites) -> None:
     some = scenes(data, 1)
-    score = Judge(sprites, CONCEPTS).score(paint(sprites, some), some, style_and_colour=False)
-    assert (score.style, score.colour) == (None, None)
-    assert min(score.object, score.known) > 0.9
     drawn = {scene.objects[0].concept.label for scene in some}
     assert Judge(sprites, set(CONCEPTS) - drawn).score(paint(sprites, some), some).known < 0.1
+
+
+def test_objects_before_backdrops_and_the_backdrops_are_told_apart(
+    data: Path, sprites: Sprites
+) -> None:
+    places = Variety(backdrops=1.0)
+    generator = SceneGenerator(data, seed=3, vocabulary="full", variety=places)
+    some = [generator.scene(i) for i in range(12)]
+    judge, pictures = Judge(sprites, CONCEPTS), paint(sprites, some)
+    right = judge.score(pictures, some)
+    assert (right.object, right.style, right.colour, right.known) == (1, 1, 1, 1)
+    wrong = judge.score([*pictures[1:], pictures[0]], some)
+    assert max(wrong.object, wrong.colour) < 0.5
 
 
 def test_objects_in_each_others_place_are_wrong(data: Path, sprites: Sprites) -> None:
@@ -113,11 +119,12 @@ def test_an_object_is_cut_out_by_its_bounding_box() -> None:
 
 
 def test_splits_ask_for_what_they_say(data: Path) -> None:
-    splits = make_splits(data, vocabulary="full", pictures=6, seed=9, two=True)
+    splits = make_splits(data, vocabulary="full", pictures=6, seed=9)
     generator = SceneGenerator(data, seed=9, vocabulary="full")
     shown = {(s.objects[0].concept.label, s.style) for s in map(generator.scene, range(500))}
     assert all((s.objects[0].concept.label, s.style) in shown for s in splits["plain"].scenes)
     assert all(len(scene.objects) == 2 for scene in splits["two"].scenes)
+    assert {s.background.kind for s in splits["backdrops"].scenes} == {"backdrop"}
     for scene, caption in zip(splits["keywords"].scenes, splits["keywords"].captions, strict=True):
         assert scene.objects[0].concept.phrase not in caption
     assert all(len(split.scenes) == len(split.captions) == 6 for split in splits.values())
@@ -127,9 +134,3 @@ def test_figures_of_pictures() -> None:
     a = np.zeros((8, 8, 3), np.uint8)
     assert psnr(a, a) > 100
     assert psnr(a, a + 16) == pytest.approx(24.05, abs=0.01)
-
-
-def test_spread_is_nothing_for_equal_pictures_and_grows(data: Path, sprites: Sprites) -> None:
-    pictures = paint(sprites, scenes(data, 1))
-    assert spread([pictures[0]] * 3) == 0
-    assert spread(pictures) > 0.01

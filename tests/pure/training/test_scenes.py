@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from tests.training.fake_data import CONCEPTS, SIZE, drawing, write_fake_data
+from training.backdrops import BACKDROPS, paint_backdrop
 from training.concepts import held_out_colours, held_out_styles, load_concepts, without_article
 from training.scene import COLOURS, GRID, Background, PlacedObject, Scene, nearest_colour
-from training.scenes import COLOUR_JITTER, SceneGenerator, render
+from training.scenes import COLOUR_JITTER, FOR_TOKENIZER, SceneGenerator, Variety, render
 from training.sources import STYLES
 from training.sprites import Sprites
 
@@ -55,9 +56,9 @@ def test_a_known_scene_stays_what_it_is(data: Path) -> None:
     assert (scene.objects[0].concept.label, scene.style, scene.background.colours) == (
         "fox",
         "3d",
-        ("red",),
+        ("green",),
     )
-    assert scene.caption == "3d render of a fox, with a red background"
+    assert scene.caption == "a fox, 3d style"
 
 
 def test_training_never_shows_a_held_out_pair(data: Path) -> None:
@@ -65,7 +66,9 @@ def test_training_never_shows_a_held_out_pair(data: Path) -> None:
     styles, colours = held_out_styles(concepts, STYLES), held_out_colours(concepts, COLOURS)
     assert styles
     assert colours
-    generator = SceneGenerator(data, seed=1, vocabulary="full", max_objects=3)
+    generator = SceneGenerator(
+        data, seed=1, vocabulary="full", max_objects=3, variety=FOR_TOKENIZER
+    )
     seen: set[tuple[str, str]] = set()
     for index in range(3000):
         scene = generator.scene(index)
@@ -104,7 +107,9 @@ def test_at_most_one_style_of_a_concept_is_held_out(data: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_objects_are_on_the_canvas_and_as_arranged(data: Path, count: int) -> None:
-    generator = SceneGenerator(data, seed=2, vocabulary="full", max_objects=count)
+    generator = SceneGenerator(
+        data, seed=2, vocabulary="full", max_objects=count, variety=FOR_TOKENIZER
+    )
     counts = set()
     for index in range(400):
         scene = generator.scene(index)
@@ -134,18 +139,49 @@ def test_objects_are_on_the_canvas_and_as_arranged(data: Path, count: int) -> No
 
 
 def test_corners_of_drawings_are_on_the_grid_of_the_tokens(data: Path) -> None:
-    generator = SceneGenerator(data, seed=2, vocabulary="full", max_objects=3)
+    generator = SceneGenerator(
+        data, seed=2, vocabulary="full", max_objects=3, variety=FOR_TOKENIZER
+    )
     sides = set()
     for index in range(400):
         for thing in generator.scene(index).objects:
             corner = ((thing.x - thing.size / 2) * GRID, (thing.y - thing.size / 2) * GRID)
             assert all(value == round(value) for value in corner)
             sides.add(thing.size * GRID)
-    assert sides == {5, 6, 7, 10, 12, 14}
+    assert sides == {5, 6, 7, 8, 10, 12, 14}
 
 
-def test_there_are_few_places_for_one_object(data: Path) -> None:
-    generator = SceneGenerator(data, seed=2, vocabulary="full")
+def test_usual_scenes_have_one_place_for_one_object_and_two_pairs_for_two(data: Path) -> None:
+    generator = SceneGenerator(data, seed=2, vocabulary="full", max_objects=2)
+    found: dict[int, set[tuple[float, ...]]] = {1: set(), 2: set()}
+    for scene in map(generator.scene, range(300)):
+        places = [v * GRID for o in scene.objects for v in (o.size, o.x, o.y)]
+        found[len(scene.objects)].add(tuple(places))
+        assert not any(thing.mirrored for thing in scene.objects)
+        assert scene.background.kind == "plain"
+        assert scene.background.rgb == (COLOURS[scene.background.colours[0]],)
+    assert found[1] == {(12, 8, 8)}
+    assert found[2] == {(8, 4, 8, 8, 12, 8), (8, 8, 4, 8, 8, 12)}
+
+
+def test_backdrops_are_painted_and_named(data: Path) -> None:
+    generator = SceneGenerator(data, seed=2, vocabulary="full", variety=Variety(backdrops=1.0))
+    names = set()
+    for scene in map(generator.scene, range(100)):
+        (name,) = scene.background.colours
+        names.add(name)
+        pixels = render(scene, Sprites(data), size=64)
+        np.testing.assert_array_equal(pixels[:8], paint_backdrop(name, 64)[:8])
+        part = render(scene, Sprites(data), size=64, crop=(5, 7, 30, 20))
+        np.testing.assert_array_equal(part, pixels[7:27, 5:35])
+        said = [phrase for phrase in BACKDROPS[name] if phrase in scene.caption]
+        others = {p for n in BACKDROPS for p in BACKDROPS[n] if n != name} - set(BACKDROPS[name])
+        assert said or not any(phrase in scene.caption for phrase in others)
+    assert len(names) > 10
+
+
+def test_there_are_few_other_places_for_one_object(data: Path) -> None:
+    generator = SceneGenerator(data, seed=2, vocabulary="full", variety=Variety(elsewhere=1.0))
     things = [generator.scene(index).objects[0] for index in range(1500)]
     places = {(thing.size * GRID, thing.x * GRID, thing.y * GRID) for thing in things}
     assert len(places) == 16
@@ -163,17 +199,16 @@ def test_jitter_never_carries_a_colour_to_another_name(data: Path) -> None:
                 for db in extremes:
                     moved = np.clip([rgb[0] + dr, rgb[1] + dg, rgb[2] + db], 0, 255)
                     assert nearest_colour(moved.tolist()) == name
-    generator = SceneGenerator(data, seed=3, vocabulary="full")
+    generator = SceneGenerator(data, seed=3, vocabulary="full", variety=Variety(elsewhere=1.0))
     for index in range(100):
         background = generator.scene(index).background
         assert tuple(nearest_colour(rgb) for rgb in background.rgb) == background.colours
 
 
-def test_plain_backgrounds_on_request(data: Path) -> None:
-    mixed = SceneGenerator(data, seed=3, vocabulary="full")
-    plain = SceneGenerator(data, seed=3, vocabulary="full", background="plain")
-    assert {mixed.scene(i).background.kind for i in range(100)} == {"plain", "gradient"}
-    assert {plain.scene(i).background.kind for i in range(100)} == {"plain"}
+def test_other_backgrounds_on_request(data: Path) -> None:
+    mixed = SceneGenerator(data, seed=3, vocabulary="full", variety=FOR_TOKENIZER)
+    kinds = {mixed.scene(i).background.kind for i in range(100)}
+    assert kinds == {"plain", "gradient", "backdrop"}
 
 
 def test_render_puts_the_drawing_over_the_background(data: Path) -> None:
@@ -212,7 +247,9 @@ def test_a_gradient_runs_from_the_first_colour_to_the_second(data: Path) -> None
 
 def test_a_crop_is_the_slice_of_the_whole(data: Path) -> None:
     sprites = Sprites(data)
-    generator = SceneGenerator(data, seed=4, vocabulary="full", max_objects=3)
+    generator = SceneGenerator(
+        data, seed=4, vocabulary="full", max_objects=3, variety=FOR_TOKENIZER
+    )
     windows = [
         (0, 0, 64, 64),
         (100, 37, 91, 128),

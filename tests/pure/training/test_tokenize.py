@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.text_encoder import TextConditioning
-from star_model.networks.vqvae import VQVAE
-from star_model.scales import ScaleSchedule
+from star_model.networks.tokenizers import build_tokenizer
 from tests.training.fake_data import write_fake_data
 from training import tokenize as tokenizing
-from training.recipe import PATCH_NUMS, TOKENIZER
+from training.recipe import MODEL, TOKENIZER
 from training.scenes import SceneGenerator
 from training.tokenize import (
     SceneEncoder,
     TokenSet,
-    make_phrases,
     refuse_others,
     tokenize,
     trained_weights,
@@ -56,12 +55,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_fake_data(tmp_path / "data")
 
 
-def small_tokenizer(_directory: Path, _device: torch.device) -> VQVAE:
+def small_tokenizer(_directory: Path, _device: torch.device) -> ImageTokenizer:
     torch.manual_seed(0)
     config = dataclasses.replace(
-        TOKENIZER, base_channels=8, channel_multipliers=(1, 1), patch_size=16
+        TOKENIZER, width=16, encoder_blocks=1, decoder_blocks=1, num_heads=1, refine_channels=8
     )
-    return VQVAE(config, ScaleSchedule(PATCH_NUMS)).eval()
+    return build_tokenizer(dataclasses.replace(MODEL, tokenizer=config)).eval()
 
 
 def encoder(data: Path, seed: int = 0, captions: int = 1) -> SceneEncoder:
@@ -109,7 +108,7 @@ def test_rows_are_the_scenes_and_captions_of_their_index(tmp_path: Path, data: P
         assert chr(int(pooled[0])) == caption[0]
         assert length == min(len(caption), tokenizing.TEXT_TOKENS - 1) + 1
         assert not hidden[length:].any()
-        assert tokens.shape == (680,)
+        assert tokens.shape == (853,)
         assert tokens.dtype == np.uint16
     assert scenes.empty[1] == 1
 
@@ -128,16 +127,6 @@ def test_a_scene_has_its_captions_in_turn(tmp_path: Path, data: Path) -> None:
         assert chr(int(pooled[0])) == caption[0]
         assert length == min(len(caption), tokenizing.TEXT_TOKENS - 1) + 1
         assert np.array_equal(tokens, scenes[1][0])
-
-
-def test_phrases_are_made_once_and_kept(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (data / "words.json").write_text(json.dumps(["woman", "kangaroo", "spoon"]))
-    phrases = make_phrases(tmp_path, data, VOCABULARY, 50, 1)
-    assert sum(map(len, phrases.values())) > 0
-    monkeypatch.setattr(tokenizing, "label_phrases", None)
-    assert make_phrases(tmp_path, data, VOCABULARY, 50, 1) == phrases
 
 
 def test_scenes_of_other_settings_are_not_mixed(tmp_path: Path) -> None:

@@ -1,34 +1,154 @@
-"""The whole training as one command: every step finds what it needs where an earlier one left it."""
+"""The whole training as one command: in order, in time, and at toy size from drawings to a model that paints."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from training.train import steps
+from star_model import Sampling, load_model
+from star_model.config import (
+    ModelConfig,
+    PatchTokenizerConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+)
+from tests.star_model.tiny import tiny_bert
+from tests.training.fake_data import write_fake_data
+from training import export, tokenize, train_decoder, train_tokenizer, train_transformer
+from training.train import SHORTEST, UNTIMED, Clock, Step, minutes_of, run, steps
+from training.transformer_trainer import Stage, TransformerRecipe
 
-READ = ("--tokenizer", "--tokens", "--transformer", "--init")
+READ = ("--tokenizer", "--tokens", "--transformer", "--model")
 WRITTEN = ("--run", "--out")
+TOY = ModelConfig(
+    name="toy",
+    patch_nums=(1, 2, 4, 4),
+    transformer=TransformerConfig(
+        depth=1, num_heads=1, text_dim=16, rope_norm=4.0, place_features=True
+    ),
+    tokenizer=PatchTokenizerConfig(
+        vocab_size=32,
+        latent_channels=4,
+        patch_size=128,
+        width=16,
+        encoder_blocks=1,
+        decoder_blocks=1,
+        num_heads=1,
+        refine_scale=4,
+        refine_channels=8,
+        refine_blocks=1,
+    ),
+    text_encoder=TextEncoderConfig(family="sentence", max_tokens=64),
+    sampling=Sampling(guidance_scale=1.0, top_k=8, top_p=0.6, smooth_scales=3),
+)
+
+
+def options(folder: Path, **changes: Any) -> argparse.Namespace:
+    values = {
+        "data": folder / "data", "runs": folder / "runs", "out": folder / "out", "packed": None, "vocabulary": "full",
+        "pictures": 2, "device": "cpu", "threads": 1, "minutes": 0.0,
+    }  # fmt: skip
+    return argparse.Namespace(**values | changes)
+
+
+def flags_of(step: Step) -> dict[str, str]:
+    return dict(zip(step.arguments[::2], step.arguments[1::2], strict=True))
 
 
 def test_every_step_reads_what_an_earlier_one_wrote() -> None:
     there: set[str] = set()
-    for _, *flags in steps(Path("data"), Path("runs"), Path("out"), 1):
-        given = dict(zip(flags[::2], flags[1::2], strict=True))
+    for step in steps(options(Path("nowhere"))):
+        given = flags_of(step)
         assert {given[flag] for flag in READ if flag in given} <= there, given
         there |= {given[flag] for flag in WRITTEN if flag in given}
-    assert "out" in there
+    assert "nowhere/out" in there
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_step_takes_the_flags_that_it_is_given(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module, *flags in steps(Path("data"), Path("runs"), Path("out"), 1):
-        monkeypatch.setattr("sys.argv", [module, *flags, "--help"])
+    for step in steps(options(Path("nowhere"), device=device)):
+        timed = ["--minutes", "1"] if step.share else []
+        monkeypatch.setattr("sys.argv", [step.module, *step.arguments, *timed, "--help"])
         with pytest.raises(SystemExit) as exited:
-            importlib.import_module(module).main()
-        assert exited.value.code == 0, module
+            importlib.import_module(step.module).main()
+        assert exited.value.code == 0, step
         known = capsys.readouterr().out
-        assert all(flag in known for flag in flags if flag.startswith("--")), module
+        assert all(flag in known for flag in (*flags_of(step), *timed[:1])), step
+
+
+def test_the_minutes_are_shared_by_what_is_left() -> None:
+    plan = [Step(n, n, (), s) for n, s in (("a", 0.5), ("b", 0.0), ("c", 0.25), ("d", 0.25))]
+    assert minutes_of(plan, 0, 10 + UNTIMED) == 5
+    assert minutes_of(plan, 1, 10 + UNTIMED) == 0
+    assert minutes_of(plan, 2, 4 + UNTIMED) == 2  # others took longer: there is less for all
+    assert minutes_of(plan, 3, UNTIMED - 1) == SHORTEST  # 0 would be no limit
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    status = iter([0, 3, 0])
+
+    def fake(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        ran.append(command[2:])
+        return subprocess.CompletedProcess(command, next(status))
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    plan = [Step("a", "module.a", ("--x", "1"), 0.5), Step("b", "module.b", (), 0.5)]
+    with pytest.raises(SystemExit) as exited:
+        run(plan, Clock(tmp_path / "clock.json"), 4 + UNTIMED)
+    assert exited.value.code == 3
+    run(plan, Clock(tmp_path / "clock.json"), 4 + UNTIMED)
+    assert [command[0] for command in ran] == ["module.a", "module.b", "module.b"]
+    assert ran[0] == ["module.a", "--x", "1", "--minutes", "2.000"]
+    assert json.loads((tmp_path / "clock.json").read_text()).keys() == {"a", "b"}
+
+
+@pytest.mark.training
+def test_from_drawings_to_a_model_at_toy_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every step runs for a second or two, in this process, and the model that comes out paints."""
+
+    def in_this_process(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", command[2:])
+        importlib.import_module(command[2]).main()
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setattr(shutil, "which", lambda _: None)  # nothing is compiled
+    monkeypatch.setattr(train_transformer, "MODEL", TOY)
+    monkeypatch.setattr(train_tokenizer, "MODEL", TOY)
+    monkeypatch.setattr(tokenize, "SHARD", 8)
+    monkeypatch.setattr(export, "CAPTIONS", 200)
+    monkeypatch.setattr(train_decoder, "PAINTED_AT_ONCE", 2)
+    stages = (
+        Stage(2, 1, 4, whole=2, share=0.4),
+        Stage(4, 1, 4, kept=8, whole=2, share=0.6),
+    )
+    recipe = TransformerRecipe(stages=stages)
+    monkeypatch.setattr(train_transformer, "TransformerRecipe", lambda: recipe)
+    chosen = options(tmp_path, minutes=UNTIMED + 0.1)
+    data = write_fake_data(chosen.data)
+    tiny_bert(16, 64).save(data / "text_encoder")
+    run(steps(chosen), Clock(chosen.runs / "clock.json"), chosen.minutes)
+    model = load_model(chosen.out, device="cpu", verify=True)
+    assert model.config == TOY
+    assert model.reader is not None
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
+    assert scores["rendered"]["object"] == 1
+    assert scores["backdrops"]["pictures"] == 2
+    tuned = torch.load(chosen.runs / "decoder/state.pt", weights_only=True)["model"]
+    first = torch.load(chosen.runs / "tokenizer/state.pt", weights_only=True)["model"]
+    changed = {n.split(".")[0] for n in tuned if not torch.equal(tuned[n], first[n].half().float())}
+    assert changed == {"decoder"}

@@ -6,19 +6,27 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
+from star_model.config import (
+    ModelConfig,
+    PatchTokenizerConfig,
+    TextEncoderConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
 from star_model.engine.kv_cache import KVCache
-from star_model.networks.vqvae import VQVAE
+from star_model.networks.tokenizers import build_tokenizer
 from star_model.scales import ScaleSchedule
 from training import teacher_forcing, train_transformer
 from training.mistakes import Lesson
 from training.muon import Muon, orthogonalize
 from training.run import Run, learning_rate
 from training.teacher_forcing import TeacherForcing
+from training.tokenize import Array, Text, TokenSet
 from training.train_tokenizer import TokenizerRecipe
 from training.train_tokenizer import Trainer as TokenizerTrainer
 from training.train_transformer import stage_of
@@ -44,10 +52,36 @@ CONFIG = ModelConfig(
 )
 RECIPE = TransformerRecipe(stages=(Stage(3, 3, 2, whole=3), Stage(4, 3, 2, kept=5, whole=3)))
 
+PATCHES = PatchTokenizerConfig(
+    vocab_size=32,
+    latent_channels=4,
+    patch_size=16,
+    width=32,
+    encoder_blocks=1,
+    decoder_blocks=1,
+    num_heads=2,
+    refine_channels=16,
+    refine_blocks=1,
+)
+
+
+class FakeTokens(TokenSet):
+    """Two scenes that are all zeros."""
+
+    def __init__(self) -> None:
+        self.empty = self.captioned(0, 0)[1]
+
+    def __len__(self) -> int:
+        return 2
+
+    def captioned(self, index: int, turn: int) -> tuple[Array, Text]:
+        text = np.zeros((6, 16), np.float16), 3, np.zeros(16, np.float32)
+        return np.zeros(CONFIG.schedule.num_tokens, np.uint16), text
+
 
 def trainer() -> TransformerTrainer:
     torch.manual_seed(0)
-    vqvae = VQVAE(CONFIG.tokenizer, CONFIG.schedule).eval().requires_grad_(False)
+    vqvae = build_tokenizer(CONFIG).eval().requires_grad_(False)
     return TransformerTrainer(CONFIG, RECIPE, vqvae, CPU)
 
 
@@ -168,7 +202,7 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
             t.load(state)
             first = state["step"]
         for step in range(first, until):
-            t.step(step, batch(step), stages[step])
+            t.step(step, batch(step), stages[step], RECIPE.rate(step))
         run.save(until, **t.state())
         return t
 
@@ -220,16 +254,44 @@ def test_the_log_of_steps_after_the_saved_one_is_dropped(tmp_path: Path) -> None
 
 @pytest.mark.training
 def test_the_tokenizer_learns_one_batch() -> None:
-    recipe = TokenizerRecipe(steps=60, autoencoder_steps=20, warmup=1, whole_image_steps=0)
-    t = TokenizerTrainer(dataclasses.replace(CONFIG.tokenizer, patch_size=16), recipe, CPU)
+    recipe = TokenizerRecipe(warmup=1, codebook_at=0.3, ramp_from=0.4, ramp_until=0.6)
+    config = dataclasses.replace(CONFIG, tokenizer=PATCHES, patch_nums=(1, 2, 4, 4))
+    t = TokenizerTrainer(config, recipe, CPU)
     torch.manual_seed(3)
-    images = (
-        torch.rand(2, 3, 1, 2).repeat_interleave(256, 2).repeat_interleave(128, 3) * 2 - 1
-    )  # two halves
-    values = [t.step(step, images) for step in range(60)]
-    assert values[-1]["psnr"] > values[0]["psnr"] + 1.5
-    assert "codebook_used" not in values[19]
-    assert 0 < values[-1]["codebook_used"] <= 1
+    images = torch.rand(2, 3, 1, 2).repeat_interleave(64, 2).repeat_interleave(32, 3) * 2 - 1
+    values = [t.step(step, images, step / 60) for step in range(60)]
+    assert values[-1]["psnr"] > values[0]["psnr"] + 3
+    assert [v["commitment"] > 0 for v in values] == [step >= 18 for step in range(60)]
+    assert 0 < values[-1]["codebook_used"] < 1
+
+
+def test_the_decoder_comes_to_see_the_tokens_alone() -> None:
+    recipe = TokenizerRecipe(codebook_at=0.1, ramp_from=0.2, ramp_until=0.4)
+    assert [recipe.quantized(p) for p in (0.1, 0.2, 0.4, 1.0)] == [0.0, 0.0, 1.0, 1.0]
+    assert recipe.quantized(0.3) == pytest.approx(0.5)
+    rates = [recipe.rate(100, p) for p in (0.0, 0.3, 0.65, 1.0)]
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.01])
+    assert recipe.rate(0, 0.0) == pytest.approx(1 / recipe.warmup)
+
+
+def test_a_stage_ends_by_the_clock_where_minutes_are_given() -> None:
+    """Of 2 minutes the first stage has a quarter; each update takes ten seconds here."""
+    stages = (Stage(3, 1, 2, share=0.25), Stage(4, 1, 1, rates=(1.0, 0.0), share=0.75))
+    recipe = TransformerRecipe(stages=stages, minutes=2.0, warmup=1)
+    seconds = [0.0]
+    found = []
+    for stage, step, rate, _ in train_transformer.updates(
+        FakeTokens(), recipe, 0, lambda: seconds[0]
+    ):
+        found.append((stage.scales, step, round(rate, 2)))
+        seconds[0] += 10
+    assert [(scales, step) for scales, step, _ in found] == [
+        (3 if step < 3 else 4, step) for step in range(12)
+    ]
+    assert [rate for *_, rate in found[3:6]] == [1.0, 0.89, 0.78]
+    seconds[0] = 50.0  # continued later: the first stage is over
+    again = next(train_transformer.updates(FakeTokens(), recipe, 5, lambda: seconds[0]))
+    assert (again[0].scales, again[1]) == (4, 5)
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
@@ -266,13 +328,17 @@ def test_the_text_of_teacher_forcing_is_masked_by_length() -> None:
 
 def test_a_stage_can_be_told_in_words() -> None:
     recipe = TransformerRecipe()
-    assert stage_of(["7", "3800", "48", "1", "0.3"]) == recipe.stages[0]
-    assert stage_of(["10", "5000", "24", "0.3", "0"]) == recipe.stages[1]
-    alternating = stage_of(["10", "5000", "24", "0.3", "0"], fine_every=6)
-    assert (alternating.fine_every, alternating.whole) == (6, 5)
-    assert stage_of(["7", "3800", "48", "1", "0.3"], fine_every=6).fine_every == 1
+    assert stage_of(["4", "2800", "64", "1", "0.5"]) == dataclasses.replace(
+        recipe.stages[0], share=1.0
+    )
+    assert stage_of(["7", "5000", "24", "0.5", "0"]) == dataclasses.replace(
+        recipe.stages[1], share=1.0
+    )
+    alternating = stage_of(["7", "5000", "24", "0.5", "0"], fine_every=6)
+    assert (alternating.fine_every, alternating.whole) == (6, 4)
+    assert stage_of(["4", "2800", "64", "1", "0.5"], fine_every=6).fine_every == 1
     with pytest.raises(ValueError, match="at least 1, not 0"):
-        stage_of(["10", "5000", "24", "0.3", "0"], fine_every=0)
+        stage_of(["7", "5000", "24", "0.5", "0"], fine_every=0)
 
 
 def test_fine_scales_are_learnt_now_and_then_on_fewer_images() -> None:
@@ -285,19 +351,19 @@ def test_fine_scales_are_learnt_now_and_then_on_fewer_images() -> None:
         (4, 2, 5),
     ]
     assert {(u.rates, u.fine_every) for u in updates} == {(stage.rates, 1)}
-    vqvae = VQVAE(CONFIG.tokenizer, CONFIG.schedule).eval().requires_grad_(False)
+    vqvae = build_tokenizer(CONFIG).eval().requires_grad_(False)
     trainer = TransformerTrainer(CONFIG, TransformerRecipe(stages=(stage,), clean=1.0), vqvae, CPU)
     for step in (0, 1):
-        assert ("fine_loss" in trainer.step(step, batch(8), stage)) == (step == 0)
+        assert ("fine_loss" in trainer.step(step, batch(8), stage, 1.0)) == (step == 0)
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("11 5 5 1 0", "scales must be 2 to 10"),
-        ("10 0 5 1 0", "updates and images at least 1"),
-        ("10 5 5 2 0", "0 to 1"),
-        ("10 5 many 1 0", "needs three whole numbers and two rates, got 10 5 many 1 0"),
+        ("8 5 5 1 0", "scales must be 2 to 7"),
+        ("7 0 5 1 0", "updates and images at least 1"),
+        ("7 5 5 2 0", "0 to 1"),
+        ("7 5 many 1 0", "needs three whole numbers and two rates, got 7 5 many 1 0"),
     ],
 )
 def test_a_stage_that_cannot_be_is_refused(
