@@ -291,7 +291,7 @@ def train(arguments: argparse.Namespace, recipe: TokenizerRecipe, config: ModelC
         batch_size=recipe.batch_size,
         workers=loader_workers(device),
     )
-    if budget.progress(first, run.seconds) >= 1:
+    if first and budget.progress(first, run.seconds) >= 1:
         return
     for step, images in enumerate(loader, start=first):
         values = trainer.step(step, images, budget.progress(step, run.seconds))

@@ -92,13 +92,14 @@ def updates(
         seconds = 60 * recipe.minutes * stage.share
         budget = Budget(stage.steps, seconds / 60)
         end = step + 10**6 if seconds else begin + stage.steps
-        if budget.progress(step - begin, clock() - start_at) < 1:
+        # A new run makes one update of each stage, however slowly it starts: the next step needs its state.
+        if first == 0 or budget.progress(step - begin, clock() - start_at) < 1:
             loader = batches(
                 examples, start=step, stop=end, batch_size=stage.batch_size, workers=workers
             )
-            for batch in loader:
+            for number, batch in enumerate(loader):
                 progress = budget.progress(step - begin, clock() - start_at)
-                if progress >= 1:
+                if progress >= 1 and number:
                     break
                 yield stage, step, stage.rate(progress) * recipe.warm(step), batch
                 step += 1
