@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.server.fakes import paint
+from tests.server.image_metadata import generation_of
 from tests.server.service import Service
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +33,7 @@ async def test_the_answer_is_the_image(service: Service) -> None:
     )
     image = Image.open(io.BytesIO(answer.content))
     assert image.tobytes() == paint(300, 10).data
-    assert '"negative_prompt": "blue"' in image.info["parameters"]
+    assert generation_of(answer.content)["parameters"]["negative_prompt"] == "blue"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ async def test_accept_names_the_format(service: Service) -> None:
         ({"num_inference_steps": 50}, "parameters.num_inference_steps", "must be 10"),
         ({"scheduler": "euler"}, "parameters.scheduler", 'null or left out; got "euler"'),
         ({"seed": -1}, "parameters.seed", "seed must be an integer from 0"),
-        ({"guidance": 1}, "parameters.guidance", "did you mean guidance_scale?"),
+        ({"guidance_scal": 1}, "parameters.guidance_scal", "did you mean guidance_scale?"),
     ],
 )
 async def test_what_the_model_cannot_do_is_refused(
