@@ -91,7 +91,7 @@ class Supervisor:
         self.worker: Worker | None = None
         self.beat: Heartbeat | None = None
         self.heard_at = clock()
-        self._loaded = False  # the running worker has loaded the model
+        self._ready_at: float | None = None  # when the running worker had loaded the model
         self._exited = asyncio.Event()
         self._exit_reason = ""
         self._generation = 0
@@ -169,7 +169,7 @@ class Supervisor:
         """Start a worker and wait for its end; a launch that fails counts as an end."""
         self._generation += 1
         self._exited.clear()
-        self._exit_reason, self._loaded = "", False
+        self._exit_reason, self._ready_at = "", None
         self._launch_at = self.heard_at = self._clock()
         loop, generation = asyncio.get_running_loop(), self._generation
         launched = threading.Event()
@@ -208,13 +208,16 @@ class Supervisor:
         silent = now - self.heard_at
         if silent > self._settings.heartbeat_timeout_s:
             return f"it was silent for {silent:.0f} s"
-        if not self._loaded:
+        if self._ready_at is None:
             loading = now - self._launch_at
             late = loading > self._settings.load_timeout_s
             return f"it had not loaded the model after {loading:.0f} s" if late else ""
-        if beat is None or beat.idle or now - beat.turned_at <= self._settings.stall_timeout_s:
+        if beat is None or beat.idle:
             return ""
-        return f"its engine hung in one step for {now - beat.turned_at:.0f} s"
+        # A last heartbeat of the load may arrive after the worker has reported that it is ready.
+        stalled = now - max(beat.turned_at, self._ready_at)
+        late = stalled > self._settings.stall_timeout_s
+        return f"its engine hung in one step for {stalled:.0f} s" if late else ""
 
     def _hear(self, generation: int, message: FromWorker) -> None:
         if generation != self._generation:
@@ -242,8 +245,7 @@ class Supervisor:
 
     def _on_ready(self, model: ModelInfo) -> None:
         self._load_seconds = self._clock() - self._launch_at
-        self.model, self.fatal, self._loaded = model, None, True
-        self.beat = None  # the last one was of the load
+        self.model, self.fatal, self._ready_at = model, None, self._clock()
         self._enter("ready")
         self._log.info(
             "ready", model=model.name, device=model.device, dtype=model.dtype, mode=model.mode,
