@@ -145,8 +145,10 @@ async def test_a_loop_that_is_busy_for_too_long_hangs_and_one_that_waits_does_no
 ) -> None:
     """A prompt that is never encoded, or a step that never ends; both leave the start of the turn behind."""
     launches = Launches()
-    async with supervised(launches, stall_timeout_s=600) as supervisor:
+    timeouts = {"heartbeat_timeout_s": 3600, "stall_timeout_s": 600}
+    async with supervised(launches, **timeouts) as supervisor:
         worker = await ready(supervisor, launches, 1)
+        launches.now += 900  # a turn counts from when the worker was ready
         beat = Heartbeat(turned_at=launches.now + turned, idle=idle)
         worker.deliver(beat)
         if hangs:
