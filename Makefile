@@ -16,6 +16,8 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed-$(TOOLS)+$(EXTRAS)
 # With the tools that check and list what is deployed.
 DEPLOY_INSTALLED := $(VENV)/.installed-test,deploy+train,ray
+# Clients of other projects, for tests/clients.
+CLIENTS := build/clients
 # An environment with what a server needs and nothing else.
 RUNTIME := build/runtime
 # An S3-compatible server for tests, in an environment of its own: it needs other versions of what is pinned here.
@@ -24,7 +26,7 @@ CODE := $(wildcard star_model server training benchmarks tests)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-fast bench check lint types format deploy-check sbom licenses clean
+.PHONY: help install serve test test-fast clients bench check lint types format deploy-check sbom licenses clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +41,9 @@ test: $(INSTALLED) $(MOTO)/.installed ## Run every test that needs no special ha
 
 test-fast: $(INSTALLED) ## Run the tests that start no process or browser and train nothing: a minute
 	$(PY) -m pytest -q $(PARALLEL) -m fast tests/pure tests/app tests/test_architecture.py $(ARGS)
+
+clients: $(INSTALLED) $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed ## Install the clients of other projects and test with them
+	$(PY) -m pytest -q tests/clients -rs $(ARGS)
 
 bench: $(INSTALLED) ## Measure: a short version of every benchmark; the long ones are in docs/performance.md
 	$(PY) -m benchmarks.bench_engine --repeats 3 --batch 1 4 $(ARGS)
@@ -105,6 +110,18 @@ $(MOTO)/.installed: tests/processes/moto.txt | $(PY)
 	$(PY) -m venv --clear $(MOTO)
 	$(MOTO)/bin/python -m pip install --disable-pip-version-check -r tests/processes/moto.txt
 	@touch $@
+
+$(CLIENTS)/python/.installed: tests/clients/requirements.txt | $(PY)
+	$(PY) -m venv --clear $(CLIENTS)/python
+	$(CLIENTS)/python/bin/python -m pip install --disable-pip-version-check -r tests/clients/requirements.txt
+	@touch $@
+
+# Without npm those tests are skipped, and say so.
+$(CLIENTS)/node/.installed: tests/clients/package.json
+	@mkdir -p $(CLIENTS)/node && cp tests/clients/package.json $(CLIENTS)/node
+	@if command -v npm >/dev/null; then \
+	    npm install --prefix $(CLIENTS)/node --no-audit --no-fund --no-package-lock && touch $@; \
+	else echo "npm is missing: the clients for Node are not installed."; fi
 
 # Reached only when there is no Python behind that name: none yet, or a link to one that is gone.
 $(PY):

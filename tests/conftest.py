@@ -32,6 +32,7 @@ settings.load_profile("star")
 
 FOLDERS = {
     "tests/processes/": "process",
+    "tests/clients/": "clients",
     "tests/browser/": "browser",
     "tests/deploy/": "deploy",
     "tests/pure/benchmarks/": "benchmark",
@@ -47,7 +48,17 @@ FIXTURES = {
 }
 """Fixture -> the marker of all tests that take it, directly or through another fixture."""
 
-NOT_FAST = {"process", "browser", "deploy", "benchmark", "compile", "training", "network", "soak"}
+NOT_FAST = {
+    "process",
+    "clients",
+    "browser",
+    "deploy",
+    "benchmark",
+    "compile",
+    "training",
+    "network",
+    "soak",
+}
 """Markers of tests that ``make test-fast`` leaves out."""
 
 

@@ -11,6 +11,10 @@ from server.settings import Settings
 from server.validation import shorten
 
 _OPENAI_MODELS = (
+    "gpt-image-2.6-sunburst",
+    "gpt-image-2.6-flare",
+    "gpt-image-2.5-sunburst",
+    "gpt-image-2.5-flare",
     "gpt-image-2",
     "gpt-image-1.5",
     "gpt-image-1",
