@@ -39,7 +39,7 @@ async def keep_images(
         the address of each; it ends in the file's extension.
 
     Raises:
-        ImageStoreFailed: the store is out of order.
+        ImageStoreFailed: the store failed.
     """
     base = context.settings.public_url or str(request.base_url).rstrip("/")
     names = await asyncio.gather(*(context.store.put(StoredImage(media_type, f)) for f in files))

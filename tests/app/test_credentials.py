@@ -34,7 +34,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def settings_of(certificates: Certificates) -> dict[str, str]:
+def settings_of(certificates: Certificates) -> dict[str, Any]:
     return {"c2pa_certificate": str(certificates.chain), "c2pa_key": str(certificates.key)}
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -206,7 +207,7 @@ async def test_no_answer_has_the_log_tell_a_secret_address(
 async def test_an_address_of_one_server_is_good_on_another_and_after_a_restart(
     tmp_path: Path,
 ) -> None:
-    settings = {"image_store": f"file://{tmp_path}/images"}
+    settings: dict[str, Any] = {"image_store": f"file://{tmp_path}/images"}
     async with serve_fake(**settings) as one, serve_fake(**settings) as two:
         url = await address(one)
         first, second = await one.http.get(url), await two.http.get(url)

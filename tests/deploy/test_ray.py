@@ -17,6 +17,7 @@ from tests.star_model.tiny import write_tiny_model
 
 pytest.importorskip("ray.serve", reason="Ray is not installed: make install EXTRAS=train,ray")
 
+from server.ray.app import _settings as settings_of
 from tests.deploy.ray_cluster import REPLICAS, Cluster, running_cluster
 
 pytestmark = needs_proc
@@ -127,3 +128,18 @@ def test_a_replica_that_dies_is_replaced_and_takes_only_its_own_requests(cluster
     assert other in cluster.replicas()
     assert victim not in cluster.replicas()
     wait_until(lambda: not alive(worker))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, 0),
+        ({"stored_images": 5}, 5),
+        ({"image_store": "s3://images"}, 1000),
+        ({"image_store": "file:///shared/images", "stored_images": 5}, 5),
+    ],
+)
+def test_urls_are_refused_unless_the_replicas_share_a_store(
+    given: dict[str, Any], kept: int
+) -> None:
+    assert settings_of(given).stored_images == kept

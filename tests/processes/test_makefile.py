@@ -16,7 +16,7 @@ PYTHON = """\
 #!/bin/sh
 echo "$(basename "$0") $*" >> "$LOG"
 case "$*" in
-*"-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+*"-m venv "*) for folder; do :; done; mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" ;;
 esac
 """
 OLD_PYTHON = "#!/bin/sh\nexit 1\n"
@@ -33,6 +33,8 @@ class Machine:
         self.programs.mkdir()
         for name in ("Makefile", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, self.checkout)
+        (self.checkout / "tests" / "processes").mkdir(parents=True)
+        shutil.copy(ROOT / "tests/processes/moto.txt", self.checkout / "tests/processes")
         for tool in ("make", "sh", "mkdir", "cp", "rm", "touch", "basename", "cat"):
             (self.programs / tool).symlink_to(str(shutil.which(tool)))
         for name, script in pythons.items():
@@ -69,14 +71,19 @@ def test_a_second_run_installs_nothing(tmp_path: Path) -> None:
     assert machine.make("serve", "ARGS=--port 9000").returncode == 0
     pip, install = machine.installs
     assert pip.endswith("-c constraints.txt pip>=25.1")
-    assert install.endswith("-c constraints.txt --group test -e .[train]")
+    assert install.endswith("-c constraints.txt --group test -e .[train,s3,c2pa]")
     assert machine.asked[-1] == "python -m server serve --port 9000"
 
     assert machine.make("test").returncode == 0
-    assert machine.asked == [
+    *moto, run = machine.asked
+    assert [line.split("-m ", 1)[1] for line in moto] == [
+        "venv --clear build/moto",
+        "pip install --disable-pip-version-check -r tests/processes/moto.txt",
+    ]
+    assert run == (
         "python -m pytest -q -n logical --maxprocesses 8 --dist loadfile "
         "--no-loadscope-reorder --durations=15"
-    ]
+    )
     assert machine.make("test-fast", "JOBS=0").returncode == 0
     (run,) = machine.asked
     assert run.startswith("python -m pytest -q -n 0 ")
@@ -87,7 +94,7 @@ def test_a_second_run_installs_nothing(tmp_path: Path) -> None:
 def test_a_change_of_versions_installs_again(tmp_path: Path, name: str) -> None:
     machine = Machine(tmp_path, python3=PYTHON)
     machine.make("install")
-    stamp = machine.checkout / ".venv" / ".installed-test+train"
+    stamp = machine.checkout / ".venv" / ".installed-test+train,s3,c2pa"
     later = stamp.stat().st_mtime + 10
     os.utime(machine.checkout / name, (later, later))
     machine.make("install")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from server.images.stores.store import BackendError, is_image_name
 from server.settings import SettingsFileError
@@ -44,8 +44,6 @@ class DirectoryBackend:
     Raises:
         SettingsFileError: the directory cannot be made or written to.
     """
-
-    shared: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import ClassVar
 
 from cachetools import TTLCache
 
@@ -18,8 +17,6 @@ class MemoryBackend:
         seconds: how long each is kept.
         clock: seconds, monotonic.
     """
-
-    shared: ClassVar[bool] = False
 
     def __init__(
         self,

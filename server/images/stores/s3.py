@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import ClassVar
 
 from server.images.stores.store import BackendError
 from server.settings import SettingsFileError
@@ -33,8 +32,6 @@ class S3Backend:
     Raises:
         SettingsFileError: the extra ``s3`` is not installed, or the configuration is not valid.
     """
-
-    shared: ClassVar[bool] = True
 
     def __init__(
         self,

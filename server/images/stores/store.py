@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import structlog
 
@@ -30,10 +30,10 @@ _SWEEP_SECONDS = 60.0
 _RETRY_SECONDS = 10
 
 _SENTENCES: dict[Operation, str] = {
-    "put": "The images are painted, but the server's image store failed, so they have no address; ask for them "
-    "with response_format b64_json, or try again later.",
-    "get": "The server's image store failed to answer; try again later.",
-    "sweep": "The server's image store could not be tidied.",
+    "put": "The images were generated, but the server could not store them, so they have no URL; request them with "
+    "response_format b64_json, or try again later.",
+    "get": "The server cannot read its stored images at the moment; try again later.",
+    "sweep": "Expired images could not be removed.",
 }
 
 
@@ -58,12 +58,7 @@ class Backend(Protocol):
     """Keeps files by name for a limited time.
 
     Every method may raise :class:`BackendError`, and none blocks the event loop.
-
-    Attributes:
-        shared: other server processes read what this one writes, and it survives a restart.
     """
-
-    shared: ClassVar[bool]
 
     async def write(self, name: str, data: bytes) -> None:
         """Keep a file; its time begins."""

@@ -182,8 +182,6 @@ IMAGE = StoredImage("image/webp", b"file")
 class BrokenBackend:
     """Fails in a way that is chosen."""
 
-    shared = True
-
     def __init__(self, work: Callable[[str], Awaitable[bytes]]) -> None:
         self.work = work
 

@@ -158,17 +158,17 @@ def test_the_pixels_are_the_same_with_and_without() -> None:
 
 
 def test_what_has_metadata_is_signed_and_nothing_else() -> None:
-    class Signer:
-        calls: list[tuple[str, ImageMetadata]] = []
+    calls: list[tuple[str, ImageMetadata]] = []
 
+    class Signer:
         def sign(self, data: bytes, media_type: str, metadata: ImageMetadata) -> bytes:
-            self.calls.append((media_type, metadata))
+            calls.append((media_type, metadata))
             return data + b"signed"
 
     metadata = metadata_of()
     assert metadata is not None
     signed = encode_image(PIXELS, "webp", metadata=metadata, signer=Signer())
     assert signed.endswith(b"signed")
-    assert Signer.calls == [("image/webp", metadata)]
+    assert calls == [("image/webp", metadata)]
     assert opened(encode_image(PIXELS, "webp", signer=Signer())).size == (16, 16)
-    assert len(Signer.calls) == 1
+    assert len(calls) == 1
