@@ -86,10 +86,16 @@ def adapt(given: Mapping[str, Any], model: type[BaseModel]) -> Adapted:
         InvalidRequest: it holds an image to edit, and the model has no field for one.
     """
     warnings: list[str] = []
-    fields = {name: value for name, value in given.items() if _is_set(name, value)}
+    fields = {
+        name: value
+        for name, value in given.items()
+        if value is not None and (value != "" or name == "prompt")
+    }
     _drop_unknown(fields, model, warnings)
     for name, value in fields.items():
         fields[name] = _converted(value, model.model_fields[name].annotation)
+    if fields.get("n") == 0:  # what some languages write for a number that is not set
+        del fields["n"]
     for name in _UNUSED & fields.keys():
         del fields[name]
     for name in _ADVISORY.keys() & fields.keys():
@@ -98,11 +104,6 @@ def adapt(given: Mapping[str, Any], model: type[BaseModel]) -> Adapted:
         fields[name] = _folded(fields[name])
     _adapt_delivery(fields, warnings)
     return Adapted(fields, warnings)
-
-
-def _is_set(name: str, value: Any) -> bool:
-    """Tell whether a field is given at all; the zero values of some languages mean that it is not."""
-    return not (value is None or (value == "" and name != "prompt") or (name == "n" and not value))
 
 
 def _drop_unknown(fields: dict[str, Any], model: type[BaseModel], warnings: list[str]) -> None:
