@@ -49,10 +49,11 @@ class RandomText:
 
     def encode(self, prompts: Sequence[str]) -> list[TextConditioning]:
         """Features (T, D) of nothing in particular."""
-        tokens, width = self.config.text_encoder.max_tokens, self.config.transformer.text_dim
+        tokens, t = self.config.text_encoder.max_tokens, self.config.transformer
         mask = torch.ones(tokens, dtype=torch.bool)
         return [
-            TextConditioning(torch.randn(tokens, width), mask, torch.randn(width)) for _ in prompts
+            TextConditioning(torch.randn(tokens, t.text_dim), mask, torch.randn(t.pooled_width))
+            for _ in prompts
         ]
 
 

@@ -25,3 +25,6 @@ class SamplingOverrides(BaseModel):
     top_p: float | None = _optional("top_p")
     smooth_scales: int | None = _optional("smooth_scales")
     unguided_scales: int | None = _optional("unguided_scales")
+    unguided_temperature: float | None = _optional("unguided_temperature")
+    guidance_from: int | None = _optional("guidance_from")
+    mixed_scales: int | None = _optional("mixed_scales")

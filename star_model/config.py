@@ -400,6 +400,14 @@ class ModelConfig:
         own_scale = self.transformer.self_attention == "own_scale"
         return self.schedule.lengths[scale] if own_scale else self.schedule.offsets[scale + 1]
 
+    def is_guided(self, scale: int) -> bool:
+        """True if ``scale`` computes both rows of a guidance pair, with the model's own sampling parameters."""
+        s = self.sampling
+        needless = self.transformer.self_attention == "own_scale" and scale < s.guidance_from
+        return (
+            s.guidance_scale > 0 and scale < len(self.schedule) - s.unguided_scales and not needless
+        )
+
     @property
     def image_size(self) -> int:
         """Side of the (square) image in pixels."""

@@ -162,6 +162,10 @@ def workspace_bytes(config: ModelConfig, batch: int, bytes_per_value: int) -> in
     return batch * max(step, sampling, decoding)
 
 
+_NORMALIZING = {("cosine", 2): 13, ("cosine", 4): 11, ("layer", 2): 17, ("layer", 4): 11}
+"""Tensors of a step's size alive at most while queries and keys are normalised, by how and by bytes per value."""
+
+
 def step_bytes(config: ModelConfig, scale: int, batch: int, bytes_per_value: int) -> int:
     """Peak temporary bytes of the transformer in a step of ``batch`` images with guidance.
 
@@ -170,7 +174,7 @@ def step_bytes(config: ModelConfig, scale: int, batch: int, bytes_per_value: int
     no slot holds, concatenated with the step's own.
     """
     length, seen = config.schedule.lengths[scale], config.tokens_seen(scale)
-    normalizing = 15 if bytes_per_value == 2 else 11
+    normalizing = _NORMALIZING[config.transformer.qk_norm, bytes_per_value]
     gathered = 2 * seen / length
     last = scale == len(config.schedule) - 1
     if config.transformer.self_attention == "own_scale":

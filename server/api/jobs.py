@@ -12,6 +12,9 @@ from server.messages import Job, ModelInfo
 from server.settings import Settings
 from star_model.sampling import SEEDS
 
+_SCALES = ("keep_scales", "smooth_scales", "unguided_scales", "guidance_from", "mixed_scales")
+"""Fields that count scales of the model."""
+
 
 def make_job(request: GenerateRequest, model: ModelInfo, settings: Settings, *, job_id: str) -> Job:
     """Check a request against the model and the settings, and fill in what it leaves out.
@@ -27,7 +30,7 @@ def make_job(request: GenerateRequest, model: ModelInfo, settings: Settings, *, 
     """
     _check_delivery(request, model, settings)
     _check_classes(request, model)
-    for name in ("keep_scales", "smooth_scales", "unguided_scales"):
+    for name in _SCALES:
         count = getattr(request, name)
         if count is not None and count > model.num_scales:
             raise InvalidRequest(

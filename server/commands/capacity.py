@@ -104,7 +104,8 @@ class CountedTimes:
 
     def step(self, scales: Sequence[int]) -> float:
         parts = [
-            step_work(self.config, scale, scales.count(scale)) for scale in sorted(set(scales))
+            step_work(self.config, scale, scales.count(scale), guided=self.config.is_guided(scale))
+            for scale in sorted(set(scales))
         ]
         weights = step_work(self.config, 0, 0).bytes
         total = sum(parts[1:], parts[0])

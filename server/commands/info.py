@@ -71,6 +71,7 @@ def describe(name: str, cache_dir: Path | None) -> dict[str, Any]:
         "memory_per_slot_bytes": {
             dtype: config.memory_per_slot_bytes(size) for dtype, size in _BYTES_PER_VALUE.items()
         },
+        "caches_tokens": config.cached_tokens > 0,
         "peak_memory_bytes": {
             dtype: peak_bytes(config, _SLOTS, bytes_per_value=size)
             for dtype, size in _BYTES_PER_VALUE.items()
@@ -136,7 +137,8 @@ def description_text(info: Mapping[str, Any]) -> str:
         ),
         (
             "memory per slot",
-            ", ".join(f"{size / 2**20:,.1f} MiB in {dtype}" for dtype, size in memory.items()),
+            ", ".join(f"{size / 2**20:,.1f} MiB in {dtype}" for dtype, size in memory.items())
+            + ("" if info["caches_tokens"] else "; no token is cached, a scale attends to itself"),
         ),
         (
             f"with {_SLOTS} slots",

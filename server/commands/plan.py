@@ -108,6 +108,7 @@ class Plan(BaseModel):
             )
             return
         about["memory_bytes"] = self._memory(config)
+        about["memory_per_slot_bytes"] = config.memory_per_slot_bytes(2)
         found = {
             **about,
             **plan(Demand(self.rps, self.p99, self.gpus, self.slots, self.requests), times, policy),
@@ -191,7 +192,8 @@ def plan_text(found: Mapping[str, Any]) -> str:
         (
             "settings",
             f"--slots {found['slots']}"
-            + (f"; {memory / 1e9:.1f} GB of memory per GPU" if memory else ""),
+            + (f"; {memory / 1e9:.1f} GB of memory per GPU" if memory else "")
+            + f", {found['memory_per_slot_bytes'] / 1e6:,.0f} MB of it a slot" * bool(memory),
         ),
         (
             "busy",

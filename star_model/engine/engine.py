@@ -96,17 +96,14 @@ class Engine:
         self._forward: Forward = self._eager
         if capture is not None and self._padding_slot is not None:
             largest = [min(slots, n) for n in largest_batches or [slots] * self.num_scales]
-            # Graphs are captured for the model's default, with guidance or without; the rest runs without a graph.
-            default = model.config.sampling
             self._forward = GraphedForward(
                 self._eager,
                 capture,
                 model.config,
                 sizes=[buckets(n) if mode == "fast" else (1,) for n in largest],
                 padding_slot=self._padding_slot,
-                unguided_scales=default.unguided_scales
-                if default.guidance_scale > 0
-                else self.num_scales,
+                # For the model's own sampling parameters; requests with others run without a graph.
+                guided=[model.config.is_guided(scale) for scale in range(self.num_scales)],
             )
 
     @torch.inference_mode()

@@ -96,7 +96,7 @@ class GraphedForward:
         config: of the model.
         sizes: for each scale, the batch sizes that get a graph, ascending.
         padding_slot: a slot that no image owns, with a text in it.
-        unguided_scales: number of last scales whose graphs have no guidance.
+        guided: for each scale, whether its graphs have guidance.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class GraphedForward:
         *,
         sizes: Sequence[Sequence[int]],
         padding_slot: int,
-        unguided_scales: int = 0,
+        guided: Sequence[bool],
     ) -> None:
         self._forward = forward
         self._capture = capture
@@ -115,7 +115,7 @@ class GraphedForward:
         self._width, self._vocab = config.transformer.width, config.tokenizer.vocab_size
         self._sizes = sizes
         self._padding_slot = padding_slot
-        self._guided_scales = len(self._lengths) - unguided_scales
+        self._guided = guided
         self._graphs: dict[tuple[int, int], Callable[[], None]] = {}
         cache = forward.cache.image
         tokens, images = largest_step(self._lengths, sizes)
@@ -152,7 +152,7 @@ class GraphedForward:
         """See :class:`star_model.engine.forward.Forward`."""
         n = len(slots)
         size = next((size for size in self._sizes[scale] if size >= n), None)
-        if size is None or (strength is not None) != (scale < self._guided_scales):
+        if size is None or (strength is not None) != self._guided[scale]:
             return self._forward(scale, x, slots, strength)
         if (scale, size) not in self._graphs:
             self._graphs[scale, size] = self._captured(scale, size)
@@ -167,7 +167,7 @@ class GraphedForward:
 
     def _tensors(self, scale: int, size: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """A graph's input, slots, strength of guidance (None without) and logits, as views of the shared tensors."""
-        length, guided = self._lengths[scale], scale < self._guided_scales
+        length, guided = self._lengths[scale], self._guided[scale]
         rows = (2 if guided else 1) * size
         x = self._x[: rows * length * self._width].view(rows, length, self._width)
         logits = self._logits[: size * length * self._vocab].view(size, length, self._vocab)

@@ -48,15 +48,19 @@ class StarBlock(nn.Module):
         """The stream (B, L, C) after this block; ``modulation`` (B, 6, C) is this block's, if it has one."""
         vectors = (None,) * 6 if modulation is None else modulation.unsqueeze(2).unbind(1)
         gate1, gate2, scale1, scale2, shift1, shift2 = vectors  # (B, 1, C) each, or None
+        # No result of a layer has a name: it would be alive in the next layer, which needs the most memory.
         norm = self.self_attention_norm
-        h = self.self_attention(norm.before(x, scale1, shift1), layer, rope, context, mask)
-        x = x + _gated(norm.after(h), gate1)
+        x = x + _gated(
+            norm.after(
+                self.self_attention(norm.before(x, scale1, shift1), layer, rope, context, mask)
+            ),
+            gate1,
+        )
         if self.cross_attention is not None and self.cross_attention_norm is not None:
             norm = self.cross_attention_norm
             x = x + norm.after(self.cross_attention(norm.before(x), layer, context))
         norm = self.feed_forward_norm
-        h = self.feed_forward(norm.before(x, scale2, shift2))
-        return x + _gated(norm.after(h), gate2)
+        return x + _gated(norm.after(self.feed_forward(norm.before(x, scale2, shift2))), gate2)
 
 
 def _gated(x: Tensor, gate: Tensor | None) -> Tensor:

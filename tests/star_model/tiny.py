@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from star_model.checkpoints.saving import save_model
 from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
 from star_model.families import switti
 from star_model.model import StarModel
+from star_model.networks.clip_pair import load_published_clip_pair
 from star_model.networks.text_encoder import (
     ClassEncoder,
     TextConditioning,
@@ -164,9 +166,17 @@ def write_tiny_model(directory: Path, **changes: Any) -> Path:
     ``changes`` are to the fields of :func:`tiny_config`.
     """
     config = tiny_config(**changes)
-    encoder = None
-    if not config.transformer.num_classes:
-        encoder = tiny_bert(config.transformer.text_dim, config.text_encoder.max_tokens)
+    t, tokens = config.transformer, config.text_encoder.max_tokens
+    encoder: TextEncoder | None = None
+    if config.text_encoder.family == "clip_pair":
+        with TemporaryDirectory() as folder:
+            clips = [
+                write_tiny_clip_repository(Path(folder) / str(width), hidden_size=width)
+                for width in (t.text_dim - t.pooled_width, t.pooled_width)
+            ]
+            encoder = load_published_clip_pair(clips, config.text_encoder, dtype=torch.float32)
+    elif not t.num_classes:
+        encoder = tiny_bert(t.text_dim, tokens)
     save_model(build_tiny_model(config, encoder), directory)
     return directory
 

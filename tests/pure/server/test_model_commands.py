@@ -125,6 +125,16 @@ def test_info_describes_a_published_model_without_fetching_it(
     assert info["memory_per_slot_bytes"]["float32"] == 2 * info["memory_per_slot_bytes"]["bfloat16"]
 
 
+@pytest.mark.parametrize(("name", "cached"), [("switti-512", False), ("switti-512-ar", True)])
+def test_info_says_whether_a_slot_holds_the_images_tokens(
+    name: str, cached: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", name, "--cache-dir", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "transformer 2,470.5 M" in text
+    assert ("no token is cached, a scale attends to itself" in text) != cached
+
+
 def test_info_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err

@@ -93,7 +93,7 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "20 images per second of star-512, 99 % within 2 s" in out
     assert "1 x h200" in out
-    assert "GB of memory per GPU" in out
+    assert "GB of memory per GPU, 578 MB of it a slot" in out
     assert "cost" not in out
     assert "target      met" in out
     assert "modelled, h200 at 50 % of its floor" in out

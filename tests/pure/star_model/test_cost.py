@@ -62,9 +62,11 @@ def test_a_steps_operations(
     )
 
 
-def test_a_published_models_operations() -> None:
-    config = PRESETS["star-512"]
-    assert step_work(config, 9).flops == counted(config, 9, 1, True)
+@pytest.mark.parametrize("name", ["star-512", "switti-512", "switti-512-ar"])
+def test_a_published_models_operations(name: str) -> None:
+    config = PRESETS[name]
+    for scale in (0, 9):
+        assert step_work(config, scale).flops == counted(config, scale, 1, True)
 
 
 @pytest.mark.parametrize("name", ["tiny", "star-512", "star-1024"])
@@ -139,7 +141,16 @@ def largest_of_a_step(config: ModelConfig, scale: int, batch: int, dtype: torch.
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.bfloat16, 2), (torch.float32, 4)])
 @pytest.mark.parametrize(
-    ("name", "scale"), [("star-512", 9), ("star-512", 8), ("star-256", 9), ("star-1024", 13)]
+    ("name", "scale"),
+    [
+        ("star-512", 9),
+        ("star-512", 8),
+        ("star-256", 9),
+        ("star-1024", 13),
+        ("switti-512", 9),
+        ("switti-1024", 13),
+        ("switti-1024-ar", 13),
+    ],
 )
 def test_what_a_step_takes_for_a_moment(
     name: str, scale: int, dtype: torch.dtype, size: int
