@@ -229,10 +229,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=1_000_000, help="of the scenes; training uses small ones"
     )
-    parser.add_argument("--guidance-scale", type=float, help="in place of the model's default")
-    parser.add_argument("--top-k", type=int, help="in place of the model's default")
-    parser.add_argument("--top-p", type=float, help="in place of the model's default")
-    parser.add_argument("--smooth-scales", type=int, help="in place of the model's default")
+    for name in SETTINGS:
+        flag, kind = f"--{name.replace('_', '-')}", type(getattr(Sampling(), name))
+        parser.add_argument(flag, type=kind, help="in place of the model's default")
     parser.add_argument("--sheets", type=Path, help="a folder for one contact sheet of each split")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")

@@ -19,10 +19,11 @@ import torch
 
 from star_model import load_model, make_edit
 from training.concepts import load_concepts
-from training.evaluate import SETTINGS, SIZE, Judge, Painter, Score, make_splits
+from training.evaluate import SIZE, Judge, Painter, Score, make_splits
 from training.scenes import render
 from training.sprites import Sprites
 
+SWEPT = ("guidance_scale", "top_k", "top_p", "smooth_scales")
 GUIDANCE = (1.0, 2.5, 4.0, 6.0)
 TOP_K = (100, 600)
 TOP_P = (0.3, 0.6, 0.9)
@@ -36,7 +37,7 @@ def table(rows: list[tuple[dict[str, float], Score]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for setting, score in sorted(rows, key=lambda row: -row[1].object):
-        given = " | ".join(f"{setting[name]:g}" for name in (*SETTINGS, "real_scales"))
+        given = " | ".join(f"{setting[name]:g}" for name in (*SWEPT, "real_scales"))
         lines.append(f"| {given} | {score.object:.0%} | {score.style:.0%} | {score.colour:.0%} |")
     return "\n".join(lines)
 
@@ -76,7 +77,7 @@ def main() -> None:
     rows = []
     choices = (arguments.guidance_scale, arguments.top_k, arguments.top_p, arguments.smooth_scales)
     for *values, given in product(*choices, arguments.real_scales):
-        setting = dict(zip(SETTINGS, values, strict=True))
+        setting = dict(zip(SWEPT, values, strict=True))
         painter = Painter(model, setting)
         pictures = [
             painter.paint(

@@ -22,7 +22,7 @@ from star_model.config import (
     TransformerConfig,
 )
 from tests.star_model.tiny import tiny_bert
-from tests.training.fake_data import write_fake_data
+from tests.training.fake_data import mosaic, write_fake_data
 from training import export, tokenize, train_decoder, train_tokenizer, train_transformer
 from training.train import SHORTEST, UNTIMED, Clock, Step, minutes_of, run, steps
 from training.transformer_trainer import Stage, TransformerRecipe
@@ -139,7 +139,7 @@ def test_from_drawings_to_a_model_at_toy_size(
     recipe = TransformerRecipe(stages=stages)
     monkeypatch.setattr(train_transformer, "TransformerRecipe", lambda: recipe)
     chosen = options(tmp_path, minutes=UNTIMED + 0.1)
-    data = write_fake_data(chosen.data)
+    data = write_fake_data(chosen.data, draw=mosaic)
     tiny_bert(16, 64).save(data / "text_encoder")
     run(steps(chosen), Clock(chosen.runs / "clock.json"), chosen.minutes)
     model = load_model(chosen.out, device="cpu", verify=True)

@@ -262,7 +262,7 @@ def test_the_tokenizer_learns_one_batch() -> None:
     values = [t.step(step, images, step / 60) for step in range(60)]
     assert values[-1]["psnr"] > values[0]["psnr"] + 3
     assert [v["commitment"] > 0 for v in values] == [step >= 18 for step in range(60)]
-    assert 0 < values[-1]["codebook_used"] < 1
+    assert 0 < values[-1]["codebook_used"] <= 1
 
 
 def test_the_decoder_comes_to_see_the_tokens_alone() -> None:
