@@ -125,14 +125,13 @@ class Split:
     scenes: list[Scene]
     captions: list[str]
 
+    @classmethod
+    def said_plainly(cls, scenes: list[Scene]) -> Split:
+        """``scenes`` with their plain captions."""
+        return cls(scenes, [plain_caption(scene) for scene in scenes])
 
-def make_splits(
-    data: Path,
-    *,
-    vocabulary: str,
-    pictures: int,
-    seed: int,
-) -> dict[str, Split]:
+
+def make_splits(data: Path, *, vocabulary: str, pictures: int, seed: int) -> dict[str, Split]:
     """The splits named at the top, ``pictures`` scenes each; the same for a seed.
 
     Args:
@@ -162,20 +161,15 @@ def make_splits(
     def everything(_: Scene) -> bool:
         return True
 
-    plain = scenes(everything)
-    pairs = scenes(everything, split="held_out")
     words = held_out_keywords(SceneGenerator(data, seed=seed, vocabulary=vocabulary).concepts)
     named = scenes(lambda scene: scene.objects[0].concept.label in words)
-    couples = scenes(lambda scene: len(scene.objects) == 2, objects=2)
-    places = scenes(everything, variety=Variety(backdrops=1.0))
+    other_names = [plain_caption(s, name=words[s.objects[0].concept.label]) for s in named]
     return {
-        "plain": Split(plain, [plain_caption(s) for s in plain]),
-        "pairs": Split(pairs, [plain_caption(s) for s in pairs]),
-        "keywords": Split(
-            named, [plain_caption(s, name=words[s.objects[0].concept.label]) for s in named]
-        ),
-        "two": Split(couples, [plain_caption(s) for s in couples]),
-        "backdrops": Split(places, [plain_caption(s) for s in places]),
+        "plain": Split.said_plainly(scenes(everything)),
+        "pairs": Split.said_plainly(scenes(everything, split="held_out")),
+        "keywords": Split(named, other_names),
+        "two": Split.said_plainly(scenes(lambda scene: len(scene.objects) == 2, objects=2)),
+        "backdrops": Split.said_plainly(scenes(everything, variety=Variety(backdrops=1.0))),
     }
 
 

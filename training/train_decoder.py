@@ -309,16 +309,23 @@ def train(arguments: argparse.Namespace, recipe: DecoderRecipe) -> None:
         if done % 25 == 0:
             run.record(done, **values)
         if done % arguments.save_every == 0 or ended or run.stopping:
-            scores, output = evaluate(trainer, validation, tokens)
-            run.record(done, **scores)
-            shown = torch.stack([validation[:6], output[:6]]).flatten(0, 1)
-            run.write_sheet("reconstructions", to_pixels(shown), columns=6)
-            run.draw_curves(["loss", "psnr", "validation_psnr", "validation_sharpness"])
-            run.save(done, **trainer.state())
+            keep(run, trainer, done, validation, tokens)
         if ended:
             return
         if run.stopping:
             raise SystemExit(f"stopped after step {done}; the same command continues")
+
+
+def keep(
+    run: Run, trainer: DecoderTrainer, done: int, images: Tensor, tokens: list[list[Tensor]]
+) -> None:
+    """Score the state after ``done`` updates, and save it with its curves and a sheet of reconstructions."""
+    scores, output = evaluate(trainer, images, tokens)
+    run.record(done, **scores)
+    shown = torch.stack([images[:6], output[:6]]).flatten(0, 1)
+    run.write_sheet("reconstructions", to_pixels(shown), columns=6)
+    run.draw_curves(["loss", "psnr", "validation_psnr", "validation_sharpness"])
+    run.save(done, **trainer.state())
 
 
 def main() -> None:
