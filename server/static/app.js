@@ -55,10 +55,16 @@ function finish({ index, blob, event, body, edit, asked }) {
   const { n: _, ...parameters } = { ...body, seed: event.seed };
   stage.finish(index, blob, event.seed, fileName(event.model, parameters));
   settle(asked, (event.seed - index + SEEDS) % SEEDS);
-  find("warnings").replaceChildren(...event.warnings.map((text) => make("li", { textContent: text })));
-  find("warnings").hidden = event.warnings.length === 0;
-  const picture = { blob, parameters, edit, model: event.model, size: event.size, created: Date.now() };
+  showWarnings(event.warnings);
+  const { model: painter, size, warnings } = event;
+  const picture = { blob, parameters, edit, model: painter, size, warnings, created: Date.now() };
   gallery.add(picture).catch(() => say("The picture was not saved to the gallery: this browser's storage is full."));
+}
+
+/** Says what the server changed of a request, or could not do. */
+function showWarnings(warnings) {
+  find("warnings-list").replaceChildren(...warnings.map((text) => make("li", { textContent: text })));
+  find("warnings").hidden = warnings.length === 0;
 }
 
 /** Notes which picture is on the stage; its address and its commands have its seed. */
@@ -206,6 +212,7 @@ async function choose(picture) {
   stage.begin(1, parameters.prompt, size);
   stage.finish(0, blob, parameters.seed, fileName(picture.model, parameters));
   ladder.reach(1);
+  showWarnings(picture.warnings ?? []); // earlier releases kept none
   settle(request(form.read()), parameters.seed);
   say(`${edit ? "Edited" : "Painted"} by ${picture.model} on ${new Date(picture.created).toLocaleString()}.`);
   find("picture").scrollIntoView({ block: "nearest" });

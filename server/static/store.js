@@ -10,6 +10,7 @@ const KEPT = 200;
  * @property {import("./editor.js").Edit|null} [edit] how it was made of another picture
  * @property {string} model
  * @property {string} size such as "512x512"
+ * @property {string[]} [warnings] sentences about what the server changed of the request
  * @property {number} created Unix time in milliseconds
  */
 

@@ -159,7 +159,13 @@ def test_a_prompt_that_is_cut_is_said(serve: Serve, open_page: OpenPage) -> None
     page = open_page(serve().url)
     ask(page, " ".join(f"word{i}" for i in range(60)))
     wait_until_painted(page)
-    expect(page.locator("#warnings")).to_contain_text("word59")
+    warnings = page.get_by_role("note", name="Not quite as you asked")
+    expect(warnings).to_contain_text("word59")
+    ask(page, "an owl")
+    wait_until_painted(page)
+    expect(warnings).to_be_hidden()
+    page.locator("#gallery-list .open").last.click()
+    expect(warnings).to_contain_text("word59")  # of the picture that is shown again
 
 
 def test_a_server_without_previews(serve: Serve, open_page: OpenPage) -> None:
