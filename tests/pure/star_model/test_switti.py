@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from star_model.checkpoints.int8 import quantize_state
 from star_model.checkpoints.native import load_model
 from star_model.checkpoints.published import convert_published
 from star_model.engine import token_sampler
@@ -249,3 +250,11 @@ def test_noise_is_made_of_splitmix64() -> None:
     expected = [-torch.log(-torch.log(torch.tensor((k + 0.5) / 2**23))) for k in numbers]
     found = gumbel_noise(5, 2, 2, 4, torch.device("cpu")).flatten()
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-6, rtol=1e-5)
+
+
+def test_the_crop_condition_is_exact_in_eight_bits_too(model: StarModel) -> None:
+    stored = quantize_state(model.transformer.state_dict(), torch.float16)
+    assert stored["blocks.0.feed_forward.up.weight"].dtype == torch.int8
+    exact = [name for name in stored if name.startswith("crop.")]
+    assert exact == ["crop.frequencies", "crop.projection.weight", "crop.projection.bias"]
+    assert all(stored[name].dtype == torch.float32 for name in exact)
