@@ -258,7 +258,7 @@ class Settings(FileSettings, WorkerSettings):
     stored_s: Seconds = Field(3600.0, description="seconds that an image is kept")
     compatibility: Literal["lenient", "strict"] = Field(
         "lenient",
-        description="lenient: OpenAI's routes serve what clients send out of habit, with warnings; strict: they refuse it",
+        description="lenient: OpenAI's routes serve what clients send by habit, with warnings; strict: they refuse it",
     )
     model_aliases: Annotated[
         list[str], NoDecode, BeforeValidator(split_list), AfterValidator(are_model_names)
