@@ -48,8 +48,10 @@ class Allocations(TorchDispatchMode):
             if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage())._cdata not in given:
                 self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]
         self._alive = {
-            key: (ref, size) for key, (ref, size) in self._alive.items() if not ref.expired()
-        }  # type: ignore[no-untyped-call]
+            key: (ref, size)
+            for key, (ref, size) in self._alive.items()
+            if not ref.expired()  # type: ignore[no-untyped-call]
+        }
         self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
         return result
 

@@ -32,8 +32,8 @@ from star_model.cost import DEVICES, decode_work, graphs_bytes, peak_bytes, step
 from star_model.engine.compilation import compile_networks, restore_networks
 from star_model.engine.graphs import Capture, choose_capture
 from star_model.networks.attention import choose_backend
-from star_model.networks.precision import choose_device, parse_dtype
 from star_model.networks.attention_layers import CosineAttention
+from star_model.networks.precision import choose_device, parse_dtype
 
 
 @dataclasses.dataclass(frozen=True)
