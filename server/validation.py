@@ -17,8 +17,10 @@ from pydantic.fields import FieldInfo
 from pydantic.types import StringConstraints
 from pydantic_core import ErrorDetails
 
+from server.escaping import escaped
+
 _SHOWN_CHARACTERS = 60
-_EXPLAINED = 8
+_EXPLAINED = 5
 """Errors that are explained, of as many as a request may have."""
 
 
@@ -64,14 +66,18 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     """Return a sentence about a name that does not exist, with the nearest known name or else all of them."""
     shown = shorten(name)
-    if (near := nearest(name, known)) is not None:
+    near = nearest(name, known)
+    if near == shown:  # known, but not here: a suggestion would only repeat it
+        return f"Unknown {kind} {shown}."
+    if near is not None:
         return f"Unknown {kind} {shown}; did you mean {near}?"
     return f"Unknown {kind} {shown}; known are {', '.join(known)}."
 
 
 def shorten(text: str) -> str:
-    """Return a text cut to a length that fits in a sentence."""
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
+    """Return a text cut to a length that fits in a sentence, with control characters and direction marks escaped."""
+    cut = text[:_SHOWN_CHARACTERS]
+    return escaped(cut) if cut == text else escaped(cut) + "..."
 
 
 def _complaint(
@@ -80,14 +86,14 @@ def _complaint(
     if not loc:
         message = str(error["msg"]).removeprefix("Value error, ")
         return Complaint(None, message if message.endswith((".", "?")) else f"{message}.")
-    name = str(loc[0])
-    field = model.model_fields.get(name)
+    field = model.model_fields.get(str(loc[0]))
+    name = shorten(str(loc[0]))
     if len(loc) > 1 and (inner := _nested(field)) is not None:
         found = _complaint(error, inner, loc[1:])
         return Complaint(f"{name}.{found.field}" if found.field else name, found.message)
     match error["type"]:
         case "extra_forbidden":
-            return Complaint(shorten(name), unknown("field", name, list(model.model_fields)))
+            return Complaint(name, unknown("field", str(loc[0]), list(model.model_fields)))
         case "missing":
             return Complaint(
                 name, f"{name} is required: {_allowed(field)}." if field else f"{name} is required."

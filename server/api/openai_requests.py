@@ -19,7 +19,7 @@ from server.api.openai_schemas import (
 )
 from server.errors import InvalidRequest
 from server.http.form_body import FORM, read_form
-from server.http.json_body import explained, missing_body, parse_json, wrong_content_type
+from server.http.json_body import explained, missing_body, read_json, wrong_content_type
 from server.images.uploads import EditFiles, Upload
 from server.settings import Settings
 
@@ -112,7 +112,7 @@ async def _json_fields(request: Request, model: type[OpenAIImageRequest]) -> dic
         raise missing_body(model)
     if not _is_json(request):
         raise wrong_content_type(request.headers.get("content-type"), _JSON)
-    fields = parse_json(body)
+    fields = await read_json(body)
     if not isinstance(fields, dict):
         raise InvalidRequest("The request body must be a JSON object.")
     return fields

@@ -24,7 +24,7 @@ from server.errors import (
 from server.http.json_body import explained, missing_body, wrong_content_type
 from server.http.request_guard import BodyRefused
 from server.http.request_log import record_of
-from server.validation import nearest
+from server.validation import nearest, shorten
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -64,7 +64,7 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
     """Return our error for one that Starlette or FastAPI raised."""
     if isinstance(error, BodyRefused):
         return error.error
-    place = f"{record_of(request).method} {request.url.path}"
+    place = f"{record_of(request).method} {shorten(request.url.path)}"
     match error.status_code:
         case 404:
             near = nearest(request.url.path, _paths(request))
@@ -78,7 +78,9 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
             return ClientClosed("The client disconnected before its request was complete.")
         case 400:
             if request.headers.get("content-type", "").startswith("multipart/"):
-                return InvalidRequest(f"The request body cannot be read as a form: {error.detail}")
+                return InvalidRequest(
+                    f"The request body cannot be read as a form: {shorten(error.detail)}"
+                )
             return InvalidRequest("The request body cannot be read; send a JSON object in UTF-8.")
         case _:
             return InternalError(str(error.detail))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -27,27 +28,70 @@ _MOST_VALUES = 70_000
 _MOST_FIELDS = 200
 """Names in one object at most, several times what any request has."""
 
+_DEEPEST = 32
+"""Objects and lists inside each other at most."""
+
+_QUICK_BYTES = 64 << 10
+"""Length of a body up to which it is parsed on the event loop; a thread would cost more."""
+
 _UNREADABLE = "The request body cannot be read; send a JSON object in UTF-8."
 
 
 def parse_json(body: bytes) -> Any:
-    """Parse a body. Its cost is bounded first, because JSON is parsed on the event loop.
+    """Parse a body. Its cost is bounded first.
 
     Raises:
-        InvalidRequest: the body is not JSON in UTF-8, holds too many values, or names a field twice.
+        InvalidRequest: the body is not JSON in UTF-8, holds too many or too deeply nested values, or names a field
+            twice.
     """
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise InvalidRequest(
             f"The request body cannot be read: it holds more than {_MOST_VALUES:,} values."
         )
     try:
-        return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_fields)
+        value = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_fields)
     except json.JSONDecodeError as error:
         raise InvalidRequest(
             f"The request body is not valid JSON: {error.msg} at character {error.pos}."
         ) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, a number of many digits, too deep
+    except RecursionError as error:
+        raise _too_deep() from error
+    except ValueError as error:  # not UTF-8, a number of many digits
         raise InvalidRequest(_UNREADABLE) from error
+    _check_depth(value)
+    return value
+
+
+async def read_json(body: bytes) -> Any:
+    """Parse a body as :func:`parse_json` does, a large one in a thread, so that the event loop goes on."""
+    if len(body) <= _QUICK_BYTES:
+        return parse_json(body)
+    return await asyncio.to_thread(parse_json, body)
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [inner for outer in level for inner in _values(outer)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _values(outer: Any) -> Iterable[Any]:
+    """Return what a list or an object holds; nothing for any other value."""
+    match outer:
+        case dict():
+            return outer.values()
+        case list():
+            return outer
+    return ()
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(
+        f"The request body cannot be read: its values are nested more than {_DEEPEST} deep."
+    )
 
 
 def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -99,17 +143,17 @@ def wrong_content_type(given: str | None, *allowed: str) -> UnsupportedMediaType
 
 
 class _JsonRequest(Request):
-    """A request whose JSON is read by :func:`parse_json`."""
+    """A request whose JSON is read by :func:`read_json`."""
 
     async def json(self) -> Any:
         try:
-            return parse_json(await self.body())
+            return await read_json(await self.body())
         except ServerError as error:
             raise BodyRefused(error) from error  # FastAPI passes on no other exception from here
 
 
 class BodyRoute(APIRoute):
-    """A route that takes a body: as it is, not compressed, and read by :func:`parse_json` if it is JSON."""
+    """A route that takes a body: as it is, not compressed, and read by :func:`read_json` if it is JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
