@@ -271,6 +271,7 @@ def test_the_real_command_understands_the_init_container() -> None:
         ({"replica": 2}, "'replica' not allowed"),
         ({"models": {"clam": "x"}}, "'clam' not allowed"),
         ({"autoscaling": {"kind": "vpa"}}, "'none', 'hpa', 'keda'"),
+        ({"autoscaling": {"kind": "keda", "min": 0}}, "/autoscaling/min"),
         ({"gpus": -1}, "/gpus"),
         ({"settings": {"Model": "x"}}, "Model"),
         ({"convert": {"preset": "star-512"}}, "convert.claim must name"),
