@@ -128,5 +128,5 @@ def _add_middleware(app: Api, settings: Settings, metrics: Metrics, limits: Rate
             allow_headers=["*"],
             expose_headers=_EXPOSED_HEADERS,
         )
-    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(RequestLog, metrics=metrics, log_client_address=settings.log_client_address)
     app.add_middleware(Forwarded, proxies=settings.trusted_proxies, root_path=settings.root_path)

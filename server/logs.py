@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-from typing import Any
+from collections.abc import MutableMapping
+from typing import Any, TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import ExcInfo
+
+from server.escaping import escaped, escaped_json, escaped_lines
 
 _QUIET = (
     "uvicorn",
@@ -70,10 +75,35 @@ def _rendering(log_format: str) -> list[Any]:
         return [
             # Tracebacks without local variables: a prompt could be among them.
             structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-            structlog.processors.JSONRenderer(ensure_ascii=False),
+            _json_line,
         ]
     return [
+        _escape_values,
         structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+            colors=sys.stderr.isatty(), exception_formatter=_write_traceback
+        ),
     ]
+
+
+_JSON = structlog.processors.JSONRenderer(ensure_ascii=False)
+_OF_LINES = ("exception", "stack")
+
+
+def _json_line(logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
+    """Return the event as JSON that shows no direction marks and controls to whoever prints the line."""
+    return escaped_json(str(_JSON(logger, name, event)))
+
+
+def _escape_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape what a caller may have put into texts; other values are shown by ``repr``, which escapes too."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = escaped_lines(value) if key in _OF_LINES else escaped(value)
+    return event
+
+
+def _write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    """Write a plain traceback; the text of an exception may quote a caller."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(escaped_lines(text.getvalue()))

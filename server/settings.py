@@ -301,6 +301,9 @@ class Settings(FileSettings, WorkerSettings):
         1.0, description="seconds before a worker is restarted, doubled each time up to 60"
     )
     log_prompts: bool = Field(False, description="log prompts")
+    log_client_address: bool = Field(
+        False, description="log the address of the caller of each request"
+    )
 
     @classmethod
     def settings_customise_sources(

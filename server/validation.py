@@ -74,9 +74,9 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     return f"Unknown {kind} {shown}; known are {', '.join(known)}."
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, limit: int = _SHOWN_CHARACTERS) -> str:
     """Return a text cut to a length that fits in a sentence, with control characters and direction marks escaped."""
-    cut = text[:_SHOWN_CHARACTERS]
+    cut = text[:limit]
     return escaped(cut) if cut == text else escaped(cut) + "..."
 
 

@@ -15,9 +15,10 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ClientClosed, Outcome, ServerError
+from server.errors import ClientClosed, InvalidRequest, Outcome, ServerError
 from server.http.route_path import route_path
 from server.metrics import Metrics
+from server.validation import shorten
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _PROBES = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
@@ -28,6 +29,12 @@ _PARTS_OF_PAGES = ("/static/", "/docs/parts/")
 
 _OTHER = "other"
 """Name of the endpoint in metrics when no route matches."""
+
+_GIVEN = re.compile(r'got "(?:[^"\\]|\\.)*"')
+"""A text of the caller's in a message; it may be part of a prompt."""
+
+_LONGEST_REASON = 300
+_LONGEST_PATH = 200
 
 _SECRET_PLACE = "/v1/images/files/"
 """What comes after this in a path is a secret, which must not be logged, whatever the answer is."""
@@ -43,6 +50,8 @@ class RequestRecord:
         outcome: for ``star_requests_total``.
         code: of the error, if one was answered.
         api_key: number of the key that came with it, if keys are asked for.
+        param: field of the request that the error is about.
+        reason: of an error with status 400, without the values that were sent.
         details: further fields of the log line.
     """
 
@@ -51,11 +60,15 @@ class RequestRecord:
     outcome: Outcome = "ok"
     code: str | None = None
     api_key: int | None = None
+    param: str | None = None
+    reason: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     def fail(self, error: ServerError) -> None:
         """Record that the answer is this error."""
-        self.outcome, self.code = error.outcome, error.code
+        self.outcome, self.code, self.param = error.outcome, error.code, error.param
+        if error.status == InvalidRequest.status:
+            self.reason = shorten(_GIVEN.sub("got a string", error.message), _LONGEST_REASON)
 
 
 def endpoint_name(route: Route) -> str:
@@ -84,11 +97,13 @@ class RequestLog:
     Args:
         app: the next ASGI app.
         metrics: where requests are counted.
+        log_client_address: log the address of the caller.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, log_client_address: bool = False) -> None:
         self._app = app
         self._metrics = metrics
+        self._log_client_address = log_client_address
         self._log = structlog.get_logger("star.request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,14 +152,25 @@ class RequestLog:
             "request",
             request_id=record.request_id,
             method=record.method,
-            path=_without_secret(path),
+            path=shorten(_without_secret(path), _LONGEST_PATH),
             status=status,
             outcome=record.outcome,
             duration_s=round(seconds, 4),
-            **({"code": record.code} if record.code else {}),
-            **({"api_key": record.api_key} if record.api_key else {}),
+            **self._optional(scope, record),
             **record.details,
         )
+
+    def _optional(self, scope: Scope, record: RequestRecord) -> dict[str, Any]:
+        """Return the fields that only some lines have."""
+        client = scope.get("client") if self._log_client_address else None
+        fields = {
+            "client": client[0] if client else None,
+            "code": record.code,
+            "param": record.param,
+            "reason": record.reason,
+            "api_key": record.api_key,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def _without_secret(path: str) -> str:

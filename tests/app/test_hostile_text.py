@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import structlog
 
 from server.api.schemas import GenerateRequest
 from server.http import json_body
@@ -107,3 +108,35 @@ async def test_a_suggestion_never_repeats_what_was_sent(service: Service) -> Non
     error = {"type": "extra_forbidden", "loc": ("size",), "msg": "", "input": 1}
     (complaint,) = complaints([error], GenerateRequest)
     assert complaint.message == "Unknown field size."
+
+
+async def logged(path: str, body: Any = None, **settings: Any) -> dict[str, Any]:
+    """Send one request, and return its line of the log."""
+    with structlog.testing.capture_logs() as lines:
+        async with serve_fake(**settings) as service:
+            await service.http.request("POST" if body is not None else "GET", path, json=body)
+    (line,) = [line for line in lines if line["event"] == "request"]
+    return dict(line)
+
+
+async def test_a_refusal_is_logged_with_field_and_reason_but_without_texts_that_were_sent() -> None:
+    line = await logged("/generate", {"prompt": "a", "n": 11})
+    assert line["param"] == "n"
+    assert line["reason"] == "n must be an integer from 1 to 10; got 11."
+    line = await logged("/generate", {"prompt": "a", "size": 'a secret "frog'})
+    assert line["param"] == "size"
+    assert "got a string" in line["reason"]
+    assert "frog" not in str(line)
+
+
+async def test_a_line_of_the_log_is_short() -> None:
+    assert len(str(await logged("/" + "a" * 50_000))) < 1000
+    assert len(str(await logged("/generate", {"x" * 5000 + str(i): 1 for i in range(99)}))) < 1000
+
+
+@pytest.mark.parametrize("log_client_address", [False, True])
+async def test_the_address_of_the_caller_is_logged_only_when_asked_for(
+    log_client_address: bool,
+) -> None:
+    line = await logged("/v1/models", log_client_address=log_client_address)
+    assert line.get("client") == ("127.0.0.1" if log_client_address else None)

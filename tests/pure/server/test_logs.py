@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 import pytest
 import structlog
@@ -50,3 +51,39 @@ def test_what_is_below_the_level_or_chatty_is_left_out(capsys: pytest.CaptureFix
     structlog.get_logger("star.test").info("shown")
     (line,) = capsys.readouterr().err.splitlines()
     assert "shown" in line
+
+
+HOSTILE = "\x1b]0;x\x07\x1b[2J \x7f\x9b31m \u202egpj.exe \u2066\u2028\r\nfaked line \ufeff"
+RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_control_characters_and_direction_marks_are_escaped(
+    capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    configure_logging("info", log_format)
+    log = structlog.get_logger("star.test")
+    log.info("request", path=HOSTILE, names=[HOSTILE], text="苹果 🐸")
+    logging.getLogger("some.library").warning(HOSTILE)
+    output = capsys.readouterr().err
+    assert not RAW.search(output)
+    assert len(output.splitlines()) == 2
+    assert "苹果 🐸" in output
+    assert r"\u202egpj.exe" in output
+    if log_format == "json":
+        assert json.loads(output.splitlines()[0])["path"] == HOSTILE
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_the_text_of_an_exception_is_escaped(
+    capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    configure_logging("info", log_format)
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as error:
+        structlog.get_logger("star.test").error("failed", exc_info=error)
+        logging.getLogger("some.library").error("failed", exc_info=error)
+    output = capsys.readouterr().err
+    assert "ValueError" in output
+    assert not RAW.search(output)
