@@ -123,3 +123,17 @@ def test_it_is_closed_by_default() -> None:
 def test_a_stop_waits_for_what_runs() -> None:
     for service in SERVERS.values():
         assert int(service["stop_grace_period"].rstrip("s")) >= Settings().drain_timeout_s + 15
+
+
+def test_every_container_has_bounds_and_writes_nowhere_but_to_volumes() -> None:
+    for name, service in SERVICES.items():
+        assert service["read_only"] is True, name
+        assert service["mem_limit"], name
+        assert service["pids_limit"] > 0, name
+        assert all("size=" in space for space in service.get("tmpfs", ())), name
+
+
+def test_grafana_has_no_administrator_whose_password_could_be_guessed() -> None:
+    grafana = SERVICES["grafana"]["environment"]
+    assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert grafana["GF_AUTH_BASIC_ENABLED"] == "false"

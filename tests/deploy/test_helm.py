@@ -272,6 +272,7 @@ def test_the_real_command_understands_the_init_container() -> None:
         ({"models": {"clam": "x"}}, "'clam' not allowed"),
         ({"autoscaling": {"kind": "vpa"}}, "'none', 'hpa', 'keda'"),
         ({"autoscaling": {"kind": "keda", "min": 0}}, "/autoscaling/min"),
+        ({"temporarySpace": "2"}, "/temporarySpace"),
         ({"gpus": -1}, "/gpus"),
         ({"settings": {"Model": "x"}}, "Model"),
         ({"convert": {"preset": "star-512"}}, "convert.claim must name"),
