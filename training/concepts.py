@@ -26,9 +26,6 @@ GROUPS: dict[int, str] = {
     7: "objects",
 }
 
-#: emojibase's numbers of faces and of people: nothing of them is drawn, their names are words that people use.
-PEOPLE = (0, 1)
-
 #: Share of the (concept, style) and of the (concept, colour) pairs that training never sees.
 HELD_OUT_PAIRS = 0.05
 #: Share of the concepts for which one synonym is never used in training.

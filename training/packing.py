@@ -1,12 +1,12 @@
-"""All drawings in one file of some 20 MiB, to train on another machine: ``python -m training.prepare --pack FILE``.
+"""All drawings in one file of some 14 MiB, to train on another machine: ``python -m training.prepare --pack FILE``.
 
 A zip archive, lossless: unpacked, every drawing has the same bytes.
 
-    index.json                  size and sources of the drawings, as in ``sprites/index.json``
-    emojibase.json, words.json  as ``training.prepare`` wrote them
-    licenses/                   the notices of all sources
-    STYLE/ROW.webp              a drawing as lossless WebP; its pixels are premultiplied
-    STYLE/ROW.source.webp       a drawing as its source published it, where that is a bitmap: smaller, rendered again
+    index.json             size and sources of the drawings, as in ``sprites/index.json``
+    emojibase.json         as ``training.prepare`` wrote it
+    licenses/              the notices of all sources
+    STYLE/ROW.webp         a drawing as lossless WebP; its pixels are premultiplied
+    STYLE/ROW.source.webp  a drawing as its source published it, where that is a bitmap: smaller, rendered again
 
 The text encoder is not in it: it is taken from the model directory in ``weights/``, which travels with the code.
 """
@@ -91,7 +91,7 @@ def unpack(file: Path, out: Path, render: Render, text_encoder: Path) -> None:
 
 
 def _companions(data: Path) -> Iterator[Path]:
-    yield from (path for name in ("emojibase", "words") if (path := data / f"{name}.json").exists())
+    yield data / "emojibase.json"
     yield from sorted(path for path in (data / "licenses").rglob("*") if path.is_file())
 
 

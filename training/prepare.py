@@ -2,7 +2,6 @@
 
     OUT/archives/        the packages as fetched, verified
     OUT/emojibase.json   names, groups and keywords of the concepts, as `training.concepts` reads them
-    OUT/words.json       labels and keywords of all emoji but flags and signs, as `training.other_words` reads them
     OUT/sprites/         the drawings, as `training.sprites` reads them
     OUT/text_encoder/    the frozen text encoder
     OUT/licenses/        the notices of everything above
@@ -26,7 +25,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from training.concepts import GROUPS, PEOPLE, read_vocabulary
+from training.concepts import GROUPS, read_vocabulary
 from training.packing import pack, unpack
 from training.sources import (
     SOURCES,
@@ -183,14 +182,6 @@ def read_emojibase(archive: Path) -> list[dict[str, Any]]:
     return chosen
 
 
-def read_words(archive: Path) -> list[str]:
-    """Labels and keywords, in lower case, of all emoji but signs and flags; people and faces are among them."""
-    entries = cast(list[dict[str, Any]], read_npm_json(archive, "en/data.json"))
-    used = [entry for entry in entries if entry.get("group") in (*GROUPS, *PEOPLE)]
-    words = {word for entry in used for word in (entry["label"], *entry.get("tags", []))}
-    return sorted({word.lower().replace("’", "'") for word in words})
-
-
 def render_style(
     source: Source,
     archive: Path,
@@ -257,9 +248,6 @@ def prepare(out: Path, vocabulary: str) -> None:
         extract_text_encoder(archives[source_of_layout("text_encoder").name], encoder)
 
     emojibase = archives[source_of_layout("emojibase").name]
-    (out / "words.json").write_text(
-        json.dumps(read_words(emojibase), indent=0, ensure_ascii=False), encoding="utf-8"
-    )
     concepts = read_emojibase(emojibase)
     common = drawn_everywhere(concepts, archives)
     concepts = [concept for concept in concepts if concept["label"] in common]

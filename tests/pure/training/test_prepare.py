@@ -15,7 +15,6 @@ from training.prepare import (
     hexcode_key,
     prepare,
     read_emojibase,
-    read_words,
     render_bitmap,
     render_style,
     render_svg,
@@ -218,18 +217,6 @@ def test_emojibase_is_read_by_group(tmp_path: Path) -> None:
         "subgroup": "clothing",
         "tags": ["hat"],
     }
-
-
-def test_words_are_those_of_all_emoji_but_flags_and_signs(tmp_path: Path) -> None:
-    entries = [
-        {"label": "Woman’s hat", "group": 7, "tags": ["hat", "clothing"]},
-        {"label": "person", "group": 1, "tags": ["adult"]},
-        {"label": "happy", "group": 0},
-        {"label": "flag: Fiji", "group": 9, "tags": ["fj"]},
-        {"label": "regional indicator A", "tags": ["letter"]},
-    ]
-    archive = write_npm(tmp_path / "emojibase.tgz", {"en/data.json": json.dumps(entries).encode()})
-    assert read_words(archive) == ["adult", "clothing", "happy", "hat", "person", "woman's hat"]
 
 
 def test_prepare_refuses_a_vocabulary_that_a_style_lacks(
