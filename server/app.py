@@ -32,6 +32,7 @@ from server.http.rate_limit import RateLimitCheck, RateLimits
 from server.http.request_guard import RequestGuard
 from server.http.request_log import RequestLog, endpoint_names
 from server.images.credentials import open_signer
+from server.images.decode_pool import DecodePool
 from server.images.encode import ImageEncoder
 from server.images.stores.opening import open_store
 from server.metrics import Metrics
@@ -70,6 +71,7 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
     """
     observe = client.metrics.image_encode.observe
     encoder = ImageEncoder(settings.encode_threads, observe, open_signer(settings))
+    decoder = _open_decoder(settings, client.metrics)
     store = open_store(
         settings, lambda operation: client.metrics.image_store_errors.labels(operation).inc()
     )
@@ -82,6 +84,7 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
             yield
         finally:
             await client.close()
+            decoder.close()
             encoder.close()
             await store.close()
 
@@ -95,13 +98,23 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
         redirect_slashes=False,  # the target is wrong behind a proxy; the error names the right path
     )
     limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
-    app.state.context = Context(settings, client, encoder, store, limits)
+    app.state.context = Context(settings, client, encoder, decoder, store, limits)
     for part in _PARTS:
         app.include_router(part.router)
     client.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
     _add_middleware(app, settings, client.metrics, limits)
     install_error_handlers(app)
     return app
+
+
+def _open_decoder(settings: Settings, metrics: Metrics) -> DecodePool:
+    return DecodePool(
+        settings.decode_processes,
+        settings.decode_timeout_s,
+        settings.decode_memory_bytes or (512 << 20) + 32 * settings.max_image_pixels,
+        observe=metrics.image_decode.observe,
+        refused=lambda reason: metrics.uploads_refused.labels(reason).inc(),
+    )
 
 
 def _add_middleware(app: Api, settings: Settings, metrics: Metrics, limits: RateLimits) -> None:

@@ -4,6 +4,7 @@ Clients get one tree and one envelope:
 
     ServerError
     ├── InvalidRequest            400  invalid_request_error
+    │   ├── UnusableImage              invalid_request_error
     │   ├── MalformedRequest           malformed_request
     │   └── UnknownModel               model_not_found
     ├── InvalidApiKey             401  invalid_api_key
@@ -129,6 +130,23 @@ class UnknownModel(InvalidRequest):
     """The request names a model that is not loaded. On its images routes OpenAI answers 400, and clients rely on it."""
 
     code = "model_not_found"
+
+
+UploadReason = Literal["format", "structure", "size", "damaged", "mask", "time", "memory", "crash"]
+"""Reason of ``star_uploads_refused_total``."""
+
+
+class UnusableImage(InvalidRequest):
+    """An uploaded image is not one, is damaged, too large, or would cost too much to decode."""
+
+    def __init__(self, message: str, *, param: str | None = None, reason: UploadReason) -> None:
+        super().__init__(message, param=param)
+        self.reason: UploadReason = reason
+
+    @property
+    def decoded(self) -> bool:
+        """Whether it was decoded before it was refused, or at least begun."""
+        return self.reason not in ("format", "structure", "size")
 
 
 class InvalidApiKey(InvalidRequest):

@@ -29,6 +29,7 @@ from server.errors import (
     RateLimitExceeded,
     ServerError,
     TooManyUploads,
+    UploadReason,
 )
 from server.messages import ModelInfo, Timing
 
@@ -133,6 +134,11 @@ class Metrics:
         self.image_store_errors = self._counter(
             "image_store_errors", "Failed operations of the image store.", "operation"
         )
+        self.uploads_refused = self._counter(
+            "uploads_refused", "Uploaded images that were refused.", "reason"
+        )
+        for cause in get_args(UploadReason):
+            self.uploads_refused.labels(cause)
         for operation in _STORE_OPERATIONS:
             self.image_store_errors.labels(operation)
         for error in _REASONS:
@@ -170,6 +176,11 @@ class Metrics:
         )
         self.image_encode = self._histogram(
             "image_encode_duration_seconds", "Seconds to encode one PNG, WebP or JPEG file.", _SHORT
+        )
+        self.image_decode = self._histogram(
+            "image_decode_duration_seconds",
+            "Seconds to inspect and decode the uploaded files of one edit.",
+            _SHORT,
         )
         self.batch_size = self._histogram(
             "batch_size", "Images in one step of the engine.", _COUNTS

@@ -205,6 +205,18 @@ class Settings(FileSettings, WorkerSettings):
     max_image_pixels: int = Field(
         1 << 24, ge=1, le=1 << 27, description="pixels of an uploaded image at most"
     )
+    decode_processes: int = Field(
+        2, ge=1, le=64, description="processes that decode uploaded images, started when needed"
+    )
+    decode_timeout_s: Seconds = Field(
+        10.0, description="seconds that decoding the uploaded images of a request may take"
+    )
+    decode_memory_bytes: int = Field(
+        0,
+        ge=0,
+        le=1 << 40,
+        description="address space of a decoding process; 0 is 512 MiB and 32 bytes for each of max_image_pixels",
+    )
     api_keys: Annotated[list[SecretStr], NoDecode, BeforeValidator(split_list)] = Field(
         [], description="keys that clients must send, separated by commas; empty lets everyone in"
     )
@@ -281,7 +293,7 @@ class Settings(FileSettings, WorkerSettings):
         15.0, description="seconds of silence in a stream before a comment is sent"
     )
     encode_threads: int = Field(
-        2, ge=1, le=64, description="threads that decode and encode PNG, WebP and JPEG"
+        2, ge=1, le=64, description="threads that encode PNG, WebP and JPEG"
     )
 
     drain_timeout_s: Seconds = Field(

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from server.dispatch.engine_client import EngineClient
 from server.http.rate_limit import RateLimits
+from server.images.decode_pool import DecodePool
 from server.images.encode import ImageEncoder
 from server.images.stores.store import ImageStore
 from server.settings import Settings
@@ -21,6 +22,7 @@ class Context:
     settings: Settings
     client: EngineClient
     encoder: ImageEncoder
+    decoder: DecodePool
     store: ImageStore
     limits: RateLimits
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from typing import TypeVar
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
@@ -19,15 +19,23 @@ from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
 from server.api.warnings_header import warnings_header
 from server.dispatch.ticket import Ticket
-from server.errors import InvalidRequest, RateLimitExceeded
+from server.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    RateLimitExceeded,
+    ServerError,
+    UnusableImage,
+)
 from server.http.rate_limit import caller_of
 from server.http.request_log import record_of
-from server.images.canvas import EditOptions, parse_place, read_edit
+from server.images.canvas import EditOptions, parse_place
+from server.images.decode_process import EditSource
 from server.images.encode import MEDIA_TYPES
 from server.images.uploads import EditFiles
-from server.messages import ImageEdit, ModelInfo, Painted
+from server.messages import ImageEdit, Job, ModelInfo, Painted
 
 R = TypeVar("R", bound=Response)
+T = TypeVar("T")
 
 
 class Delivery:
@@ -133,13 +141,30 @@ async def admit(
     record.details |= {"n": images, "seed": job.seeds[0]}
     if context.settings.log_prompts:
         record.details["prompt"] = job.prompt
-    _check_limits(context, caller, images)
     if files is not None:
-        job = replace(job, edit=await _read_edit(files, options, model, context))
-        _check_limits(context, caller, images)  # others may have come meanwhile
-    ticket = client.submit(job, deadline)
-    context.limits.spend(caller, images)
+        _check_limits(context, caller, images)
+        source = EditSource(
+            files, options, model.image_size, model.num_scales, context.settings.max_image_pixels
+        )
+        decoding = _Decoding(context, source, caller, images)
+        work = _before(deadline - client.clock(), decoding.run())
+        job = replace(job, edit=await unless_disconnected(request, work))
+    ticket = _submit(context, job, deadline, caller)
     return Delivery(request, context, body, ticket, notes)
+
+
+def _submit(context: Context, job: Job, deadline: float, caller: str) -> Ticket:
+    """Queue a job and count it; one whose image has been decoded is counted even if there is no room for it."""
+    images = len(job.seeds)
+    _check_limits(context, caller, images)  # others may have come while an image was decoded
+    try:
+        ticket = context.client.submit(job, deadline)
+    except ServerError:
+        if job.edit is not None:
+            context.limits.spend(caller, images)
+        raise
+    context.limits.spend(caller, images)
+    return ticket
 
 
 def _edit_options(body: GenerateRequest, files: EditFiles | None) -> EditOptions:
@@ -160,18 +185,41 @@ def _edit_options(body: GenerateRequest, files: EditFiles | None) -> EditOptions
     )
 
 
-async def _read_edit(
-    files: EditFiles, options: EditOptions, model: ModelInfo, context: Context
-) -> ImageEdit:
-    read = partial(
-        read_edit,
-        files,
-        options,
-        side=model.image_size,
-        scales=model.num_scales,
-        max_pixels=context.settings.max_image_pixels,
-    )
-    return await context.encoder.run(read)
+@dataclass(frozen=True)
+class _Decoding:
+    """The files of an edit on their way through the decoder; a caller pays for them unless they become a job."""
+
+    context: Context
+    source: EditSource
+    caller: str
+    images: int
+
+    async def run(self) -> ImageEdit:
+        begun = False
+
+        def admit() -> None:  # others of the caller may have been served while this one waited
+            nonlocal begun
+            _check_limits(self.context, self.caller, self.images)
+            begun = True
+
+        try:
+            return await self.context.decoder.decode(self.source, admit)
+        except BaseException as error:
+            inspected_only = isinstance(error, UnusableImage) and not error.decoded
+            if begun and not inspected_only:
+                self.context.limits.spend(self.caller, self.images)
+            raise
+
+
+async def _before(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Await work for some seconds at most, then cancel it and raise ``DeadlineExceeded``."""
+    try:
+        async with asyncio.timeout(max(seconds, 0)):
+            return await work
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            "The request's deadline passed while its image was decoded; raise timeout_s."
+        ) from error
 
 
 def _check_limits(context: Context, caller: str, images: int) -> None:

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -17,7 +17,6 @@ from server.images.metadata import ImageMetadata, png_texts, save_options
 from server.messages import Pixels
 
 ImageFormat = Literal["png", "webp", "jpeg"]
-T = TypeVar("T")
 
 MEDIA_TYPES: dict[ImageFormat, str] = {
     "png": "image/png",
@@ -116,10 +115,6 @@ class ImageEncoder:
         )
         self._observe(time.perf_counter() - started)
         return data
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run other work on images in the same threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def close(self) -> None:
         """End the threads once they have finished their current image."""
