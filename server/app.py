@@ -26,6 +26,7 @@ from server.dispatch.engine_client import EngineClient
 from server.dispatch.worker_process import WorkerProcess
 from server.http.auth import ApiKeyCheck, read_keys
 from server.http.body_budget import BodyBudget
+from server.http.browser_check import HostCheck, OriginCheck
 from server.http.error_handlers import install_error_handlers
 from server.http.forwarded import Forwarded
 from server.http.rate_limit import RateLimitCheck, RateLimits
@@ -133,6 +134,10 @@ def _add_middleware(app: Api, settings: Settings, metrics: Metrics, limits: Rate
         max_upload_bytes=settings.max_upload_bytes,
         body_timeout_s=settings.body_timeout_s,
     )
+    if not app.with_keys:
+        app.add_middleware(
+            OriginCheck, origins=settings.cors_origins, public_url=settings.public_url
+        )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -141,5 +146,7 @@ def _add_middleware(app: Api, settings: Settings, metrics: Metrics, limits: Rate
             allow_headers=["*"],
             expose_headers=_EXPOSED_HEADERS,
         )
+    if settings.allowed_hosts is not None:
+        app.add_middleware(HostCheck, hosts=settings.allowed_hosts)
     app.add_middleware(RequestLog, metrics=metrics, log_client_address=settings.log_client_address)
     app.add_middleware(Forwarded, proxies=settings.trusted_proxies, root_path=settings.root_path)

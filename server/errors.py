@@ -8,6 +8,9 @@ Clients get one tree and one envelope:
     │   ├── MalformedRequest           malformed_request
     │   └── UnknownModel               model_not_found
     ├── InvalidApiKey             401  invalid_api_key
+    ├── Forbidden                 403
+    │   ├── OriginNotAllowed           origin_not_allowed
+    │   └── HostNotAllowed             host_not_allowed
     ├── NotFound                  404  not_found
     │   └── ModelNotFound              model_not_found
     ├── MethodNotAllowed          405  method_not_allowed
@@ -158,6 +161,25 @@ class InvalidApiKey(InvalidRequest):
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"www-authenticate": "Bearer"}
+
+
+class Forbidden(InvalidRequest):
+    """The request comes from where this server serves nobody."""
+
+    status = 403
+    outcome = "rejected"
+
+
+class OriginNotAllowed(Forbidden):
+    """A page of another site has sent it, from the browser of somebody who reaches this server."""
+
+    code = "origin_not_allowed"
+
+
+class HostNotAllowed(Forbidden):
+    """``Host`` is not a name of this server."""
+
+    code = "host_not_allowed"
 
 
 class NotFound(InvalidRequest):

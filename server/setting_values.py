@@ -12,6 +12,9 @@ PATH_PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}")
 """A path that the server may be published under; no segment begins with a dot."""
 
 
+_HOST = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}|\[?[0-9A-Fa-f:.]{2,45}\]?")
+
+
 def split_list(value: Any) -> Any:
     """Parse ``a,b`` or ``["a", "b"]``, as a flag or a variable writes a list."""
     if not isinstance(value, str):
@@ -35,6 +38,16 @@ def are_origins(value: list[str]) -> list[str]:
         if origin != "*" and (is_address(origin) != origin or urlsplit(origin).path):
             raise ValueError(
                 f"must name origins such as https://app.example.org, or *; got {origin}."
+            )
+    return value
+
+
+def are_hosts(value: list[str] | None) -> list[str] | None:
+    """Check names and addresses of hosts; ``*`` is all."""
+    for host in value or []:
+        if host != "*" and not _HOST.fullmatch(host):
+            raise ValueError(
+                f"must name hosts without scheme and port, such as images.example.org, or *; got {host}."
             )
     return value
 

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from server.setting_values import (
+    are_hosts,
     are_model_names,
     are_networks,
     are_origins,
@@ -244,6 +245,15 @@ class Settings(FileSettings, WorkerSettings):
     cors_origins: Annotated[
         list[str], NoDecode, BeforeValidator(split_list), AfterValidator(are_origins)
     ] = Field([], description="sites whose pages may call the API, separated by commas; * is all")
+    allowed_hosts: Annotated[
+        list[str] | None, NoDecode, BeforeValidator(split_list), AfterValidator(are_hosts)
+    ] = Field(
+        None,
+        description=(
+            "names that requests may give in Host, separated by commas; * is all; when left out, loopback's names and "
+            "public_url's on a server that listens on loopback without trusted_proxies, else all"
+        ),
+    )
     public_url: Annotated[str, AfterValidator(is_address)] | None = Field(
         None, description="address of the server in image URLs; the request's own when left out"
     )

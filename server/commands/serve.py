@@ -14,6 +14,7 @@ from uvicorn.config import STARTUP_FAILURE
 from server.app import create_app, make_client
 from server.dispatch.engine_client import EngineClient
 from server.errors import CannotListen, ServingFailed
+from server.http.browser_check import default_hosts
 from server.http.transport import accept_connections, uvicorn_config
 from server.logs import configure_logging
 from server.settings import Settings
@@ -165,7 +166,10 @@ def serve(settings: Settings) -> None:
     sockets = listen(settings.host, settings.port, settings.write_timeout_s)
     configure_logging(settings.log_level, settings.log_format)
     client = make_client(settings)
-    config = uvicorn_config(create_app(settings, client))
+    hosts = default_hosts(settings)
+    config = uvicorn_config(
+        create_app(settings.model_copy(update={"allowed_hosts": hosts}), client)
+    )
     server = DrainingServer(config, client, settings)
     log = structlog.get_logger("star.server")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

@@ -225,7 +225,7 @@ async def test_pages_of_other_sites_are_kept_out_unless_named() -> None:
         assert not [name for name in answer.headers if name.startswith("access-control")]
         assert (
             await service.http.options("/generate", headers={"origin": ORIGIN, **PREFLIGHT})
-        ).status_code == 405
+        ).status_code == 403
 
 
 async def test_pages_of_named_sites_are_let_in() -> None:

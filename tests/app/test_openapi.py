@@ -108,5 +108,11 @@ async def test_the_page_needs_nothing_from_elsewhere(service: Service) -> None:
         assert (await service.http.get(address)).status_code == 200, address
     assert "//" not in re.sub(r"//.*swagger-ui", "", page.text.replace("<!DOCTYPE html>", ""))
     assert '"validatorUrl": null' in page.text
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy.partition("script-src")[2]
+    for answer in (page, await service.http.get("/docs/parts/swagger-ui.css")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
     assert (await service.http.get("/redoc")).status_code == 404
     assert (await service.http.get("/docs/parts/../../core.py")).status_code == 404
