@@ -176,12 +176,15 @@ def _edit_options(body: GenerateRequest, files: EditFiles | None) -> EditOptions
             "keep_scales keeps what the image shows; leave it out with place, which generates its surroundings.",
             param="keep_scales",
         )
+    if files is not None and files.mask is None and body.mask_kind is not None:
+        raise InvalidRequest("mask_kind needs a mask.", param="mask_kind")
     place = parse_place(body.place) if body.place is not None else None
     return EditOptions(
         body.keep_scales,
         place,
         focus=body.focus is not False,
         feather=body.feather is not False,
+        mask_kind=body.mask_kind,
     )
 
 

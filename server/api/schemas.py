@@ -16,6 +16,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from server.images.encode import ImageFormat
+from server.images.mask import MaskKind
 from server.sampling import SamplingOverrides
 from server.settings import MetadataLevel
 from star_model.sampling import Sampling, Seed
@@ -106,6 +107,11 @@ class EditFields(BaseModel):
     feather: bool | None = Field(
         None,
         description="Blend into the generated part over a few pixels inside the mask; true when left out.",
+    )
+    mask_kind: MaskKind | None = Field(
+        None,
+        description='Pixels of the mask that mark the part to generate: its transparent ones ("alpha") or its white '
+        'ones ("luminance"). When left out, the mask itself tells, or is refused if it does not.',
     )
 
     @property

@@ -1,7 +1,7 @@
 """Preparation of an edit: from the uploaded files to a canvas of the model's size and a mask.
 
-A mask marks the part to generate: with its transparent pixels, if it has any, or else with its white pixels. Without
-a mask, the transparent pixels of the image mark it, if there are any.
+A mask marks the part to generate: with its transparent pixels or with its white pixels, see
+:mod:`server.images.mask`. Without a mask, the transparent pixels of the image mark it, if there are any.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from server.errors import InvalidRequest
+from server.images.mask import MaskKind, marked, transparent
 from server.images.uploads import EditFiles, Upload, read_image
 from server.messages import ImageEdit, Pixels
 
@@ -20,8 +21,6 @@ Box = tuple[float, float, float, float]
 
 _SQUARE = 1.01
 """Ratio of the sides up to which an image counts as a square."""
-_HALF = 128
-"""Threshold of 255: a pixel of at least this brightness is white, one of less opacity is transparent."""
 _NUMBER = re.compile(r"\d*\.?\d+")
 
 
@@ -34,12 +33,14 @@ class EditOptions:
         place: box of the image on the canvas; None fills the canvas.
         focus: generate a small masked part at full resolution, in a window around it.
         feather: blend into the generated part.
+        mask_kind: which pixels of the mask mark the part to generate; None finds out.
     """
 
     keep_scales: int | None
     place: Box | None
     focus: bool
     feather: bool
+    mask_kind: MaskKind | None = None
 
 
 def parse_place(text: str) -> Box:
@@ -75,7 +76,7 @@ def read_edit(
         InvalidRequest: a file or the mask is unusable; ``param`` names the field.
     """
     image = read_image(files.image, max_pixels)
-    holes = _holes(files, image, max_pixels)
+    holes = _holes(files, image, options.mask_kind, max_pixels)
     canvas, mask = _lay_out(image, holes, _target(image, options.place, side), side)
     if mask is not None:
         _check(mask, files.mask or files.image)
@@ -96,25 +97,20 @@ def read_edit(
     )
 
 
-def _holes(files: EditFiles, image: Image.Image, max_pixels: int) -> Image.Image | None:
+def _holes(
+    files: EditFiles, image: Image.Image, kind: MaskKind | None, max_pixels: int
+) -> Image.Image | None:
     """Return the part to generate, 255 in a mask of the image's size; None if neither file marks any."""
     if files.mask is None:
-        return _transparent(image)
+        holes = transparent(image)
+        return holes if holes.getbbox() is not None else None
     mask = read_image(files.mask, max_pixels)
     if mask.size != image.size:
-        raise files.mask.refusal(
-            f"must have the image's size, {image.width} x {image.height} pixels; it has {mask.width} x {mask.height}"
+        raise files.mask.unusable(
+            f"must have the image's size, {image.width} x {image.height} pixels; it has {mask.width} x {mask.height}",
+            "mask",
         )
-    transparent = _transparent(mask)
-    if transparent is not None:
-        return transparent
-    return mask.convert("L").point(lambda value: 255 if value >= _HALF else 0)
-
-
-def _transparent(image: Image.Image) -> Image.Image | None:
-    """Return the transparent pixels, 255 in a mask; None if there are none."""
-    mask = image.getchannel("A").point(lambda value: 255 if value < _HALF else 0)
-    return mask if mask.getbbox() is not None else None
+    return marked(files.mask, mask, kind)
 
 
 def _target(image: Image.Image, place: Box | None, side: int) -> tuple[int, int, int, int]:
@@ -165,10 +161,11 @@ def _check(mask: Image.Image, upload: Upload) -> None:
     """Refuse a mask that leaves nothing to generate, or nothing to keep; ``upload`` is where it comes from."""
     lowest, highest = mask.getextrema()
     if not highest:
-        raise upload.refusal(
-            "marks nothing to generate: make the part to generate transparent or, in an opaque mask, white"
+        raise upload.unusable(
+            "marks nothing to generate: make the part to generate transparent or, in an opaque mask, white",
+            "mask",
         )
     if lowest:
-        raise upload.refusal(
-            "marks everything: make the part to keep opaque or, in an opaque mask, black"
+        raise upload.unusable(
+            "marks everything: make the part to keep opaque or, in an opaque mask, black", "mask"
         )

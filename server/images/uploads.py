@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -19,6 +20,7 @@ from server.images.structure import UnsafeStructure, inspect, strip_png
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _KINDS = "a PNG, JPEG or WebP file"
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,16 @@ class Upload:
         if isinstance(self.data, bytes):
             return self.data
         text = self.data
-        if text.startswith(("http://", "https://")):
+        if text[:8].lower().startswith(("http://", "https://")):
             raise self.refusal(f"must be {_KINDS} in base64; URLs are not fetched")
-        if text.startswith("data:"):
+        if text[:5].lower() == "data:":
             head, _, text = text.partition(",")
-            if not head.endswith(";base64"):
+            if not head.lower().endswith(";base64"):
                 raise self.refusal(
                     "must be a data: URL in base64, such as data:image/png;base64,iVBORw0KGgo="
                 )
         try:
-            return base64.b64decode(text, validate=True)
+            return _decode_base64(unquote(text) if "%" in text else text)
         except (binascii.Error, ValueError) as error:
             raise self.refusal(f"must be {_KINDS} in base64; this is not base64") from error
 
@@ -63,6 +65,12 @@ class Upload:
     def unusable(self, problem: str, reason: UploadReason) -> UnusableImage:
         """Return an error about the file itself."""
         return UnusableImage(f"{self.field} {problem}.", param=self.field, reason=reason)
+
+
+def _decode_base64(text: str) -> bytes:
+    """Decode base64 of either alphabet, in lines or in one, with or without padding; raises ValueError."""
+    plain = "".join(text.split()).translate(_STANDARD_ALPHABET).rstrip("=")
+    return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
 
 
 @dataclass(frozen=True)

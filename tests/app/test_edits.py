@@ -92,6 +92,21 @@ async def test_json_is_the_same_edit(shared: Service) -> None:
     assert native.json()["parameters"] == answer.json()["parameters"]
 
 
+@pytest.mark.parametrize("kind", ["alpha", "luminance"])
+async def test_the_kind_of_a_mask(shared: Service, kind: str) -> None:
+    strokes = Image.new("RGBA", (SIDE, SIDE))
+    strokes.paste("white", BOX)
+    layer = file_of(strokes)
+    check(await edit(shared, {"image": IMAGE, "mask": layer}), 400, "mask", "mask_kind")
+    answer = await edit(shared, {"image": IMAGE, "mask": layer}, mask_kind=kind)
+    assert answer.status_code == 200, answer.text
+    (given,) = edits
+    assert given is not None
+    assert given.mask == mask(SIDE, BOX, inside=255 if kind == "luminance" else 0).tobytes()
+    native = await shared.generate(image=text(IMAGE), mask=text(layer), mask_kind=kind)
+    assert native.status_code == 200, native.text
+
+
 async def test_a_place_and_no_mask(shared: Service) -> None:
     answer = await edit(shared, {"image": file_of(photo(64, 48))}, place="0.25,0.25,0.75,0.75")
     assert answer.status_code == 200, answer.text
@@ -209,6 +224,8 @@ async def test_a_strict_server_refuses_what_it_cannot_honour(
         ({"image": 5}, "image", "a string"),
         ({"image": text(IMAGE), "mask": "aa"}, "mask", "PNG, JPEG or WebP"),
         ({"mask": text(MASK)}, "mask", "needs an image to edit"),
+        ({"image": text(IMAGE), "mask_kind": "alpha"}, "mask_kind", "needs a mask"),
+        ({"image": text(IMAGE), "mask_kind": "ink"}, "mask_kind", '"alpha"'),
         ({"keep_scales": 3}, "keep_scales", "needs an image to edit"),
         ({"place": "0,0,0.5,0.5"}, "place", "needs an image to edit"),
         ({"feather": False}, "feather", "needs an image to edit"),
@@ -216,7 +233,7 @@ async def test_a_strict_server_refuses_what_it_cannot_honour(
         ({"focus": True}, "focus", "needs an image to edit"),
         ({"image": text(IMAGE), "focus": 1}, "focus", "true or false"),
     ],
-    ids=range(11),
+    ids=range(13),
 )
 async def test_what_cannot_be_edited_in_json(
     shared: Service, body: dict[str, Any], param: str, words: str

@@ -41,6 +41,23 @@ def test_base64(data_url: bool) -> None:
     assert seen.convert("RGB").tobytes() == photo(8).tobytes()
 
 
+@pytest.mark.parametrize("form", ["lines", "url", "unpadded", "parameters", "upper", "percent"])
+def test_base64_in_all_its_forms(form: str) -> None:
+    file = file_of(photo(9))
+    text = base64.b64encode(file).decode()
+    assert {"+", "/", "="} <= set(text), "the file should need all of the alphabet"
+    quoted = text.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
+    forms = {
+        "lines": base64.encodebytes(file).decode().replace("\n", "\r\n"),
+        "url": base64.urlsafe_b64encode(file).decode(),
+        "unpadded": base64.urlsafe_b64encode(file).decode().rstrip("="),
+        "parameters": f"data:image/png;name=a.png;charset=utf-8;base64,{text}",
+        "upper": f"DATA:image/png;BASE64,{text}",
+        "percent": f"data:image/png;base64,{quoted}",
+    }
+    assert read(forms[form]).convert("RGB").tobytes() == photo(9).tobytes()
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_what_is_lossless_is_read_to_the_bit(kind: str) -> None:
     image = photo(20, 10)
