@@ -328,7 +328,7 @@ class Draining(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """All connections, or all memory for request bodies, are taken."""
+    """All connections, memory or disk space for request bodies, or processes for decoding, are taken."""
 
     code = "overloaded"
 

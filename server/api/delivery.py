@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
 
 from server.api.context import Context
+from server.api.deadline import before_deadline
 from server.api.disconnect import unless_disconnected
 from server.api.image_file import encode_file
 from server.api.jobs import make_job, timeout_of
@@ -20,7 +20,6 @@ from server.api.streaming import EventKind, ImageStream
 from server.api.warnings_header import warnings_header
 from server.dispatch.ticket import Ticket
 from server.errors import (
-    DeadlineExceeded,
     InvalidRequest,
     RateLimitExceeded,
     ServerError,
@@ -35,7 +34,6 @@ from server.images.uploads import EditFiles
 from server.messages import ImageEdit, Job, ModelInfo, Painted
 
 R = TypeVar("R", bound=Response)
-T = TypeVar("T")
 
 
 class Delivery:
@@ -147,7 +145,7 @@ async def admit(
             files, options, model.image_size, model.num_scales, context.settings.max_image_pixels
         )
         decoding = _Decoding(context, source, caller, images)
-        work = _before(deadline - client.clock(), decoding.run())
+        work = before_deadline(deadline - client.clock(), decoding.run(), "its image was decoded")
         job = replace(job, edit=await unless_disconnected(request, work))
     ticket = _submit(context, job, deadline, caller)
     return Delivery(request, context, body, ticket, notes)
@@ -212,17 +210,6 @@ class _Decoding:
             if begun and not inspected_only:
                 self.context.limits.spend(self.caller, self.images)
             raise
-
-
-async def _before(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """Await work for some seconds at most, then cancel it and raise ``DeadlineExceeded``."""
-    try:
-        async with asyncio.timeout(max(seconds, 0)):
-            return await work
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            "The request's deadline passed while its image was decoded; raise timeout_s."
-        ) from error
 
 
 def _check_limits(context: Context, caller: str, images: int) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from server.api.context import Context
+from server.api.deadline import before_deadline
 from server.api.schemas import GenerateRequest
 from server.dispatch.ticket import Ticket
 from server.images.metadata import describe
 from server.messages import Painted, Preview
+
+_GRACE_S = 0.1
+"""Seconds after the deadline in which encoding may end. A ticket that is not over ends first, with its own reason."""
 
 
 async def encode_file(
@@ -15,6 +21,7 @@ async def encode_file(
     """Encode an image of a request in its format, with its metadata; previews are not signed.
 
     Raises:
+        DeadlineExceeded: the request's deadline passed first.
         SigningFailed: the server signs its images, and could not.
     """
     model = ticket.model
@@ -26,10 +33,14 @@ async def encode_file(
         size=model.size,
         scales=model.num_scales,
     )
-    return await context.encoder.encode(
+    work = context.encoder.encode(
         event.pixels,
         body.image_format,
         body.quality,
         metadata,
         signed=isinstance(event, Painted),
     )
+    if ticket.expiry is None:
+        return await work
+    left = ticket.expiry.when() - asyncio.get_running_loop().time()
+    return await before_deadline(left + _GRACE_S, work, "its image was encoded")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from server.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     ServerError,
     error_response,
 )
@@ -76,6 +78,8 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
             )
         case 400 if isinstance(error.__cause__, ClientDisconnect):
             return ClientClosed("The client disconnected before its request was complete.")
+        case 400 if isinstance(error.__cause__, OSError):
+            return _no_room(error.__cause__)
         case 400:
             if request.headers.get("content-type", "").startswith("multipart/"):
                 return InvalidRequest(
@@ -84,6 +88,15 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
             return InvalidRequest("The request body cannot be read; send a JSON object in UTF-8.")
         case _:
             return InternalError(str(error.detail))
+
+
+def _no_room(error: OSError) -> ServerError:
+    """Return the error for a body that could not be kept while it was read: large files of forms go to a disk."""
+    structlog.get_logger("star.server").error("body_not_stored", error=str(error))
+    return Overloaded(
+        "The server has no room on its temporary disk for the request body. Try again later, or send a smaller file.",
+        retry_after=30,
+    )
 
 
 def _paths(request: Request) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -272,6 +274,20 @@ async def test_a_body_that_is_no_form(
         None,
         words,
     )
+
+
+async def test_a_full_temporary_disk_is_not_the_callers_fault(
+    shared: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    answer = await edit(shared, {"image": bytes(2 << 20)})
+    check(answer, 503, None, "no room on its temporary disk")
+    assert answer.json()["error"]["code"] == "overloaded"
+    assert answer.headers["retry-after"] == "30"
+    assert "body_not_stored" in capsys.readouterr().out
 
 
 async def test_a_form_over_the_limit_is_refused_by_its_declared_length(shared: Service) -> None:

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -155,3 +156,17 @@ async def test_a_stopping_server_kills_its_decoders() -> None:
     async with stopped_decoder() as (_, pid):
         pass
     assert not alive(pid)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_deadline_ends_encoding_too(stream: bool) -> None:
+    async with serve_fake(encode_threads=1) as service:
+        done = threading.Event()
+        service.app.state.context.encoder._pool.submit(done.wait)
+        try:
+            answer = await service.generate(timeout_s=0.5, stream=stream)
+        finally:
+            done.set()
+        assert "deadline passed while its image was encoded" in answer.text
+        assert answer.status_code == (200 if stream else 504)
+        assert service.client.idle
