@@ -206,7 +206,11 @@ class _Decoding:
         try:
             return await self.context.decoder.decode(self.source, admit)
         except BaseException as error:
-            inspected_only = isinstance(error, UnusableImage) and not error.decoded
+            inspected_only = (
+                isinstance(error, UnusableImage)
+                and not error.decoded
+                and error.param != "mask"  # which is read after the image
+            )
             if begun and not inspected_only:
                 self.context.limits.spend(self.caller, self.images)
             raise

@@ -330,6 +330,22 @@ async def test_bad_files_cost_nothing() -> None:
         assert (await edit(service)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("files", "fields"),
+    [
+        ({"image": IMAGE, "mask": b"no image"}, {}),
+        ({"image": IMAGE[:500]}, {}),
+        ({"image": file_of(photo(40, 30))}, {}),
+        ({"image": IMAGE}, {"place": "0,0,1,1"}),
+    ],
+    ids=["mask", "damaged", "shape", "place"],
+)
+async def test_what_was_decoded_is_charged(files: dict[str, bytes], fields: dict[str, str]) -> None:
+    async with serve_fake(images_per_minute=1) as service:
+        assert (await edit(service, files, **fields)).status_code == 400
+        assert (await edit(service)).status_code == 429
+
+
 async def test_a_key_is_asked_for() -> None:
     async with serve_fake(api_keys=["sk-test-0123456789"]) as service:
         check(await edit(service), 401, None)
