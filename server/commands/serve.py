@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 import structlog
@@ -57,6 +60,19 @@ class DrainingServer(uvicorn.Server):
             metrics=self._client.metrics,
         )
         self.started = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGHUP drain too, as a closed terminal sends it, unless it is ignored: ``nohup`` asks for that."""
+        with super().capture_signals():
+            if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+                yield
+                return
+            before = signal.signal(signal.SIGHUP, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Count the signal. Unlike uvicorn, do not raise it again at the end, so the exit code is 0."""
@@ -154,7 +170,7 @@ def _limit_unsent(listener: socket.socket, write_timeout_s: float) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         settings: of the server.

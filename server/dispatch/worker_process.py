@@ -8,7 +8,8 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pickle import UnpicklingError
 from typing import Protocol
@@ -45,6 +46,22 @@ def _run(connection: Connection, settings: WorkerSettings, index: int) -> None:
     worker_main(connection, settings, index)
 
 
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block, for a process that is started meanwhile, the signals that only its parent obeys.
+
+    It inherits the mask. Without it, a Ctrl-C ends the worker while it imports, before it can ignore the signal.
+    """
+    resource_tracker.ensure_running()  # its own start would unblock them again
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class WorkerProcess:
     """A worker in a process of its own.
 
@@ -63,7 +80,8 @@ class WorkerProcess:
             target=_run, args=(theirs, settings, index), name=f"star-worker-{index}", daemon=True
         )
         try:
-            self._process.start()
+            with _signals_blocked():
+                self._process.start()
         except BaseException:
             self._connection.close()
             raise

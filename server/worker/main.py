@@ -84,9 +84,11 @@ def worker_main(connection: Connection, settings: WorkerSettings, index: int) ->
         settings: what to load and how to run it.
         index: of this worker, from 0.
     """
-    # Ctrl-C and a service manager's SIGTERM reach the whole process group; the parent decides when the worker ends.
+    # Ctrl-C, a service manager's SIGTERM and a closed terminal's SIGHUP reach the whole process group; the parent
+    # decides when the worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     outbox = Outbox(connection)
     pulse = Pulse(outbox)
     outbox.send(Loading("loading"))

@@ -1,0 +1,94 @@
+"""The real server when it is stopped in its first seconds, or hung up on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live_server import ROOT, running_server
+from tests.server.processes import needs_proc, wait_until, workers_of
+from tests.star_model.tiny import write_tiny_model
+
+pytestmark = needs_proc
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("start") / "model")
+
+
+@contextlib.contextmanager
+def started(*flags: str, log: Path, shell: str = 'exec "$@"') -> Iterator[subprocess.Popen[bytes]]:
+    """Start a server in a process group of its own, by way of a shell."""
+    command = ["sh", "-c", shell, "sh", sys.executable, "-m", "server", "serve", *flags]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("seconds", [0.15, 0.3, 0.5, 0.7, 1.0])
+def test_an_early_interrupt_ends_it_without_a_traceback(
+    model: Path, tmp_path: Path, seconds: float
+) -> None:
+    log = tmp_path / "log"
+    with started("--port", "0", "--model", str(model), "--threads", "1", log=log) as process:
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) in (0, 130)
+    assert "Traceback" not in log.read_text()
+
+
+def test_an_interrupt_of_the_group_leaves_a_worker_alone_that_has_just_been_started(
+    model: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with started("--port", "0", "--model", str(model), "--threads", "1", log=log) as process:
+        wait_until(lambda: len(workers_of(process.pid)) > 0)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0
+    assert "Traceback" not in log.read_text()
+    assert "SIGINT" not in log.read_text()
+
+
+def test_a_closed_terminal_drains_it(model: Path, tmp_path: Path) -> None:
+    flags = ("--model", str(model), "--threads", "1", "--log-format", "json")
+    answers: list[httpx.Response] = []
+    with running_server(*flags, log=tmp_path / "log") as server:
+
+        def ask() -> None:
+            body = {"prompt": "a red apple", "n": 10}
+            answers.append(httpx.post(f"{server.url}/generate", json=body, timeout=60))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        wait_until(lambda: outstanding(server.url) > 0)
+        os.killpg(server.process.pid, signal.SIGHUP)
+        asking.join()
+        assert server.process.wait(60) == 0
+        assert [answer.status_code for answer in answers] == [200]
+        assert '"draining"' in server.written
+        assert "worker exited" not in server.written
+
+
+def outstanding(url: str) -> float:
+    """Requests that are waiting or being painted."""
+    names = ("star_requests_running", "star_requests_waiting")
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(names))
