@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live_server import ROOT, running_server
+from tests.live_server import ROOT, free_port, running_server
 from tests.server.processes import needs_proc, wait_until, workers_of
 from tests.star_model.tiny import write_tiny_model
 
@@ -85,6 +85,40 @@ def test_a_closed_terminal_drains_it(model: Path, tmp_path: Path) -> None:
         assert [answer.status_code for answer in answers] == [200]
         assert '"draining"' in server.written
         assert "worker exited" not in server.written
+
+
+def test_nohup_is_respected(model: Path, tmp_path: Path) -> None:
+    port = str(free_port())
+    log = tmp_path / "log"
+    flags = ("--port", port, "--model", str(model), "--threads", "1")
+    with started(*flags, log=log, shell='trap "" HUP; exec "$@"') as process:
+        wait_until(lambda: is_ready(port))
+        os.killpg(process.pid, signal.SIGHUP)
+        time.sleep(0.5)
+        assert is_ready(port)
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("closed", ["<&-"])
+def test_closed_streams_do_not_matter(model: Path, tmp_path: Path, closed: str) -> None:
+    port = str(free_port())
+    flags = ("--port", port, "--model", str(model), "--threads", "1")
+    with started(*flags, log=tmp_path / "log", shell=f'exec "$@" {closed}') as process:
+        wait_until(lambda: is_ready(port))
+        body = {"prompt": "a red apple"}
+        answer = httpx.post(f"http://127.0.0.1:{port}/generate", json=body, timeout=60)
+        assert answer.status_code == 200
+        for descriptor in (0, 1, 2):
+            assert "socket" not in os.readlink(f"/proc/{process.pid}/fd/{descriptor}")
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def is_ready(port: str) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def outstanding(url: str) -> float:
