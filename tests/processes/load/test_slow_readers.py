@@ -23,7 +23,7 @@ def test_it_loses_previews_but_no_image_and_holds_up_nobody(slow_workers: LiveSe
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader.settimeout(60)
         reader.connect(("127.0.0.1", server.port))
-        head = f"POST /generate HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {len(body)}\r\n"
+        head = f"POST /generate HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {len(body)}\r\n"
         reader.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
         wait_until(lambda: scrape(server).total("images_total") == painted + 10)
         other = httpx.post(
