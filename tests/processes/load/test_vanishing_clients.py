@@ -26,7 +26,10 @@ def ask(server: LiveServer, number: int) -> socket.socket:
     asked = {"prompt": f"a red apple {number % 7}", "n": 1 + number % 3}
     streamed = {"stream": True, "partial_images": 3} if number % 3 else {}
     body = json.dumps(asked | streamed).encode()
-    head = f"POST /generate HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    head = (
+        "POST /generate HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}"
+    )
     client.sendall(head.encode() + b"\r\n\r\n" + body)
     return client
 
