@@ -33,7 +33,13 @@ def started(*flags: str, log: Path, shell: str = 'exec "$@"') -> Iterator[subpro
     command = ["sh", "-c", shell, "sh", sys.executable, "-m", "server", "serve", *flags]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+            command,
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            # A test run in the background of a shell has it ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
     try:
         yield process
