@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.mistakes import make_lesson
+from training.precision import autocast
 from training.scenes import SceneGenerator
 from training.teacher_forcing import token_logits
 from training.tokenize import SceneEncoder, config_of, load_tokenizer, trained_weights
@@ -117,9 +118,10 @@ class UnseenScenes:
         means = []
         for part in (slice(i, i + 16) for i in range(0, len(inputs), 16)):
             text = hidden[part], lengths[part], pooled[part]
-            logits = token_logits(
-                trainer.model, inputs[part], text, trainer.model.rope, trainer.scale_of
-            )
+            with autocast(trainer.device):
+                logits = token_logits(
+                    trainer.model, inputs[part], text, trainer.model.rope, trainer.scale_of
+                )
             means.append(logits.float().softmax(-1) @ trainer.quantizer.codebook.weight)
         return torch.cat(means)
 

@@ -1,4 +1,8 @@
-"""The transformer on whole sequences: all scales at once, each given the coarser ones."""
+"""The transformer on whole sequences: all scales at once, each given the coarser ones.
+
+Callers enter :func:`training.precision.autocast` themselves: entered inside a compiled function, it would be a new
+object at each call, for which the function is compiled again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from star_model.networks.transformer import StarTransformer
-from training.precision import autocast
 
 
 def materialized(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -59,14 +62,13 @@ def token_logits(
         scale_of: (N,) the scale of each token.
     """
     hidden, lengths, pooled = text
-    with autocast(inputs.device):
-        keys_values = model.text_keys_values(hidden)
-        later = model.token_projection(inputs) + model.scale_embedding(scale_of[1:])
-        if model.config.place_features:
-            later = later + model.place_features(rope[:, 1:])
-        x = torch.cat([model.embed_start(pooled), later], dim=1)
-        mask = scale_of.unsqueeze(1) >= scale_of.unsqueeze(0)
-        logits: Tensor = model(x, rope, TeacherForcing(keys_values, lengths), mask)
+    keys_values = model.text_keys_values(hidden)
+    later = model.token_projection(inputs) + model.scale_embedding(scale_of[1:])
+    if model.config.place_features:
+        later = later + model.place_features(rope[:, 1:])
+    x = torch.cat([model.embed_start(pooled), later], dim=1)
+    mask = scale_of.unsqueeze(1) >= scale_of.unsqueeze(0)
+    logits: Tensor = model(x, rope, TeacherForcing(keys_values, lengths), mask)
     return logits
 
 

@@ -22,6 +22,7 @@ from star_model.networks.transformer import StarTransformer
 from star_model.scales import ScaleSchedule
 from training.mistakes import Lesson, make_lesson
 from training.muon import Muon
+from training.precision import autocast
 from training.teacher_forcing import materialized, token_losses
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -242,15 +243,16 @@ class Trainer:
     ) -> Tensor:
         """Cross-entropy (B, N) of the targets at ``positions`` (N,), all coarser scales given."""
         hidden, lengths, pooled = text
-        return self.token_losses(
-            self.model,
-            lesson.inputs[:, positions[1:] - 1],
-            lesson.candidates[:, positions],
-            lesson.weights[:, positions],
-            (hidden.float(), lengths, pooled),
-            self.model.rope[:, positions],
-            self.scale_of[positions],
-        )
+        with autocast(self.device):
+            return self.token_losses(
+                self.model,
+                lesson.inputs[:, positions[1:] - 1],
+                lesson.candidates[:, positions],
+                lesson.weights[:, positions],
+                (hidden.float(), lengths, pooled),
+                self.model.rope[:, positions],
+                self.scale_of[positions],
+            )
 
     def step(self, step: int, batch: Batch, stage: Stage, rate: float) -> dict[str, float]:
         """One update at a fraction ``rate`` of the peak learning rates; returns what to log."""

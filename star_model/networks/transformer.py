@@ -101,7 +101,9 @@ class StarTransformer(nn.Module):
     def text_keys_values(self, hidden: Tensor) -> Tensor:
         """Text hidden states (B, T, text_dim) -> cross-attention keys and values (layers, 2, B, T, H, 64)."""
         blocks = cast("Iterable[StarBlock]", self.blocks)
-        attentions = (block.cross_attention for block in blocks)
+        attentions = [
+            block.cross_attention for block in blocks
+        ]  # a generator would break compiled graphs
         return torch.stack([a.keys_values(hidden) for a in attentions if a is not None])
 
     def modulation(self, condition: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from star_model.config import (
 from star_model.engine.kv_cache import KVCache
 from star_model.networks.tokenizers import build_tokenizer
 from star_model.scales import ScaleSchedule
-from training import teacher_forcing, train_transformer
+from training import train_transformer, transformer_trainer
 from training.mistakes import Lesson
 from training.muon import Muon, orthogonalize
 from training.run import Run, learning_rate
@@ -138,7 +138,7 @@ def losses_of(t: TransformerTrainer, example: Batch, positions: Tensor) -> Tenso
 
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep half precision away, so that equal means equal."""
-    monkeypatch.setattr(teacher_forcing, "autocast", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(transformer_trainer, "autocast", lambda _: contextlib.nullcontext())
 
 
 def test_teacher_forcing_computes_what_the_engine_steps_through(
