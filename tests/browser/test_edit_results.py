@@ -195,7 +195,7 @@ def test_the_servers_limits_are_its_own(serve: Serve, open_page: OpenPage) -> No
     ask(page, "a fox")
     said(
         page,
-        r"^image has 512 x 512 pixels, more than the 100,000 that are read; make it smaller\.$",
+        r"^image has 512 x 512 pixels, more than the 100,000 allowed; make it smaller\.$",
     )
     expect(page.locator("#editor")).to_be_visible()
 
