@@ -310,7 +310,8 @@ class Settings(FileSettings, WorkerSettings):
         30.0, description="seconds that a stopping server has to finish running requests"
     )
     heartbeat_timeout_s: Seconds = Field(
-        30.0, description="seconds without a heartbeat before a worker is replaced"
+        30.0,
+        description="seconds without a heartbeat before a worker is replaced; while it loads, 30 at least",
     )
     load_timeout_s: Seconds = Field(
         3600.0,

@@ -33,6 +33,7 @@ Phase = Literal[
 _LONGEST_BACKOFF = 60.0
 _WATCH_SECONDS = 0.5
 _STOP_SECONDS = 5.0
+_LOAD_SILENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,12 @@ class Supervisor:
     def _hang_reason(self) -> str:
         """Return the reason why the running worker must be replaced; empty if there is none."""
         now, beat = self._clock(), self.beat
-        silent = now - self.heard_at
-        if silent > self._settings.heartbeat_timeout_s:
+        silent, patience = now - self.heard_at, self._settings.heartbeat_timeout_s
+        if (
+            self._ready_at is None
+        ):  # a start, and the import of PyTorch, can hold up a busy machine's interpreter
+            patience = max(patience, _LOAD_SILENCE_SECONDS)
+        if silent > patience:
             return f"it was silent for {silent:.0f} s"
         if self._ready_at is None:
             loading = now - self._launch_at

@@ -220,3 +220,13 @@ async def test_the_backoff_doubles_up_to_a_minute_and_never_overflows() -> None:
         ]
         assert supervisor._backoff(1025) == 60
         assert supervisor._backoff(10**9) == 60
+
+
+async def test_a_start_may_be_silent_for_longer_than_a_running_worker() -> None:
+    launches = Launches()
+    async with supervised(launches, heartbeat_timeout_s=3) as supervisor:
+        worker = await started(supervisor, launches, 1)
+        launches.now += 29
+        assert supervisor._hang_reason() == ""
+        launches.now += 2
+        await until(lambda: worker.killed)
