@@ -98,8 +98,9 @@ def adapt(given: Mapping[str, Any], model: type[BaseModel]) -> Adapted:
         del fields["n"]
     for name in _UNUSED & fields.keys():
         del fields[name]
-    for name in [name for name in _ADVISORY if name in fields]:  # in one order, for the warnings
-        _advise(name, fields, warnings)
+    for name in _ADVISORY:
+        if name in fields:
+            _advise(name, fields, warnings)
     for name in {"response_format", "output_format"} & fields.keys():
         fields[name] = _folded(fields[name])
     _adapt_delivery(fields, warnings)
