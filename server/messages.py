@@ -309,9 +309,15 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The worker process is gone. The parent adds this as the last message of a worker."""
+    """The worker process is gone. The parent adds this as the last message of a worker.
+
+    Args:
+        reason: its exit code, or the signal that ended it.
+        killed: whether it was a signal.
+    """
 
     reason: str
+    killed: bool = False
 
 
 Work = Started | PromptEncoded | Freed | Preview | Painted | Failed | Timing

@@ -103,6 +103,9 @@ class Metrics:
             ),
             "connections": self._gauge("connections", "Open connections of clients."),
             "queue_capacity": self._gauge("queue_capacity", "Images that may wait for a slot."),
+            "engine_phase": self._gauge(
+                "engine_phase", "1 for the phase that the worker is in, else 0.", "worker", "phase"
+            ),
             **{
                 name: self._gauge(name, text, "worker")
                 for name, text in {
@@ -130,6 +133,9 @@ class Metrics:
         )
         self.engine_restarts = self._counter(
             "engine_restarts", "Number of times that a worker ended and was restarted.", "worker"
+        )
+        self.engine_exits = self._counter(
+            "engine_exits", "Processes of a worker that have ended.", "worker", "cause"
         )
         self.image_store_errors = self._counter(
             "image_store_errors", "Failed operations of the image store.", "operation"

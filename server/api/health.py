@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -11,11 +11,13 @@ from starlette.responses import Response
 from server.api.context import AppContext
 from server.api.responses import error_responses
 from server.api.schemas import output_config
-from server.dispatch.supervisor import Phase
+from server.dispatch.worker_state import EndCause, Phase, WorkerPhase, WorkerState
 from server.errors import Unavailable
 from server.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["operation"])
+
+_END = {"cause": "killed", "reason": "the worker ended (SIGSEGV)", "seconds_ago": 3.5}
 
 
 class SupervisorDead(Unavailable):
@@ -41,18 +43,81 @@ class ReadinessResponse(LivenessResponse):
     model: str
 
 
-class StartupResponse(BaseModel):
-    """Progress of the start."""
+class WorkerEndResponse(BaseModel):
+    """How the last process of a worker ended."""
+
+    model_config = output_config(_END)
+
+    cause: EndCause = Field(
+        description="`exited` by itself; `killed` by a signal, as of a kernel short of memory; `load_failed`; "
+        "`not_started`: no process could be launched. By the server: `silent` (no heartbeat), `load_timeout`, "
+        "`stalled` (one step took too long)."
+    )
+    reason: str = Field(description="The same for people, with details.")
+    seconds_ago: float
+
+
+class WorkerResponse(BaseModel):
+    """One worker."""
 
     model_config = output_config(
-        {"phase": "ready", "phase_seconds": 12.5, "started": True, "model": "star-mini"}
+        {
+            "worker": 0,
+            "phase": "loading",
+            "phase_seconds": 2.5,
+            "restarts": 1,
+            "last_end": _END,
+        }
     )
 
-    phase: Phase
+    worker: int = Field(description="Its number, from 0, as in metrics and logs.")
+    phase: WorkerPhase = Field(
+        description="`restarting` and `failed` are the pause before the next start; in `failed` the model has never "
+        "been loaded."
+    )
+    phase_seconds: float = Field(description="Seconds since the phase began.")
+    restarts: int = Field(description="Processes of this worker that have ended so far.")
+    last_end: WorkerEndResponse | None = Field(None, description="Of the latest that has ended.")
+
+    @classmethod
+    def of(cls, state: WorkerState) -> Self:
+        """Return the answer's form of a state."""
+        end, ago = state.last_end, state.last_end_seconds
+        return cls(
+            worker=state.index,
+            phase=state.phase,
+            phase_seconds=round(state.phase_seconds, 1),
+            restarts=state.restarts,
+            last_end=None
+            if end is None or ago is None
+            else WorkerEndResponse(cause=end.cause, reason=end.reason, seconds_ago=round(ago, 1)),
+        )
+
+
+class StartupResponse(BaseModel):
+    """Progress of the start, and the state of each worker."""
+
+    model_config = output_config(
+        {
+            "phase": "ready",
+            "phase_seconds": 12.5,
+            "started": True,
+            "model": "star-mini",
+            "workers": [
+                {"worker": 0, "phase": "ready", "phase_seconds": 12.5, "restarts": 0},
+            ],
+        }
+    )
+
+    phase: Phase = Field(
+        description="Of the worker that is furthest; `restarting` while none is ready that was before, and `draining` "
+        "while the server stops."
+    )
     phase_seconds: float = Field(description="Seconds since the phase began.")
     started: bool = Field(description="Whether the model has been loaded.")
     model: str = Field(description="The model as the settings name it.")
     error: str | None = Field(None, description="Reason why the server cannot start.")
+    workers: list[WorkerResponse]
 
 
 @router.get("/livez", summary="Liveness probe", responses=error_responses(503))
@@ -72,14 +137,16 @@ async def readyz(context: AppContext) -> ReadinessResponse:
 
 @router.get(
     "/startupz",
-    summary="Startup probe, with the phase of the start",
+    summary="Startup probe, with the state of each worker",
     response_model_exclude_none=True,
     responses={
         503: {"model": StartupResponse, "description": "The model has not been loaded yet."}
     },
 )
 async def startupz(context: AppContext, answer: Response) -> StartupResponse:
-    """Answer with the phase as JSON: 200 once the model has been loaded, 503 before."""
+    """Answer with phases, restarts and the last end of each worker as JSON: 200 once the model has been loaded, 503
+    before.
+    """
     client = context.client
     started = client.workers.model is not None
     answer.status_code = 200 if started else 503
@@ -89,6 +156,7 @@ async def startupz(context: AppContext, answer: Response) -> StartupResponse:
         started=started,
         model=context.settings.model,
         error=client.workers.fatal,
+        workers=[WorkerResponse.of(state) for state in client.workers.states],
     )
 
 

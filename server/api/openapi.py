@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from server.api.openai_schemas import LenientImageRequest, OpenAIEditForm, OpenAIEditJson
-from server.api.responses import STREAM_EVENTS, error_responses, reference
+from server.api.responses import BEFORE_ROUTES, STREAM_EVENTS, error_responses, reference
 from server.api.schemas import ErrorResponse
 from server.http.auth import needs_key
 
@@ -29,6 +29,7 @@ class Api(FastAPI):
             for path, operations in schema["paths"].items():
                 for method, operation in operations.items():
                     operation["responses"].pop("422", None)
+                    _add_responses(operation, *BEFORE_ROUTES)
                     if self.with_keys and needs_key(method.upper(), path):
                         _require_key(operation)
             schemas = schema["components"]["schemas"]
@@ -55,7 +56,14 @@ def _other_schemas() -> dict[str, Any]:
 
 def _require_key(operation: dict[str, Any]) -> None:
     operation["security"] = [{_SCHEME: []}]
-    response = error_responses(401)[401]
-    del response["model"]
-    response["content"]["application/json"]["schema"] = {"$ref": reference(ErrorResponse)}
-    operation["responses"]["401"] = response
+    _add_responses(operation, 401)
+
+
+def _add_responses(operation: dict[str, Any], *statuses: int) -> None:
+    """Add error responses that no route declares, in the order of their statuses."""
+    responses = operation["responses"]
+    for status, response in error_responses(*statuses).items():
+        del response["model"]
+        response["content"]["application/json"]["schema"] = {"$ref": reference(ErrorResponse)}
+        responses.setdefault(str(status), response)
+    operation["responses"] = dict(sorted(responses.items()))

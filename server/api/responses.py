@@ -13,6 +13,8 @@ from server.errors import (
     DeadlineExceeded,
     Draining,
     EngineDead,
+    HeaderTooLarge,
+    HostNotAllowed,
     InternalError,
     InvalidApiKey,
     InvalidRequest,
@@ -20,11 +22,15 @@ from server.errors import (
     ModelNotFound,
     NotAcceptable,
     NotFound,
+    OriginNotAllowed,
+    Overloaded,
     QueueFull,
     RangeNotSatisfiable,
     RateLimitExceeded,
+    RequestTimeout,
     RequestTooLarge,
     ServerError,
+    TooManyUploads,
     UnsupportedMediaType,
 )
 from server.images.encode import FORMATS
@@ -97,19 +103,33 @@ TIMES = {
 _DESCRIPTIONS = {
     400: "A field is missing, unknown, of the wrong type or out of range; `param` names it.",
     401: "The API key is missing or wrong.",
+    403: "A page of another site has sent the request, or `Host` is not a name of this server.",
     404: "There is no such path, model or image.",
     406: "The Accept header allows none of the media types that this endpoint answers with.",
+    408: "The header or the body came too slowly; the connection is closed.",
     413: "The body is too long.",
     415: "The body is not sent with the content type that this endpoint reads.",
     416: "The file has none of the bytes that the Range header names.",
-    429: "The queue is full, or the caller has used up its limit per minute; `Retry-After` says when to try again.",
+    429: "The queue is full, or the caller has used up its limit per minute or its share of the room for bodies; "
+    "`Retry-After` says when to try again.",
+    431: "The header is too long, or has too many lines; the connection is closed.",
     500: "The server failed.",
-    503: "The model is loading, the server is shutting down, or its engine or image store has failed.",
+    503: "The model is loading, the server is shutting down or overloaded, or its engine or image store has failed.",
     504: "The request's deadline passed.",
 }
 _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
     400: (InvalidRequest("n must be an integer from 1 to 10; got 11.", param="n"),),
     401: (InvalidApiKey("This server needs an API key; send it as Authorization: Bearer <key>."),),
+    403: (
+        OriginNotAllowed(
+            "Pages of https://example.com may not call this server; add the origin to the setting cors_origins to let "
+            "them."
+        ),
+        HostNotAllowed(
+            "This server does not answer to the host example.com; if it is one of its names, add it to the setting "
+            "allowed_hosts."
+        ),
+    ),
     404: (
         NotFound("There is nothing at GET /nothing; GET /docs lists all endpoints."),
         ModelNotFound('This server has no model "dall-e-3"; it has star-mini.', param="model"),
@@ -119,6 +139,7 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
             "Accept must allow image/png, image/webp, image/jpeg; it is text/css.", param="accept"
         ),
     ),
+    408: (RequestTimeout("The request body came too slowly: 12 bytes in 30 s."),),
     413: (
         RequestTooLarge(
             "The request body is longer than the 1,048,576 bytes allowed; shorten the text, or shrink the image."
@@ -137,16 +158,25 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
     429: (
         QueueFull("The queue is full: 72 images are in flight and 72 may be. Try again in 9 s."),
         RateLimitExceeded("The limit of 60 images per minute is reached. Try again in 4 s."),
+        TooManyUploads(
+            "Your requests under way hold as many bytes as one caller may; send fewer at once."
+        ),
     ),
+    431: (HeaderTooLarge("The header of a request may have 65,536 bytes and 256 lines at most."),),
     500: (InternalError("The server failed to handle this request; its log says why."),),
     503: (
         ModelLoading("The model is still loading; try again soon."),
         Draining("The server is shutting down; send the request to another one."),
         EngineDead("The engine failed while it worked on this request; try again."),
+        Overloaded("The server has as many connections as it can hold; try again soon."),
     ),
     504: (DeadlineExceeded("The request's deadline passed in the queue; raise timeout_s."),),
 }
 _RETRY_AFTER = {"retry-after": _header("Seconds after which trying again may help.", "integer")}
+
+
+BEFORE_ROUTES = (403, 408, 413, 431)
+"""Statuses of refusals that come before any route, and so on all of them."""
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

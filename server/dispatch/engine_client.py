@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 
 from server.dispatch.service_rate import ServiceRate, retry_after
-from server.dispatch.supervisor import Phase
 from server.dispatch.ticket import Ticket
 from server.dispatch.worker_pool import PoolCallbacks, WorkerPool
 from server.dispatch.worker_process import Launch
+from server.dispatch.worker_state import Phase
 from server.errors import (
     DeadlineExceeded,
     Draining,

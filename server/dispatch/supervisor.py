@@ -7,11 +7,11 @@ import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import structlog
 
 from server.dispatch.worker_process import Launch, Worker, stop
+from server.dispatch.worker_state import EndCause, WorkerEnd, WorkerPhase, WorkerState
 from server.messages import (
     Devices,
     Exited,
@@ -26,10 +26,6 @@ from server.messages import (
 )
 from server.settings import Settings
 
-Phase = Literal[
-    "starting", "loading", "capturing", "warming", "ready", "restarting", "draining", "failed", "stopped"
-]  # fmt: skip
-
 _LONGEST_BACKOFF = 60.0
 _WATCH_SECONDS = 0.5
 _STOP_SECONDS = 5.0
@@ -43,12 +39,14 @@ class SupervisorCallbacks:
     Args:
         devices: with the number of workers that the machine has devices for.
         ready: when a worker is warm.
-        lost: when a worker has ended that was warm, or was about to be again; it will be restarted.
+        ended: when a process of the worker has ended, with its end.
+        lost: after that, if the model had been loaded before; the worker will be restarted.
         work: with what the worker says about jobs.
     """
 
     devices: Callable[[int], None]
     ready: Callable[[ModelInfo], None]
+    ended: Callable[[WorkerEnd], None]
     lost: Callable[[], None]
     work: Callable[[Work], None]
 
@@ -64,7 +62,10 @@ class Supervisor:
         clock: seconds, monotonic, shared with the worker.
 
     Attributes:
-        phase: of the worker's life; never ``draining``, which a supervisor knows nothing of.
+        phase: of the worker's life.
+        phase_since: time at which it began.
+        restarts: processes that have ended.
+        last_end: of the latest of them.
         model: the loaded model, also while a worker is restarted; None until the first load.
         fatal: reason why the model has never been loaded, once that has been tried.
         worker: the running worker; None between two.
@@ -85,8 +86,10 @@ class Supervisor:
         self._settings = settings
         self._callbacks = callbacks
         self._clock = clock
-        self.phase: Phase = "starting"
+        self.phase: WorkerPhase = "starting"
         self.phase_since = clock()
+        self.restarts = 0
+        self.last_end: WorkerEnd | None = None
         self.model: ModelInfo | None = None
         self.fatal: str | None = None
         self.worker: Worker | None = None
@@ -94,7 +97,8 @@ class Supervisor:
         self.heard_at = clock()
         self._ready_at: float | None = None  # when the running worker had loaded the model
         self._exited = asyncio.Event()
-        self._exit_reason = ""
+        self._cause: EndCause = "exited"  # why the running process ends; the first reason counts
+        self._reason = ""
         self._generation = 0
         self._launch_at = clock()
         self._load_seconds = 10.0  # a guess until the first load
@@ -110,6 +114,13 @@ class Supervisor:
     def seconds_to_ready(self) -> float:
         """Seconds until the worker is likely to be ready, judging by the last load."""
         return max(0.0, self._launch_at + self._load_seconds - self._clock())
+
+    @property
+    def state(self) -> WorkerState:
+        """The worker at this moment, for operators."""
+        now, end = self._clock(), self.last_end
+        ago = None if end is None else now - end.at
+        return WorkerState(self.index, self.phase, now - self.phase_since, self.restarts, end, ago)
 
     def send(self, message: ToWorker) -> None:
         """Pass a message to the worker; without one it is dropped."""
@@ -145,19 +156,29 @@ class Supervisor:
             self.worker, self.beat = None, None
             now = self._clock()
             failures = 1 if now - self._launch_at > _LONGEST_BACKOFF else failures + 1
-            backoff = self._backoff(failures)
+            # Of a model that was never loaded this is the end, unless another worker is ready.
+            backoff = _LONGEST_BACKOFF if self.model is None else self._backoff(failures)
+            self._note_end(WorkerEnd(self._cause, self._reason, now), backoff)
             if self.model is None:
-                # Unless another worker is ready, this is the end; if one is, a later attempt may succeed.
-                backoff = _LONGEST_BACKOFF
-                self.fatal = self.fatal or f"The model could not be loaded: {self._exit_reason}."
-                self._log.warning("the model could not be loaded", reason=self._exit_reason)
+                self.fatal = self.fatal or f"The model could not be loaded: {self._reason}."
                 self._enter("failed")
             else:
                 self._launch_at = now + backoff
-                self._log.error("worker exited", reason=self._exit_reason, restart_s=backoff)
                 self._enter("restarting")
                 self._callbacks.lost()
             await asyncio.sleep(backoff)
+
+    def _note_end(self, end: WorkerEnd, backoff: float) -> None:
+        """Keep, log and count the end of a process."""
+        self.restarts += 1
+        self.last_end = end
+        # That the model cannot be loaded at all, the command says when it ends.
+        log = self._log.warning if self.model is None else self._log.error
+        log(
+            "worker exited", cause=end.cause, reason=end.reason, phase=self.phase,
+            lived_s=round(end.at - self._launch_at, 1), restarts=self.restarts, restart_s=backoff,
+        )  # fmt: skip
+        self._callbacks.ended(end)
 
     def _backoff(self, failures: int) -> float:
         """Return the seconds before the next start after this many failures in a row."""
@@ -170,8 +191,9 @@ class Supervisor:
         """Start a worker and wait for its end; a launch that fails counts as an end."""
         self._generation += 1
         self._exited.clear()
-        self._exit_reason, self._ready_at = "", None
+        self._cause, self._reason, self._ready_at = "exited", "", None
         self._launch_at = self.heard_at = self._clock()
+        self._enter("starting")
         loop, generation = asyncio.get_running_loop(), self._generation
         launched = threading.Event()
 
@@ -187,7 +209,8 @@ class Supervisor:
             self.worker = await launching  # so that close() finds it and ends it
             raise
         except Exception as error:  # no descriptors, no memory, no processes: all of these pass
-            self._exit_reason = f"the worker could not be started ({type(error).__name__}: {error})"
+            reason = f"the worker could not be started ({type(error).__name__}: {error})"
+            self._blame("not_started", reason)
             return
         finally:
             launched.set()
@@ -198,13 +221,13 @@ class Supervisor:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             worker = self.worker
-            if worker is not None and (reason := self._hang_reason()):
-                self._exit_reason = reason
+            if worker is not None and (hang := self._hang()):
+                self._blame(*hang)
                 self.beat, self.heard_at = None, self._clock()
                 worker.kill()
 
-    def _hang_reason(self) -> str:
-        """Return the reason why the running worker must be replaced; empty if there is none."""
+    def _hang(self) -> tuple[EndCause, str] | None:
+        """Return why the running worker must be replaced; None if it need not be."""
         now, beat = self._clock(), self.beat
         silent, patience = now - self.heard_at, self._settings.heartbeat_timeout_s
         if (
@@ -212,17 +235,23 @@ class Supervisor:
         ):  # a start, and the import of PyTorch, can hold up a busy machine's interpreter
             patience = max(patience, _LOAD_SILENCE_SECONDS)
         if silent > patience:
-            return f"it was silent for {silent:.0f} s"
+            return "silent", f"it was silent for {silent:.0f} s"
         if self._ready_at is None:
             loading = now - self._launch_at
             late = loading > self._settings.load_timeout_s
-            return f"it had not loaded the model after {loading:.0f} s" if late else ""
+            reason = f"it had not loaded the model after {loading:.0f} s"
+            return ("load_timeout", reason) if late else None
         if beat is None or beat.idle:
-            return ""
+            return None
         # A last heartbeat of the load may arrive after the worker has reported that it is ready.
         stalled = now - max(beat.turned_at, self._ready_at)
         late = stalled > self._settings.stall_timeout_s
-        return f"its engine hung in one step for {stalled:.0f} s" if late else ""
+        return ("stalled", f"its engine hung in one step for {stalled:.0f} s") if late else None
+
+    def _blame(self, cause: EndCause, reason: str) -> None:
+        """Note why the process ends; what it says, or dies of, after the first reason follows from that."""
+        if not self._reason:
+            self._cause, self._reason = cause, reason
 
     def _hear(self, generation: int, message: FromWorker) -> None:
         if generation != self._generation:
@@ -230,20 +259,19 @@ class Supervisor:
         self.heard_at = self._clock()
         match message:
             case Loading(phase):
-                if self.model is None:
-                    self._enter(phase)
+                self._enter(phase)
             case Devices(count):
                 self._callbacks.devices(count)
             case Ready(model):
                 self._on_ready(model)
             case LoadFailed(text):
-                self._exit_reason = text
+                self._blame("load_failed", text)
                 if self.model is None:
                     self.fatal = text
             case Heartbeat():
                 self.beat = message
-            case Exited(reason):
-                self._exit_reason = self._exit_reason or f"the worker ended ({reason})"
+            case Exited(reason, killed):
+                self._blame("killed" if killed else "exited", f"the worker ended ({reason})")
                 self._exited.set()
             case _:
                 self._callbacks.work(message)
@@ -258,6 +286,7 @@ class Supervisor:
         )  # fmt: skip
         self._callbacks.ready(model)
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: WorkerPhase) -> None:
         if phase != self.phase:
             self.phase, self.phase_since = phase, self._clock()
+            self._log.debug("worker phase", phase=phase)

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 from server.dispatch.dispatcher import Dispatcher
-from server.dispatch.supervisor import Phase, Supervisor, SupervisorCallbacks
+from server.dispatch.supervisor import Supervisor, SupervisorCallbacks
 from server.dispatch.worker_process import Launch
+from server.dispatch.worker_state import EndCause, Phase, WorkerEnd, WorkerPhase, WorkerState
 from server.messages import (
     Accept,
     Cancel,
@@ -25,8 +27,8 @@ from server.messages import (
 from server.metrics import Metrics
 from server.settings import Settings
 
-_FURTHEST: tuple[Phase, ...] = (
-    "ready", "restarting", "warming", "capturing", "loading", "starting", "failed", "stopped"
+_FURTHEST: tuple[WorkerPhase, ...] = (
+    "ready", "warming", "capturing", "loading", "starting", "restarting", "failed", "stopped"
 )  # fmt: skip
 """Of several workers, the one whose phase comes first here gives the phase of the service."""
 
@@ -76,18 +78,28 @@ class WorkerPool:
         self._clock = clock
         self.dispatcher = Dispatcher()
         self.supervisors: list[Supervisor] = []
+        self._down_since: float | None = None  # since when no worker is ready that was before
         for _ in range(settings.workers or 1):
             self._add()
 
     @property
     def phase(self) -> Phase:
-        """Phase of the worker that is furthest in its life."""
-        return self._furthest.phase
+        """Phase of the worker that is furthest in its life; ``restarting`` until one is ready again."""
+        phase = self._furthest.phase
+        down = self._down_since is not None and phase != "stopped"
+        return "restarting" if down else phase
 
     @property
     def phase_since(self) -> float:
         """Time at which that phase began."""
+        if self.phase == "restarting" and self._down_since is not None:
+            return self._down_since
         return self._furthest.phase_since
+
+    @property
+    def states(self) -> list[WorkerState]:
+        """All workers at this moment."""
+        return [supervisor.state for supervisor in self.supervisors]
 
     @property
     def alive(self) -> bool:
@@ -151,12 +163,18 @@ class WorkerPool:
             self._add().start()
 
     def _on_ready(self, worker: int, model: ModelInfo) -> None:
+        self._down_since = None
         self.dispatcher.open(worker, model.slots)
         self._callbacks.ready(model)
         self._place()
 
+    def _on_ended(self, worker: int, end: WorkerEnd) -> None:
+        self._metrics.engine_exits.labels(str(worker), end.cause).inc()
+
     def _on_lost(self, worker: int) -> None:
         self._metrics.engine_restarts.labels(str(worker)).inc()
+        if self._down_since is None and self._furthest.phase != "ready":
+            self._down_since = self._clock()
         self._callbacks.lost(self.dispatcher.close(worker))
         self._place()
 
@@ -177,6 +195,7 @@ class WorkerPool:
         callbacks = SupervisorCallbacks(
             devices=self._on_devices,
             ready=partial(self._on_ready, index),
+            ended=partial(self._on_ended, index),
             lost=partial(self._on_lost, index),
             work=partial(self._on_work, index),
         )
@@ -202,9 +221,19 @@ class WorkerPool:
         worker = str(supervisor.index)
         for name, value in gauges.items():
             self._metrics.watch(name, value, worker=worker)
+        for phase in get_args(WorkerPhase):
+            self._metrics.watch(
+                "engine_phase", partial(_in_phase, supervisor, phase), worker=worker, phase=phase
+            )
+        for cause in get_args(EndCause):
+            self._metrics.engine_exits.labels(worker, cause)
         self._metrics.images.labels(worker)  # so that it is 0 before the first image, not absent
         self._metrics.engine_restarts.labels(worker)
 
     @property
     def _furthest(self) -> Supervisor:
         return min(self.supervisors, key=lambda s: (_FURTHEST.index(s.phase), s.phase_since))
+
+
+def _in_phase(supervisor: Supervisor, phase: WorkerPhase) -> float:
+    return float(supervisor.phase == phase)

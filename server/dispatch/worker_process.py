@@ -125,13 +125,13 @@ class WorkerProcess:
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
-        reason = _exit_reason(self._process.exitcode or 0)
+        code = self._process.exitcode or 0
         self._outbox.put(None)
         atexit.unregister(self.kill)
         self._process.close()
         self._connection.close()
         self._gone.set()
-        self._deliver(Exited(reason))
+        self._deliver(Exited(_exit_reason(code), killed=code < 0))
 
 
 def stop(worker: Worker, timeout: float) -> None:

@@ -72,6 +72,13 @@ async def test_every_operation_says_what_it_is(service: Service) -> None:
                 operation["responses"][status]
             ):
                 assert "retry-after" in operation["responses"][status]["headers"], name
+        for status, code in {
+            "403": "host_not_allowed", "408": "request_timeout", "413": "request_too_large", "431": "header_too_large"
+        }.items():  # fmt: skip
+            assert code in operation["responses"][status]["content"]["application/json"]["examples"]
+        if name.startswith("POST"):
+            examples = operation["responses"]["429"]["content"]["application/json"]["examples"]
+            assert "too_many_uploads" in examples
     ids = [operation["operationId"] for operation in found.values()]
     assert len(set(ids)) == len(ids)
 

@@ -7,6 +7,7 @@ import threading
 
 import anyio
 import pytest
+import structlog
 
 from tests.server.fakes import FakeEngine
 from tests.server.service import Service, post_generate, serve_fake, until
@@ -54,6 +55,61 @@ async def test_probes_without_an_engine() -> None:
         assert answer.json()["error"]["code"] == "engine_dead"
         assert (await service.http.get("/startupz")).status_code == 200
         assert 'star_engine_up{worker="0"} 0.0' in (await service.http.get("/metrics")).text
+
+
+async def test_each_worker_is_shown_with_its_phase_and_its_last_end() -> None:
+    async with serve_fake(workers=2, restart_backoff_s=60) as service:
+        await until(lambda: service.client.workers.slots == 16)
+        body = (await service.http.get("/startupz")).json()
+        assert [worker["worker"] for worker in body["workers"]] == [0, 1]
+        for worker in body["workers"]:
+            assert (worker["phase"], worker["restarts"]) == ("ready", 0)
+            assert "last_end" not in worker
+        with structlog.testing.capture_logs() as lines:
+            service.worker(1).kill()
+            await until(lambda: service.client.workers.slots == 8)
+        answer = await service.http.get("/startupz")
+        page = series((await service.http.get("/metrics")).text)
+    first, second = answer.json()["workers"]
+    assert answer.json()["phase"] == "ready"
+    assert (first["phase"], first["restarts"]) == ("ready", 0)
+    assert (second["phase"], second["restarts"]) == ("restarting", 1)
+    assert second["last_end"]["cause"] == "killed"
+    assert second["last_end"]["reason"] == "the worker ended (SIGKILL)"
+    assert second["last_end"]["seconds_ago"] >= 0
+    (line,) = [line for line in lines if line["event"] == "worker exited"]
+    assert (line["worker"], line["cause"], line["phase"]) == (1, "killed", "ready")
+    assert page['star_engine_phase{phase="ready",worker="0"}'] == 1
+    assert page['star_engine_phase{phase="ready",worker="1"}'] == 0
+    assert page['star_engine_phase{phase="restarting",worker="1"}'] == 1
+    assert page['star_engine_exits_total{cause="killed",worker="1"}'] == 1
+    assert page['star_engine_exits_total{cause="killed",worker="0"}'] == 0
+
+
+async def test_a_worker_that_loads_again_says_so_while_the_service_restarts() -> None:
+    loaded = threading.Event()
+    loaded.set()
+    async with serve_fake(loaded=loaded, restart_backoff_s=0.001) as service:
+        loaded.clear()
+        service.worker().kill()
+        await until(lambda: service.client.workers.supervisors[0].phase == "loading")
+        body = (await service.http.get("/startupz")).json()
+        assert body["phase"] == "restarting"
+        assert body["workers"][0]["phase"] == "loading"
+        assert body["phase_seconds"] >= body["workers"][0]["phase_seconds"]
+        loaded.set()
+        await until(lambda: service.client.phase == "ready")
+
+
+async def test_why_a_model_cannot_be_loaded_is_shown_with_its_worker() -> None:
+    async with serve_fake(load_errors=["no such directory"], wait=False) as service:
+        await until(lambda: service.client.phase == "failed")
+        body = (await service.http.get("/startupz")).json()
+    assert body["error"] == "no such directory"
+    (worker,) = body["workers"]
+    assert worker["phase"] == "failed"
+    assert worker["last_end"]["cause"] == "load_failed"
+    assert worker["last_end"]["reason"] == "no such directory"
 
 
 async def test_liveness_ends_with_the_supervisor(service: Service) -> None:
@@ -128,6 +184,7 @@ async def test_what_has_not_happened_yet_is_shown_as_0(service: Service) -> None
         'star_cancellations_total{stage="running"}',
         'star_images_total{worker="0"}',
         'star_engine_restarts_total{worker="0"}',
+        'star_engine_exits_total{cause="silent",worker="0"}',
         'star_request_duration_seconds_count{endpoint="/v1/images/generations"}',
         'star_scale_step_duration_seconds_count{scale="9"}',
     ):
@@ -151,7 +208,7 @@ async def test_what_has_not_happened_yet_is_shown_as_0(service: Service) -> None
     assert after['star_requests_total{endpoint="/generate",outcome="error"}'] == 1
     assert after.keys() == series((await service.http.get("/metrics")).text).keys()
     assert before.keys() <= after.keys()
-    assert len(after) == len(before) + 17
+    assert len(after) == len(before) + 18
 
 
 async def test_the_page_and_the_images_that_are_asked_for_at_its_path_are_told_apart(

@@ -11,6 +11,7 @@ import pytest
 
 from server.dispatch import supervisor as module
 from server.dispatch.supervisor import Supervisor, SupervisorCallbacks
+from server.dispatch.worker_state import WorkerEnd
 from server.messages import Exited, FromWorker, Heartbeat, Loading, Ready, ToWorker
 from server.settings import Settings
 from tests.server.fakes import MODEL
@@ -32,7 +33,7 @@ class StubWorker:
     def kill(self) -> None:
         if not self.killed:
             self.killed = True
-            self.deliver(Exited("SIGKILL"))
+            self.deliver(Exited("SIGKILL", killed=True))
 
     def join(self, timeout: float) -> bool:
         self.kill()
@@ -45,6 +46,7 @@ class Launches:
 
     errors: list[Exception | None] = field(default_factory=list)
     workers: list[StubWorker] = field(default_factory=list)
+    ends: list[WorkerEnd] = field(default_factory=list)
     lost: int = 0
     now: float = 1000.0
 
@@ -64,6 +66,7 @@ async def supervised(launches: Launches, **settings: Any) -> AsyncIterator[Super
     callbacks = SupervisorCallbacks(
         devices=lambda count: None,
         ready=lambda model: None,
+        ended=launches.ends.append,
         lost=launches.count_loss,
         work=lambda message: None,
     )
@@ -103,11 +106,12 @@ async def test_a_worker_that_is_silent_while_it_loads_is_replaced() -> None:
         silent.deliver(Loading("loading"))
         await until(lambda: supervisor.heard_at == launches.now)
         launches.now += 29
-        assert supervisor._hang_reason() == ""
+        assert supervisor._hang() is None
         launches.now += 2
         await until(lambda: silent.killed)
         await ready(supervisor, launches, 3)
         assert launches.lost == 2
+        assert [end.cause for end in launches.ends] == ["killed", "silent"]
 
 
 async def test_a_worker_that_loads_for_too_long_is_replaced_though_it_beats() -> None:
@@ -124,6 +128,7 @@ async def test_a_worker_that_loads_for_too_long_is_replaced_though_it_beats() ->
         launches.now += 1
         await until(lambda: slow.killed)
         await ready(supervisor, launches, 3)
+        assert launches.ends[-1].cause == "load_timeout"
 
 
 async def test_a_first_load_that_hangs_says_why_nothing_can_be_served() -> None:
@@ -154,9 +159,10 @@ async def test_a_loop_that_is_busy_for_too_long_hangs_and_one_that_waits_does_no
         if hangs:
             await until(lambda: worker.killed)
             await started(supervisor, launches, 2)
+            assert launches.ends[-1].cause == "stalled"
         else:
             await until(lambda: supervisor.beat == beat)
-            assert supervisor._hang_reason() == ""
+            assert supervisor._hang() is None
 
 
 async def test_the_beats_of_the_load_do_not_count_once_the_model_is_loaded() -> None:
@@ -169,7 +175,7 @@ async def test_the_beats_of_the_load_do_not_count_once_the_model_is_loaded() -> 
         worker.deliver(Heartbeat(turned_at=begun, idle=False))
         worker.deliver(Ready(MODEL))
         await until(lambda: supervisor.phase == "ready")
-        assert supervisor._hang_reason() == ""
+        assert supervisor._hang() is None
 
 
 async def test_a_launch_that_fails_is_tried_again() -> None:
@@ -180,6 +186,8 @@ async def test_a_launch_that_fails_is_tried_again() -> None:
         await ready(supervisor, launches, 2)
         assert launches.errors == []
         assert launches.lost == 3
+        assert [end.cause for end in launches.ends] == ["killed", "not_started", "not_started"]
+        assert supervisor.state.restarts == 3
         assert supervisor.alive
 
 
@@ -227,6 +235,6 @@ async def test_a_start_may_be_silent_for_longer_than_a_running_worker() -> None:
     async with supervised(launches, heartbeat_timeout_s=3) as supervisor:
         worker = await started(supervisor, launches, 1)
         launches.now += 29
-        assert supervisor._hang_reason() == ""
+        assert supervisor._hang() is None
         launches.now += 2
         await until(lambda: worker.killed)

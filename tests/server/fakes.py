@@ -259,4 +259,5 @@ class ThreadWorker:
         except (Killed, SystemError):
             pass
         finally:
-            self._deliver(Exited("SIGKILL" if self.engine.killed else "exit code 0"))
+            killed = self.engine.killed
+            self._deliver(Exited("SIGKILL" if killed else "exit code 0", killed))
