@@ -223,7 +223,7 @@ async function greet() {
   trouble.hide();
   try {
     await patiently(meet, new AbortController().signal);
-    if (!running) status.loading("", 0);
+    if (!running) status.loaded();
   } catch (error) {
     if (!running) complain(error, greet);
   }

@@ -4,6 +4,7 @@ import { find } from "./dom.js";
 
 export class Status {
   #clock = 0; // the timer that counts the seconds of a run
+  #loading = ""; // what was last said of the server's loading
 
   constructor() {
     this.sentence = find("status");
@@ -18,7 +19,15 @@ export class Status {
   /** Says what the server does before it paints, and for how many seconds it has; a run counts its own. */
   loading(sentence, seconds) {
     this.say(sentence);
-    if (!this.#clock) this.elapsed.textContent = sentence && `${seconds} s`;
+    this.#loading = sentence;
+    if (!this.#clock) this.elapsed.textContent = `${seconds} s`;
+  }
+
+  /** Takes back what was said of loading; a sentence about something else, said since then, stays. */
+  loaded() {
+    if (this.#loading && this.sentence.textContent === this.#loading) this.say("");
+    this.#loading = "";
+    if (!this.#clock) this.elapsed.textContent = "";
   }
 
   /** A picture may take minutes on a small machine: shows that time goes on, until it is stopped. */

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from server.api.schemas import GenerateRequest
 from server.images.encode import ImageFormat
@@ -222,6 +222,25 @@ def test_a_browser_that_lets_no_page_copy(serve: Serve, open_page: OpenPage) -> 
     page.get_by_role("button", name="Copy as Python").click()
     expect(page.locator("#status")).to_contain_text("selected instead")
     assert "urllib" in page.evaluate("getSelection().toString()")
+
+
+def test_what_was_said_of_a_copy_stays_when_the_model_is_known(
+    serve: Serve, open_page: OpenPage
+) -> None:
+    page = open_page(serve().url)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/v1/models", hold)
+    page.reload()
+    page.fill("#prompt", "a fox")
+    copied(page, "Copy as curl")
+    (route,) = held
+    route.continue_()
+    expect(page.locator("#model-facts")).to_contain_text("star-fake")
+    expect(page.locator("#status")).to_contain_text("Copy as curl: done")
 
 
 def test_the_copied_commands_paint_several(
