@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import math
 import os
@@ -21,6 +22,7 @@ from tests.deploy.prometheus import (
     running_prometheus,
 )
 from tests.live_server import ROOT, LiveServer, running_server
+from tests.server.pictures import file_of, photo
 from tests.server.processes import wait_until, workers_of
 from tests.star_model.tiny import write_tiny_model
 
@@ -70,14 +72,16 @@ def prometheus(
 
 
 def paint(server: LiveServer, stop: threading.Event) -> None:
-    """A light load, until told to stop."""
+    """A light load of images, streams and edits, until told to stop."""
     stream = BODY | {"stream": True, "partial_images": 2}
+    edit = BODY | {"image": base64.b64encode(file_of(photo(28))).decode(), "keep_scales": 2}
     with httpx.Client(base_url=server.url, timeout=180) as http:
         number = 0
         while not stop.wait(0.05):
             number += 1
             http.post("/generate", json=BODY | {"prompt": f"{number} apples", "n": 2})
             http.post("/generate", json=stream)
+            http.post("/generate", json=edit)
 
 
 def trouble(server: LiveServer) -> None:
