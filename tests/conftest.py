@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,12 @@ limit_spinning()
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 if PARALLEL:
     os.environ["OMP_NUM_THREADS"] = "1"
+
+# Run by `nohup` or in the background of a shell, this process ignores these signals, and what it starts would too.
+# A signal that has a handler is at its default again in every program that is started.
+for _name in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_name) is signal.SIG_IGN:
+        signal.signal(_name, lambda *_: None)
 
 # Before anything imports the hub's client, which reads it once: a test that would fetch fails instead.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -42,8 +42,8 @@ def resident_bytes(pid: int) -> int:
     return 1024 * int(kilobytes)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for what another process brings about."""
+def wait_until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
+    """Wait for what another process brings about; the patience is for busy machines."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
