@@ -77,7 +77,7 @@ class ModelSettings(BaseSettings):
     offline: bool = Field(False, description="never download a model; a missing one is an error")
     allow_unsafe_pickle: bool = Field(
         False,
-        description="convert published files that hold more than tensors; loading them can run any code",
+        description="read tensors of kinds that no published file has; this runs any code that is in the file",
     )
 
 

@@ -244,6 +244,8 @@ class TransformerConfig:
         self_attention: what a token attends to: ``earlier_scales``: its own scale and all before it, whose keys and
             values are cached; ``own_scale``: its own scale alone, so that there is nothing to cache.
         pooled_dim: width of the text encoder's pooled feature; 0 if it is ``text_dim``.
+        logit_norm: a LayerNorm before the head, or none. The tensors of a checkpoint do not tell which it was trained
+            with; all published ones were trained with it.
         crop_condition: add a learnt multiple of a constant vector to what modulates a block; see
             :mod:`star_model.networks.crop_condition`.
     """
@@ -265,6 +267,7 @@ class TransformerConfig:
     self_attention: Literal["earlier_scales", "own_scale"] = "earlier_scales"
     pooled_dim: Annotated[int, Field(ge=0, le=2**16)] = 0
     crop_condition: bool = False
+    logit_norm: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -289,6 +292,11 @@ class TransformerConfig:
             self.adaptive_norm == "block" or not self.crop_condition,
             "transformer.crop_condition needs transformer.adaptive_norm block, which it changes, "
             f"got {self.adaptive_norm}",
+        )
+        _require(
+            self.logit_norm or self.adaptive_norm == "none",
+            "transformer.logit_norm must be true unless transformer.adaptive_norm is none, "
+            f"got {self.adaptive_norm}, which modulates it",
         )
         return self
 

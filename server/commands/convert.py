@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from star_model.config import ModelConfig
+from star_model.families.registry import PRESETS
 
 
 class Convert(BaseModel):
@@ -13,7 +17,9 @@ class Convert(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    transformer: Path = Field(description="the transformer, a .pth or .safetensors file")
+    transformer: Path = Field(
+        description="the transformer: a .pth or .safetensors file, the index of several, or a folder with one"
+    )
     vqvae: Path = Field(description="the VQVAE, likewise")
     text_encoder: list[Path] = Field(
         [],
@@ -26,9 +32,15 @@ class Convert(BaseModel):
         None,
         description="type of the converted transformer's weights; that of the files when left out",
     )
+    without_logit_norm: bool = Field(
+        False,
+        description="the transformer was trained without the norm before its head, which its tensors do not tell; all "
+        "published ones were trained with it",
+    )
     overwrite: bool = Field(False, description="replace a model that is already in the directory")
     allow_unsafe_pickle: bool = Field(
-        False, description="load files that hold more than tensors; loading them can run any code"
+        False,
+        description="read tensors of kinds that no published file has; this runs any code that is in the file",
     )
 
     def cli_cmd(self) -> None:
@@ -40,9 +52,16 @@ class Convert(BaseModel):
             vqvae=self.vqvae,
             text_encoder=self.text_encoder,
             out=self.out,
-            preset=self.preset,
+            preset=self._preset(),
             allow_unsafe_pickle=self.allow_unsafe_pickle,
             dtype=self.dtype,
             overwrite=self.overwrite,
         )
         print(f"wrote {self.out}; serve it with: star-server serve --model {self.out}")
+
+    def _preset(self) -> str | ModelConfig:
+        """The preset's configuration, changed where the checkpoint differs; a name that is unknown is left as it is."""
+        config = PRESETS.get(self.preset)
+        if config is None or not self.without_logit_norm:
+            return self.preset
+        return replace(config, transformer=replace(config.transformer, logit_norm=False))

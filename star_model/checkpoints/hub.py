@@ -24,7 +24,7 @@ from pathlib import Path
 
 from star_model.errors import ModelNotFoundError
 from star_model.families.family import HubFile
-from star_model.families.registry import PRESETS, family_of
+from star_model.families.registry import PRESETS, UNPUBLISHED, family_of
 
 Progress = Callable[[str], None]
 
@@ -75,6 +75,8 @@ def resolve_model(
         return _published(
             name, cache_dir, offline, allow_unsafe_pickle, progress or (lambda message: None)
         )
+    if name in UNPUBLISHED:
+        raise ModelNotFoundError(UNPUBLISHED[name])
     path = Path(name_or_path).expanduser()
     if (path / "config.json").is_file():
         return path
@@ -179,8 +181,6 @@ class _Fetch:
         """Get a file from ``official/``, or else from its repository."""
         if (local := self.official / part.place).is_file():
             return local
-        if not part.published:
-            raise FileNotFoundError("its authors have not published these weights")
         from huggingface_hub import hf_hub_download
 
         self.say(f"fetching {part.path} from {part.repository}")

@@ -2,6 +2,9 @@
 
 The map is strict both ways: every native tensor must be found, in its shape, and every published one must be used or be
 a known buffer. The maps, and what else differs between families, are in :mod:`star_model.families`.
+
+Names and shapes are checked before any values are read. Those are read, checked and written tensor by tensor, so that a
+file of any size is converted in the memory of its largest tensor, beside the text encoder.
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from star_model.checkpoints.lazy_tensor import LazyTensor
 from star_model.checkpoints.native import (
     check_names,
     check_text_encoder,
@@ -25,12 +30,12 @@ from star_model.checkpoints.state_dict import read_state_dict
 from star_model.config import ModelConfig
 from star_model.errors import CheckpointError, ConfigError
 from star_model.families.family import Family, PublishedNetwork, Shape
-from star_model.families.registry import FAMILIES, PRESETS, family_of
+from star_model.families.registry import FAMILIES, PRESETS, UNPUBLISHED, family_of
 from star_model.networks.clip_pair import ClipPairEncoder, load_published_clip_pair
 from star_model.networks.precision import dtype_of, parse_dtype
 from star_model.networks.text_encoder import TransformersTextEncoder, load_published_clip
 
-State = Mapping[str, Tensor]
+State = Mapping[str, LazyTensor]
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,24 @@ class Source:
         """Names and shapes of the published tensors."""
         return {name: shape for name, shape in self.parts if name is not None}
 
+    def dtype(self, state: State) -> torch.dtype:
+        """The type of the published tensors."""
+        return state[next(iter(self.published))].dtype
+
     def read(self, state: State) -> Tensor:
-        """The native tensor, in the type of the published ones; a view of ``state`` if there is one part."""
-        dtype = state[next(iter(self.published))].dtype
-        pieces = [
-            torch.zeros(shape, dtype=dtype) if name is None else state[name]
-            for name, shape in self.parts
-        ]
+        """The native tensor, in the type of the published ones.
+
+        Raises:
+            ValueError: naming the published tensor that has a value which is not a finite number.
+        """
+        pieces = []
+        for name, shape in self.parts:
+            if name is None:
+                pieces.append(torch.zeros(shape, dtype=self.dtype(state)))
+                continue
+            pieces.append(state[name].read())
+            if not pieces[-1].isfinite().all():
+                raise ValueError(f"tensor {name} holds values that are not finite numbers")
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(self.shape)
 
 
@@ -114,7 +130,7 @@ def convert_published(
             None for a VAR.
         out: the directory, which must not exist, or be empty, unless ``overwrite``.
         preset: a name in :data:`star_model.families.registry.PRESETS`, or a configuration.
-        allow_unsafe_pickle: load files that need more than tensors, which may run any code that is in them.
+        allow_unsafe_pickle: read tensors of kinds that no published file has, which runs any code that is in the file.
         dtype: of the native transformer and text encoder, by default as published; the VQVAE keeps its own.
         overwrite: see :func:`star_model.checkpoints.saving.save_model`.
 
@@ -180,6 +196,8 @@ def _load_encoder(
 def _preset(preset: str | ModelConfig) -> ModelConfig:
     if isinstance(preset, ModelConfig):
         return preset
+    if preset in UNPUBLISHED:
+        raise ConfigError(UNPUBLISHED[preset])
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
     return PRESETS[preset]
@@ -187,7 +205,7 @@ def _preset(preset: str | ModelConfig) -> ModelConfig:
 
 def _read(
     file: Path, network: PublishedNetwork, family: Family, allow_unsafe_pickle: bool
-) -> dict[str, Tensor]:
+) -> dict[str, LazyTensor]:
     """The tensors in ``file``, which must be those of ``network``."""
     state = read_state_dict(file, allow_unsafe_pickle=allow_unsafe_pickle)
     found = _identify(state)
@@ -220,9 +238,10 @@ def _convert(
     network: PublishedNetwork,
     sources: Mapping[str, Source],
     dtype: torch.dtype | None,
-) -> dict[str, Tensor]:
+) -> dict[str, LazyTensor]:
+    """The native tensors, which read the published ones when they are read."""
     for name in state:
-        if network.zeros.fullmatch(name) and state[name].any():
+        if network.zeros.fullmatch(name) and state[name].read().any():
             raise CheckpointError(f"{file}: tensor {name} is not all zeros, which is not supported")
     buffers = {name for name in state if network.buffers.fullmatch(name)}
     published = {
@@ -230,17 +249,24 @@ def _convert(
     }
     check_names(file, expected=published.keys(), found=state.keys() - buffers)
     for name, shape in published.items():
-        if tuple(state[name].shape) != shape:
+        if state[name].shape != shape:
             raise CheckpointError(wrong_shape(file, name, shape, state[name].shape))
-        if not state[name].is_floating_point() or not state[name].isfinite().all():
-            raise CheckpointError(f"{file}: tensor {name} holds values that are not finite numbers")
+        if not state[name].dtype.is_floating_point:
+            raise CheckpointError(
+                f"{file}: tensor {name} has type {state[name].dtype}, not a float"
+            )
     tensors = {}
     for native, source in sources.items():
-        tensor = source.read(state)
-        # Files are read through a memory map: a tensor that is not cast stays on the disk until it is written.
-        cast = dtype_of(native, dtype or _storable(tensor.dtype))
-        tensors[native] = tensor.to(cast).contiguous()
+        cast = dtype_of(native, dtype or _storable(source.dtype(state)))
+        tensors[native] = LazyTensor(cast, source.shape, partial(_cast, file, source, state, cast))
     return tensors
+
+
+def _cast(file: Path, source: Source, state: State, dtype: torch.dtype) -> Tensor:
+    try:
+        return source.read(state).to(dtype)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
 
 
 def _storable(dtype: torch.dtype) -> torch.dtype:
@@ -252,7 +278,7 @@ def _check_depth(file: Path, state: State, config: ModelConfig) -> None:
     depth = 1 + max(
         (int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1
     )
-    scales = len(state["lvl_embed.weight"]) if "lvl_embed.weight" in state else 0
+    scales = next(iter(state["lvl_embed.weight"].shape), 0) if "lvl_embed.weight" in state else 0
     for what, found, expected in (
         ("blocks", depth, config.transformer.depth),
         ("scales", scales, len(config.schedule)),

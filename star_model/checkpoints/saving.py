@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
 from star_model.checkpoints.int8 import quantize_state
+from star_model.checkpoints.lazy_tensor import LazyTensor, write_safetensors
 from star_model.checkpoints.native import (
     CONFIG,
     FORMAT,
@@ -72,8 +71,8 @@ def save_model(
     write_model(
         Path(path),
         model.config,
-        transformer={name: t.contiguous() for name, t in transformer.items()},
-        vqvae={name: t.contiguous() for name, t in vqvae.items()},
+        transformer={name: LazyTensor.of(t) for name, t in transformer.items()},
+        vqvae={name: LazyTensor.of(t) for name, t in vqvae.items()},
         write_text_encoder=(
             None
             if isinstance(encoder, ClassEncoder)
@@ -88,16 +87,22 @@ def write_model(
     path: Path,
     config: ModelConfig,
     *,
-    transformer: Mapping[str, Tensor],
-    vqvae: Mapping[str, Tensor],
+    transformer: Mapping[str, LazyTensor],
+    vqvae: Mapping[str, LazyTensor],
     write_text_encoder: Callable[[Path], None] | None,
     vocabulary: Vocabulary | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a native directory from its parts; see :func:`save_model`."""
+    """Write a native directory from its parts; see :func:`save_model`.
+
+    Each tensor is read when it is its turn to be written.
+
+    Raises:
+        CheckpointError: also when the disk is full.
+    """
     with _new_directory(path, overwrite) as directory:
-        save_file(dict(transformer), directory / TRANSFORMER)
-        save_file(dict(vqvae), directory / TOKENIZER)
+        _write(directory / TRANSFORMER, transformer)
+        _write(directory / TOKENIZER, vqvae)
         if write_text_encoder is not None:
             (directory / TEXT_ENCODER).mkdir()
             write_text_encoder(directory / TEXT_ENCODER)
@@ -108,6 +113,15 @@ def write_model(
         files = sorted(f for f in directory.rglob("*") if f.is_file())
         sums = "".join(f"{sha256(f)}  {f.relative_to(directory).as_posix()}\n" for f in files)
         (directory / SUMS).write_text(sums, encoding="utf-8")
+
+
+def _write(file: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    try:
+        write_safetensors(file, tensors)
+    except OSError as error:
+        raise CheckpointError(
+            f"{file.name} cannot be written in {file.parent.parent}: {error.strerror}; choose another output path"
+        ) from error
 
 
 @contextmanager

@@ -47,13 +47,11 @@ class HubFile:
         files: of a folder: the files in it that are needed.
         folder: where the repository's files are put by hand, below ``official/`` in the cache; "" for ``official/``
             itself, if their names say what they are.
-        published: False for a file that its authors describe but have not uploaded, under a name of ours.
     """
 
     repository: str
     path: str
     files: tuple[str, ...] = ()
-    published: bool = True
     folder: str = ""
 
     @property
@@ -74,6 +72,7 @@ class Family:
         transformer_files: name of a preset -> the file of its transformer.
         vqvae_file: one for all presets.
         text_encoders: folder of each text encoder; none for a class-conditional family.
+        unpublished: names of models that the authors describe but have not uploaded -> a sentence that says so.
     """
 
     describes: Callable[[ModelConfig], bool]
@@ -83,6 +82,7 @@ class Family:
     transformer_files: Mapping[str, HubFile]
     vqvae_file: HubFile
     text_encoders: tuple[HubFile, ...]
+    unpublished: Mapping[str, str] = field(default_factory=dict)
 
     def files(self, name: str) -> tuple[HubFile, ...]:
         """Everything that the preset called ``name`` is made of: transformer, VQVAE, then its text encoders, if any."""

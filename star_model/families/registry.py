@@ -15,6 +15,12 @@ PRESETS: dict[str, ModelConfig] = {
 """The published models by name."""
 
 
+UNPUBLISHED: dict[str, str] = {
+    name: reason for family in FAMILIES for name, reason in family.unpublished.items()
+}
+"""Models that are described but not to be had, by name, and a sentence about each."""
+
+
 def family_of(config: ModelConfig) -> Family:
     """The published family whose architecture ``config`` has."""
     return next(family for family in FAMILIES if family.describes(config))

@@ -55,9 +55,19 @@ TRANSFORMER = replace(
         + r"|class_emb\.weight"  # left over from VAR, unused
     ),
     zeros=re.compile(r"blocks\.\d+\.(attn|cross_attn)\.zero_k_bias"),
-    unsupported={
-        "word_embed_head.weight": "a STAR transformer with the causal sampler, which is not supported"
-    },
+    unsupported=dict.fromkeys(
+        (
+            "word_embed_head.weight",
+            "pos_start_last",
+            "lvl_embed_2.weight",
+            "encoder_proj2.weight",
+            "head_proj.weight",
+            "head_logits2.weight",
+            "feat_extract_blocks.0.ffn.fc1.weight",
+        ),
+        "a STAR transformer with the causal sampler of its 1024-pixel demo, which is not supported (its weights were "
+        "never released; star-1024 is the published one, without it)",
+    ),
 )
 
 FAMILY = Family(
@@ -65,7 +75,6 @@ FAMILY = Family(
         config.transformer.text_dim > 0 and config.transformer.block_norm == "layer"
     ),
     presets=(
-        _preset("star-256-d16", 16, var.SIDES_256),
         _preset("star-256", 30, var.SIDES_256),
         _preset("star-512", 30, var.SIDES_512),
         _preset("star-1024", 30, SIDES_1024),
@@ -73,7 +82,6 @@ FAMILY = Family(
     transformer=TRANSFORMER,
     vqvae=var.VQVAE,
     transformer_files={
-        "star-256-d16": HubFile(REPOSITORY, "star_rope_d16_256.pth", published=False),
         "star-256": HubFile(REPOSITORY, "star_rope_d30_256-ar-ckpt-ep3-iter20000.pth"),
         "star-512": HubFile(REPOSITORY, "star_rope_d30_512-ar-ckpt-ep1-iter30000.pth"),
         "star-1024": HubFile(REPOSITORY, "star_rope_d30_1024_drop_3-ar-ckpt-ep1-iter21000.pth"),
@@ -93,4 +101,8 @@ FAMILY = Family(
             ),
         ),
     ),
+    unpublished={
+        "star-256-d16": "star-256-d16 is not available: its authors describe it, but have not published its weights "
+        "and say that they will not; the smallest STAR that is published is star-256"
+    },
 )

@@ -1,6 +1,8 @@
 """VAR (arXiv 2404.02905): class-conditional on ImageNet, and the image tokenizer that STAR uses too.
 
-A published model is the transformer's ``.pth`` and the tokenizer's, each a bare state dict.
+A published model is the transformer's ``.pth`` and the tokenizer's, each a bare state dict. The presets that end in
+``cca`` are VARs tuned by others so that they need no guidance (arXiv 2410.09347), which halves the work; their files
+are laid out like VAR's.
 """
 
 from __future__ import annotations
@@ -20,13 +22,23 @@ from star_model.families.family import Family, HubFile, Names, PublishedNetwork,
 from star_model.sampling import Sampling
 
 REPOSITORY = "FoundationVision/var"
+CCA_REPOSITORY = "ChenDRAG/CCA_VAR"
+
+SAMPLING = Sampling(guidance_scale=4.0, top_k=900, top_p=0.95)
+"""Of the published demo."""
+CCA_SAMPLING = Sampling(guidance_scale=0.0, top_k=900, top_p=0.96)
+"""Of the published evaluation."""
 
 SIDES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SIDES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 
 
 def _preset(
-    name: str, depth: int, patch_nums: tuple[int, ...], adaptive_norm: Literal["block", "shared"]
+    name: str,
+    depth: int,
+    patch_nums: tuple[int, ...],
+    adaptive_norm: Literal["block", "shared"] = "block",
+    sampling: Sampling = SAMPLING,
 ) -> ModelConfig:
     transformer = TransformerConfig(
         depth=depth,
@@ -40,7 +52,7 @@ def _preset(
         patch_nums=patch_nums,
         transformer=transformer,
         text_encoder=TextEncoderConfig(family="imagenet", max_tokens=0),
-        sampling=Sampling(guidance_scale=4.0, top_k=900, top_p=0.95),  # of the published demo
+        sampling=sampling,
     )
 
 
@@ -166,16 +178,21 @@ VQVAE_FILE = HubFile(REPOSITORY, "vae_ch160v4096z32.pth")
 FAMILY = Family(
     describes=lambda config: config.transformer.num_classes > 0,
     presets=(
-        _preset("var-d16", 16, SIDES_256, "block"),
-        _preset("var-d20", 20, SIDES_256, "block"),
-        _preset("var-d24", 24, SIDES_256, "block"),
-        _preset("var-d30", 30, SIDES_256, "block"),
+        *(_preset(f"var-d{depth}", depth, SIDES_256) for depth in (16, 20, 24, 30)),
         _preset("var-d36", 36, SIDES_512, "shared"),
+        *(
+            _preset(f"var-d{depth}-cca", depth, SIDES_256, sampling=CCA_SAMPLING)
+            for depth in (16, 20, 24, 30)
+        ),
     ),
     transformer=TRANSFORMER,
     vqvae=VQVAE,
     transformer_files={
-        f"var-d{depth}": HubFile(REPOSITORY, f"var_d{depth}.pth") for depth in (16, 20, 24, 30, 36)
+        **{f"var-d{d}": HubFile(REPOSITORY, f"var_d{d}.pth") for d in (16, 20, 24, 30, 36)},
+        **{
+            f"var-d{d}-cca": HubFile(CCA_REPOSITORY, f"CCA_VAR_Guidance_Free/VAR_d{d}_CCA.pth")
+            for d in (16, 20, 24, 30)
+        },
     },
     vqvae_file=VQVAE_FILE,
     text_encoders=(),

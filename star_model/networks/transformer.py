@@ -169,7 +169,9 @@ class StarTransformer(nn.Module):
         blocks, head = self._split(modulation)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, rope, context, mask, blocks[layer])
-        return layer_norm(x) if head is None else modulate(x, *head.unsqueeze(2).unbind(1))
+        if head is not None:
+            return modulate(x, *head.unsqueeze(2).unbind(1))
+        return layer_norm(x) if self.config.logit_norm else x
 
     def freeze(self) -> None:
         """Cache what depends on the weights alone; they must not change from now on, unless others are loaded."""

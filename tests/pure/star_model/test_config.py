@@ -36,7 +36,6 @@ def test_presets() -> None:
         for name, c in PRESETS.items()
     }
     assert sizes == {
-        "star-256-d16": (256, 16, 1024),
         "star-256": (256, 30, 1920),
         "star-512": (512, 30, 1920),
         "star-1024": (1024, 30, 1920),
@@ -49,10 +48,17 @@ def test_presets() -> None:
         "var-d24": (256, 24, 1536),
         "var-d30": (256, 30, 1920),
         "var-d36": (512, 36, 2304),
+        "var-d16-cca": (256, 16, 1024),
+        "var-d20-cca": (256, 20, 1280),
+        "var-d24-cca": (256, 24, 1536),
+        "var-d30-cca": (256, 30, 1920),
     }
     assert all(c.transformer.text_rows == 1 for n, c in PRESETS.items() if n.startswith("star"))
     assert PRESETS["var-d30"].transformer.adaptive_norm == "block"
     assert PRESETS["var-d36"].transformer.adaptive_norm == "shared"
+    assert PRESETS["var-d30-cca"].sampling == Sampling(guidance_scale=0, top_k=900, top_p=0.96)
+    assert not any(map(PRESETS["var-d30-cca"].is_guided, range(10)))
+    assert all(c.transformer.logit_norm for c in PRESETS.values())
     assert PRESETS["star-512"].sampling == Sampling(guidance_scale=4.0, top_k=600, top_p=0.8)
 
 

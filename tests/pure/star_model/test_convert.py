@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from star_model.checkpoints.lazy_tensor import Span
 from star_model.checkpoints.native import load_model, tensor_shapes
 from star_model.checkpoints.pth import read_pth
 from star_model.checkpoints.published import (
@@ -223,6 +227,49 @@ def test_buffers_of_training_are_dropped(
     assert not extra.keys() & load_file(out / "transformer.safetensors").keys()
 
 
+@pytest.mark.parametrize("given", ["index", "folder"])
+def test_shards_with_an_index(
+    convert: Conversion, states: dict[str, dict[str, Tensor]], tmp_path: Path, given: str
+) -> None:
+    index = write_shards(tmp_path / "sharded", states["transformer"])
+    whole = convert(transformer=index if given == "index" else index.parent)
+    other = Conversion(golden.STAR, convert.files, tmp_path / "other")()
+    name = "transformer.safetensors"
+    assert (whole / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_tensors_are_read_one_by_one_and_only_those_that_are_used(
+    convert: Conversion,
+    states: dict[str, dict[str, Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file with an optimizer's state, which is larger than the weights, is converted in the memory of a tensor."""
+    state = states["transformer"]
+    content = wrapped(state)
+    moments = {i: {"exp_avg": t + 1, "exp_avg_sq": t + 2} for i, t in enumerate(state.values())}
+    content["trainer"]["optimizer"] = {"state": moments}
+    torch.save(content, tmp_path / "training.pth")
+    with zipfile.ZipFile(tmp_path / "training.pth") as archive:
+        pickled = archive.getinfo("training/data.pkl").file_size
+    read_span, read, most = Span.read, list[tuple[StorageWeakRef, int]](), 0
+
+    def counted(span: Span, start: int = 0, size: int | None = None) -> Tensor:
+        nonlocal most
+        values = read_span(span, start, size)
+        if span.file.name == "training.pth":
+            read.append((StorageWeakRef(values.untyped_storage()), values.nbytes))  # type: ignore[no-untyped-call]
+            most = max(most, sum(n for ref, n in read if not ref.expired()))  # type: ignore[misc, no-untyped-call]
+        return values
+
+    monkeypatch.setattr(Span, "read", counted)
+    convert(transformer=tmp_path / "training.pth")
+    weights = sum(tensor.nbytes for tensor in state.values())
+    assert most <= max(pickled, 2 * max(tensor.nbytes for tensor in state.values()))
+    # All but what is left over from VAR: once for the checksum, once for use.
+    assert weights < sum(n for _, n in read) < 2 * weights + 3 * pickled
+
+
 # ---- what is wrong ---------------------------------------------------------------------------------------
 
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -293,6 +340,58 @@ def test_a_wrong_tensor_is_named(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"head_logits.bias": "elsewhere.safetensors"}, r"elsewhere\.safetensors is missing"),
+        ({"head_logits.bias": "../a.safetensors"}, "must name .safetensors files beside it"),
+        ({"head_logits.bias": "pickle.pth"}, "must name .safetensors files beside it"),
+        ({"head_logits.bias": 3}, r"weight_map\.head_logits\.bias must be a string"),
+        (
+            {"head_logits.bias": "1.safetensors"},
+            r"1\.safetensors lacks the tensor head_logits\.bias",
+        ),
+        (
+            {"head_logits.bias": None},
+            r"0\.safetensors has the tensor head_logits\.bias, which the in",
+        ),
+    ],
+)
+def test_a_wrong_index_is_named(
+    convert: Conversion,
+    states: dict[str, dict[str, Tensor]],
+    tmp_path: Path,
+    change: dict[str, Any],
+    message: str,
+) -> None:
+    index = write_shards(tmp_path / "sharded", states["transformer"])
+    data = json.loads(index.read_text(encoding="utf-8"))
+    placed = {**data["weight_map"], **change}
+    data["weight_map"] = {name: shard for name, shard in placed.items() if shard is not None}
+    index.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=message):
+        convert(transformer=index)
+
+
+def test_a_folder_without_an_index(convert: Conversion, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"empty has no \.safetensors file in it"):
+        convert(transformer=tmp_path / "empty")
+
+
+def write_shards(folder: Path, state: dict[str, Tensor]) -> Path:
+    """Write a state dict as two shards, ``head_logits.bias`` in the first; returns the index."""
+    names = sorted(state, key=lambda name: name != "head_logits.bias")
+    folder.mkdir()
+    placed = {}
+    for i, shard in enumerate((names[:40], names[40:])):
+        save_file({name: state[name] for name in shard}, folder / f"{i}.safetensors")
+        placed.update(dict.fromkeys(shard, f"{i}.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": placed}), encoding="utf-8")
+    return index
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (without("blocks.1.ada_lin.1.bias"), r"tensor blocks\.1\.ada_lin\.1\.bias is missing"),
         (without("class_emb.weight"), r"tensor class_emb\.weight is missing"),
         (
@@ -358,10 +457,12 @@ def test_another_family_is_named(
         CheckpointError, match=r"another family \(its first tensor is conv1\.weight\)"
     ):
         convert(transformer={"conv1.weight": torch.zeros(3)})
-    with pytest.raises(CheckpointError, match="with the causal sampler, which is not supported"):
-        convert(
-            transformer=wrapped({**states["transformer"], "word_embed_head.weight": torch.zeros(1)})
-        )
+    for name in ("word_embed_head.weight", "head_logits2.weight", "pos_start_last"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"a STAR transformer with the causal sampler .* were never released",
+        ):
+            convert(transformer=wrapped({**states["transformer"], name: torch.zeros(1)}))
 
 
 def test_another_size_is_named(convert: Conversion, states: dict[str, dict[str, Tensor]]) -> None:
@@ -370,12 +471,14 @@ def test_another_size_is_named(convert: Conversion, states: dict[str, dict[str, 
     longer = replace(golden.STAR.config, patch_nums=(1, 2, 3, 4, 6, 7, 8))
     with pytest.raises(CheckpointError, match="has 6 scales, but star-tiny has 7"):
         convert(preset=longer)
-    d16 = {**states["transformer"], "lvl_embed.weight": torch.zeros(10, 1024)}
-    d16 |= {"blocks.15.attn.q_bias": torch.zeros(1024)}
+    larger = {**states["transformer"], "lvl_embed.weight": torch.zeros(14, 1920)}
+    larger |= {"blocks.29.attn.q_bias": torch.zeros(1920)}
     with pytest.raises(
-        CheckpointError, match=r"has 16 blocks, but star-512 has 30; it fits star-256-d16$"
+        CheckpointError, match=r"has 14 scales, but star-512 has 10; it fits star-1024$"
     ):
-        convert(transformer=wrapped(d16), preset="star-512")
+        convert(transformer=wrapped(larger), preset="star-512")
+    with pytest.raises(ConfigError, match="star-256-d16 is not available: its authors"):
+        convert(preset="star-256-d16")
 
 
 def test_another_size_of_var_is_named(convert_var: Conversion) -> None:
@@ -386,14 +489,14 @@ def test_another_size_of_var_is_named(convert_var: Conversion) -> None:
         "blocks.23.attn.q_bias": torch.zeros(1536),
     }
     with pytest.raises(
-        CheckpointError, match=r"has 24 blocks, but var-d30 has 30; it fits var-d24$"
+        CheckpointError, match=r"has 24 blocks, but var-d30 has 30; it fits var-d24 or var-d24-cca$"
     ):
         convert_var(transformer=d24, preset="var-d30")
 
 
 def test_an_unknown_preset(convert: Conversion) -> None:
     with pytest.raises(
-        ConfigError, match="unknown preset 'star-2048'; known are star-256-d16, star-256, star-512"
+        ConfigError, match="unknown preset 'star-2048'; known are star-256, star-512, star-1024"
     ):
         convert(preset="star-2048")
     with pytest.raises(
@@ -467,13 +570,25 @@ class Marker:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_an_unsafe_pickle_is_refused_unless_allowed(
+def test_other_objects_beside_the_weights_run_nothing(
+    convert: Conversion, states: dict[str, dict[str, Tensor]], tmp_path: Path, zipped: bool
+) -> None:
+    mark, file = tmp_path / "mark", tmp_path / "with_objects.pth"
+    content = {**wrapped(states["transformer"]), "args": Marker(mark)}
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    convert(transformer=file)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_runs_only_if_allowed(
     states: dict[str, dict[str, Tensor]], tmp_path: Path, zipped: bool
 ) -> None:
     mark, file = tmp_path / "mark", tmp_path / "unsafe.pth"
-    content = {**wrapped(states["transformer"]), "args": Marker(mark)}
+    state = {**states["transformer"], "head_logits.bias": torch.eye(2).to_sparse()}
+    content = {**wrapped(state), "args": Marker(mark)}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UnsafeCheckpointError, match="--allow-unsafe-pickle"):
+    with pytest.raises(UnsafeCheckpointError, match=r"head_logits\.bias.*--allow-unsafe-pickle"):
         read_pth(file)
     assert not mark.exists()
     with warnings.catch_warnings():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from star_model.checkpoints.lazy_tensor import LazyTensor
 from star_model.checkpoints.native import load_model, tensor_shapes
 from star_model.checkpoints.saving import save_model, write_model
 from star_model.engine.editing import make_edit
@@ -137,8 +138,8 @@ def test_a_saved_model_is_the_same_model(family: str, model: StarModel, tmp_path
     write_model(
         tmp_path / "native",
         model.config,
-        transformer=model.transformer.state_dict(),
-        vqvae=model.vqvae.state_dict(),
+        transformer={n: LazyTensor.of(t) for n, t in model.transformer.state_dict().items()},
+        vqvae={n: LazyTensor.of(t) for n, t in model.vqvae.state_dict().items()},
         write_text_encoder=None,
     )
     shapes = tensor_shapes(model.config)[0]

@@ -159,7 +159,6 @@ def test_layer_norm() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("star-256-d16", 273_942_016),
         ("star-512", 1_676_924_296),
         ("star-1024", 1_676_931_976),
     ],
