@@ -49,6 +49,7 @@ bench: $(INSTALLED) ## Measure: a short version of every benchmark; the long one
 	$(PY) -m benchmarks.bench_engine --repeats 3 --batch 1 4 $(ARGS)
 	$(PY) -m benchmarks.bench_reference --repeats 3 --batch 1 4 $(ARGS)
 	$(PY) -m benchmarks.bench_precision --images 2 $(ARGS)
+	$(PY) -m benchmarks.bench_draft --images 2 $(ARGS)
 	$(PY) -m benchmarks.bench_agreement --images 8 --batch 4 $(ARGS)
 	$(PY) -m benchmarks.bench_memory --slots 4 --batch 1 4 $(ARGS)
 	$(PY) -m benchmarks.bench_scheduling --repeats 2 --requests 1000 $(ARGS)

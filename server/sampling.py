@@ -28,3 +28,4 @@ class SamplingOverrides(BaseModel):
     unguided_temperature: float | None = _optional("unguided_temperature")
     guidance_from: int | None = _optional("guidance_from")
     mixed_scales: int | None = _optional("mixed_scales")
+    draft: int | None = _optional("draft")

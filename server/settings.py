@@ -138,6 +138,19 @@ class WorkerSettings(ModelSettings):
     compile: bool = Field(
         False, description="fuse kernels with torch.compile at start, which takes minutes on a CPU"
     )
+    unguided_scales: int | None = Field(
+        None,
+        ge=0,
+        description="finest scales that run without guidance, at half the cost, unless a request says otherwise; the "
+        "model's own number when left out",
+    )
+    draft: int | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="finest scales, 1 or 2, that are left out unless a request says otherwise; the model's own number, "
+        "mostly none, when not given",
+    )
     text_cache: int = Field(256, ge=0, le=1_000_000, description="encoded prompts that are cached")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="lowest level that is logged"

@@ -79,6 +79,14 @@ class Sampling(BaseModel):
         "more than the model has is all.",
     )
 
+    draft: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description="Number of scales, counted from the finest, to leave out: a quick draft of the image that the same "
+        "seed gives without it, with less detail; 0 is none.",
+    )
+
     def changed(self, given: Mapping[str, Any]) -> Sampling:
         """Replace the parameters that ``given`` has under their names, except where its value is None.
 

@@ -38,6 +38,11 @@ def make_job(request: GenerateRequest, model: ModelInfo, settings: Settings, *, 
                 param=name,
             )
     sampling = model.sampling.changed(request.sampling)
+    if sampling.draft >= model.num_scales:
+        raise InvalidRequest(
+            f"draft must be less than {model.num_scales}, the scales of {model.name}; got {sampling.draft}.",
+            param="draft",
+        )
     if request.negative_prompt and not sampling.guidance_scale:
         default = f", the default of {model.name}" if request.guidance_scale is None else ""
         raise InvalidRequest(

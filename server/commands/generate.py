@@ -78,7 +78,11 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
         writer = ImageWriter(
             model.config.name, engine.num_scales, self.quality, self.metadata, signer
         )
-        with _Progress(engine.num_scales, self.n) as progress:
+        if job.sampling.draft >= engine.num_scales:
+            raise UsageError(
+                f"--draft must be less than {engine.num_scales}, the scales of {model.config.name}."
+            )
+        with _Progress(engine.num_scales - job.sampling.draft, self.n) as progress:
             texts = generate(engine, job, paths, writer, progress.advance)
         for warning in text_warnings(*texts):
             remark(warning)
@@ -235,7 +239,7 @@ def generate(
     for start in range(0, len(paths), engine.total_slots):
         batch = range(start, min(start + engine.total_slots, len(paths)))
         sequences = [engine.prepare(text, negative, job, job.seeds[i]) for i in batch]
-        for _ in range(engine.num_scales):
+        for _ in range(engine.num_scales - job.sampling.draft):
             engine.step(sequences).wait()
             report(len(sequences))
         for i, pixels in zip(batch, engine.finish(sequences).wait(), strict=True):

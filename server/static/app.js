@@ -239,7 +239,7 @@ async function meet() {
   find("about").hidden = model.description === "";
   find("examples-list").replaceChildren(...model.examples.map(example));
   find("examples").hidden = model.examples.length === 0;
-  for (const name of ["guidance_scale", "top_k", "top_p", "smooth_scales"]) form.field(name).placeholder = model[name];
+  for (const name of ["guidance_scale", "top_k", "top_p", "smooth_scales", "unguided_scales", "draft"]) form.field(name).placeholder = model[name];
   ladder.scales = model.scales;
   if (find("scales")) drawScales(find("scales"), model.scales);
   editor.model = model;

@@ -1,7 +1,7 @@
 // The form: what is asked for, as a request body and as the query of a link.
 // Ranges are not checked here: the server refuses what is wrong in a sentence that names the field.
 
-const NUMBERS = ["n", "seed", "guidance_scale", "top_k", "top_p", "smooth_scales"];
+const NUMBERS = ["n", "seed", "guidance_scale", "top_k", "top_p", "smooth_scales", "unguided_scales", "draft"];
 const FIELDS = ["prompt", "negative_prompt", ...NUMBERS, "format"];
 
 export class Form {

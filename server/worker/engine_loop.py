@@ -201,7 +201,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
 
     def _decode_finished(self, stepped: Sequence[Key]) -> None:
         """Decode images whose scales are all done; their slots are announced as free first."""
-        finished = [k for k in stepped if self._sequences[k].scale == self._engine.num_scales]
+        finished = [k for k in stepped if self._sequences[k].scale >= self._scales_of(k)]
         for key in finished:  # before they are decoded, so that newcomers are here by the next turn
             self._scheduler.remove(key)
             self._previews.pop(key, None)
@@ -217,11 +217,10 @@ class EngineLoop(Generic[TextT, SequenceT]):
 
         A preview that has not been decoded when the next one of its image is due is left out.
         """
-        num_scales = self._engine.num_scales
         for key in stepped:
             if key not in self._sequences:  # finished, or failed
                 continue
-            due = preview_scales(num_scales, self._jobs[key.job_id].partial_images)
+            due = preview_scales(self._scales_of(key), self._jobs[key.job_id].partial_images)
             if (scale := self._sequences[key].scale) in due:
                 self._previews[key] = due.index(scale)
         with_previews = {key.job_id for key in self._previews}
@@ -233,6 +232,10 @@ class EngineLoop(Generic[TextT, SequenceT]):
             self._publish(Preview(*key, indices[key], pixels))
 
         self._decode(keys, self._engine.preview, publish)
+
+    def _scales_of(self, key: Key) -> int:
+        """Scales that an image is painted at: all, but those that a draft leaves out."""
+        return self._engine.num_scales - self._jobs[key.job_id].sampling.draft
 
     def _decode(
         self,

@@ -6,6 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import structlog
 import torch
@@ -19,7 +20,7 @@ from star_model import Engine, Sampling, StarModel, load_model, resolve_model
 from star_model.engine.compilation import compile_networks, restore_networks
 from star_model.engine.engine import Mode
 from star_model.engine.graphs import Capture, choose_capture
-from star_model.errors import CaptureError
+from star_model.errors import CaptureError, ConfigError
 from star_model.host_memory import keep_freed_memory
 from star_model.networks.precision import is_imitated
 
@@ -117,7 +118,7 @@ def warm_up(engine: StarEngine, sampling: Sampling) -> float:
     text = engine.encode(job.prompt)
     started = time.monotonic()
     sequence = engine.prepare(text, None, job, 0)
-    for _ in range(engine.num_scales):
+    for _ in range(engine.num_scales - sampling.draft):
         engine.step([sequence])
     engine.finish([sequence]).wait()
     return time.monotonic() - started
@@ -143,10 +144,29 @@ def load_engine(
         index=index,
         workers=settings.workers,
     )
+    model = with_defaults(model, settings)
     mode = resolve_mode(settings.mode, model.device.type)
     policy = make_policy(settings, model.config.patch_nums, mode)
     engine, seconds = _prepare(model, settings, mode, policy, report)
     return engine, _describe(model, engine, mode, seconds), policy
+
+
+def with_defaults(model: StarModel, settings: WorkerSettings) -> StarModel:
+    """Return the model with the sampling parameters that the settings put in the place of its own.
+
+    Raises:
+        ConfigError: one does not fit the model.
+    """
+    changes = {"unguided_scales": settings.unguided_scales, "draft": settings.draft}
+    scales = len(model.config.schedule)
+    for name, count in changes.items():
+        if count is not None and count > scales - (name == "draft"):
+            raise ConfigError(
+                f"{name} must be at most {scales - (name == 'draft')} for {model.config.name}, "
+                f"which has {scales} scales; got {count}"
+            )
+    sampling = model.config.sampling.changed(changes)
+    return replace(model, config=replace(model.config, sampling=sampling))
 
 
 def _prepare(

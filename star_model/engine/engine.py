@@ -154,10 +154,12 @@ class Engine:
         Raises:
             OutOfSlotsError: when no slot is free.
             TypeError: when the conditioning is of the other kind of model.
-            ValueError: when the seed is out of range.
+            ValueError: when the seed is out of range, or a draft would leave out all scales.
         """
         if not 0 <= seed < SEEDS:
             raise ValueError(f"seed must be 0 to {SEEDS - 1}, got {seed}")
+        if sampling.draft >= self.num_scales:
+            raise ValueError(f"draft must be less than {self.num_scales}, the scales of the model")
         model, config = self.model, self.model.config
         slot = self.cache.allocate()
         try:

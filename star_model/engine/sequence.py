@@ -52,8 +52,8 @@ class ImageSequence:
 
     @property
     def done(self) -> bool:
-        """True once all scales are predicted."""
-        return self.scale == self.num_scales
+        """True once all scales are predicted, but those that a draft leaves out."""
+        return self.scale >= self.num_scales - self.sampling.draft
 
     @property
     def smooth(self) -> bool:

@@ -75,6 +75,8 @@ INVALID: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"prompt": "a", "smooth_scales": 11}, "smooth_scales", ("0 to 10", "star-fake", "11")),
     ({"prompt": "a", "unguided_scales": 11}, "unguided_scales", ("0 to 10", "star-fake", "11")),
     ({"prompt": "a", "guidance_from": 11}, "guidance_from", ("0 to 10", "star-fake", "11")),
+    ({"prompt": "a", "draft": 3}, "draft", ("0 to 2", "3")),
+    ({"prompt": "a", "draft": True}, "draft", ("an integer",)),
     ({"prompt": "a", "mixed_scales": 11}, "mixed_scales", ("0 to 10", "star-fake", "11")),
     ({"prompt": "a", "unguided_temperature": 0}, "unguided_temperature", ("from 0.01 to 100", "0")),
     ({"prompt": "a", "smooth_scales": 1.5}, "smooth_scales", ("an integer", "1.5")),

@@ -44,6 +44,15 @@ async def test_json_holds_the_images_and_how_to_paint_them_again(service: Servic
     assert service.engine.encoded == ["a red apple"]
 
 
+async def test_a_draft_is_what_its_seed_gives_without_the_last_scales(service: Service) -> None:
+    answer = await service.generate(seed=5, draft=2)
+    body = answer.json()
+    assert body["parameters"] == MODEL.sampling.model_dump() | {"draft": 2}
+    picture = opened(base64.b64decode(body["data"][0]["b64_json"]))
+    assert picture.tobytes() == paint(5, 8).data
+    assert len(service.engine.steps) == 8
+
+
 async def test_four_concurrent_requests_step_together() -> None:
     engine = FakeEngine()
     engine.gate.clear()

@@ -62,6 +62,8 @@ def test_every_field_is_sent(serve: Serve, open_page: OpenPage) -> None:
         "top_k": "7",
         "top_p": "0.5",
         "smooth_scales": "3",
+        "unguided_scales": "2",
+        "draft": "1",
         "negative_prompt": "fog",
     }
     with page.expect_request("**/generate") as sent:
@@ -74,6 +76,8 @@ def test_every_field_is_sent(serve: Serve, open_page: OpenPage) -> None:
         "top_k": 7,
         "top_p": 0.5,
         "smooth_scales": 3,
+        "unguided_scales": 2,
+        "draft": 1,
         "negative_prompt": "fog",
         "format": "webp",
         "stream": True,

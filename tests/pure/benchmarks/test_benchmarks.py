@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import (
     bench_compile,
+    bench_draft,
     bench_engine,
     bench_precision,
     bench_reference,
@@ -50,6 +51,15 @@ def test_lockstep_counts_what_guidance_changes() -> None:
     same, _, _ = bench_precision.compare(exact, Engine(model, slots=1), 2, unguided_scales=1)
     assert same[:3] == [1.0] * 3
     assert same[3] < 1.0
+
+
+def test_a_draft_is_compared_with_the_whole_image() -> None:
+    drafts = bench_draft.measure(Engine(build_tiny_model(), slots=1), 2)
+    assert list(drafts) == [1, 2]
+    for found in drafts.values():
+        assert found["times_faster"] > 0
+        assert 0 < found["psnr_db"] < 100
+        assert found["thumbnail_psnr_db"] > 0
 
 
 def test_a_stopwatch_reports_medians_and_ratios_of_neighbours() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from server.messages import (
     ToWorker,
 )
 from server.worker.engine_loop import preview_scales
+from star_model.sampling import Sampling
 from tests.server.fakes import (
     PATCH_NUMS,
     FakeEngine,
@@ -179,6 +181,16 @@ def test_previews_come_after_their_scales() -> None:
         ("a", 0, paint(3, 3)),
         ("a", 1, paint(3, 7)),
     ]
+
+
+def test_a_draft_ends_before_the_last_scales() -> None:
+    run = Run()
+    draft = replace(make_job("a", [3], partial_images=2), sampling=Sampling(draft=2))
+    run.submit(draft, make_job("b", [4]))
+    run.run()
+    assert {p.job_id: p.pixels for p in run.of(Painted)} == {"a": paint(3, 8), "b": paint(4, 10)}
+    assert [(p.index, p.pixels) for p in run.of(Preview)] == [(0, paint(3, 3)), (1, paint(3, 5))]
+    assert run.engine.free_slots == run.engine.total_slots
 
 
 @pytest.mark.parametrize(

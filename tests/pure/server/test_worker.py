@@ -26,6 +26,7 @@ from server.worker.engine_loop import EngineLoop
 from server.worker.scheduler import Scheduler
 from server.worker.star_engine import StarEngine
 from star_model.engine import compilation
+from star_model.errors import ConfigError
 from star_model.networks import precision
 from star_model.sampling import Sampling
 from tests.server.fakes import make_job
@@ -84,6 +85,15 @@ def paint(engine: StarEngine, given: WorkerSettings, info: ModelInfo) -> dict[st
     policy = loading.make_policy(given, info.patch_nums, "fast")
     EngineLoop(engine, Scheduler(policy), inbox, publish).run()
     return painted
+
+
+def test_settings_stand_in_for_the_models_own_sampling(tiny: Path, threads: object) -> None:
+    _, info, _ = load(options(tiny, draft=1, unguided_scales=2))
+    assert (info.sampling.draft, info.sampling.unguided_scales) == (1, 2)
+    _, info, _ = load(options(tiny))
+    assert (info.sampling.draft, info.sampling.unguided_scales) == (0, 0)
+    with pytest.raises(ConfigError, match=r"unguided_scales must be at most 4 for tiny.*got 5"):
+        load(options(tiny, unguided_scales=5))
 
 
 def captured_by(monkeypatch: pytest.MonkeyPatch, capture: RecordingCapture) -> None:

@@ -293,6 +293,37 @@ def test_unguided_scales_follow_the_prompt_alone(tiny_model: StarModel) -> None:
 
 
 @pytest.mark.parametrize("mode", ["deterministic", "fast"])
+@pytest.mark.parametrize("draft", [1, 2])
+def test_a_draft_is_the_unfinished_image_of_its_seed(
+    tiny_model: StarModel, mode: Mode, draft: int
+) -> None:
+    engine = Engine(tiny_model, slots=3, mode=mode)
+    whole, other = prepare(engine, seed=5), prepare(engine, seed=6)
+    quick = prepare(engine, seed=5, draft=draft, unguided_scales=1)  # of the whole image's scales
+    painted = engine.num_scales - draft
+    for _ in range(painted):
+        assert not quick.done
+        engine.step([whole, quick, other])
+    assert quick.done
+    assert not whole.done
+    assert [t.tolist() for t in quick.tokens] == [t.tolist() for t in whole.tokens]
+    with pytest.raises(ValueError, match="unfinished sequences"):
+        engine.step([quick])
+    unfinished = engine.preview([whole])
+    free = engine.free_slots
+    assert torch.equal(engine.finish([quick]), unfinished)
+    assert engine.free_slots == free + 1
+
+
+def test_a_draft_of_nothing_is_refused(tiny_model: StarModel) -> None:
+    config = replace(tiny_model.config, patch_nums=(1, 7))
+    engine = Engine(build_tiny_model(config), slots=1)
+    with pytest.raises(ValueError, match="draft must be less than 2"):
+        prepare(engine, draft=2)
+    assert engine.free_slots == 1
+
+
+@pytest.mark.parametrize("mode", ["deterministic", "fast"])
 def test_an_image_without_guidance_costs_one_row(
     tiny_model: StarModel, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
