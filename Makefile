@@ -20,13 +20,15 @@ DEPLOY_INSTALLED := $(VENV)/.installed-test,deploy+train,ray
 CLIENTS := build/clients
 # An environment with what a server needs and nothing else.
 RUNTIME := build/runtime
+# Servers of other projects, for benchmarks.bench_peers.
+PEERS := build/peers
 # An S3-compatible server for tests, in an environment of its own: it needs other versions of what is pinned here.
 MOTO := build/moto
 CODE := $(wildcard star_model server training benchmarks tests)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-fast clients bench check lint types format deploy-check sbom licenses clean
+.PHONY: help install serve test test-fast clients peers bench check lint types format deploy-check sbom licenses clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,7 +47,9 @@ test-fast: $(INSTALLED) ## Run the tests that start no process or browser and tr
 clients: $(INSTALLED) $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed ## Install the clients of other projects and test with them
 	$(PY) -m pytest -q tests/clients -rs $(ARGS)
 
-bench: $(INSTALLED) ## Measure: a short version of every benchmark; the long ones are in docs/performance.md
+peers: $(PEERS)/.installed ## Install the servers that bench_peers compares this one with
+
+bench: $(INSTALLED) $(PEERS)/.installed ## Measure: a short version of every benchmark; the long ones are in docs/performance.md
 	$(PY) -m benchmarks.bench_engine --repeats 3 --batch 1 4 $(ARGS)
 	$(PY) -m benchmarks.bench_reference --repeats 3 --batch 1 4 $(ARGS)
 	$(PY) -m benchmarks.bench_precision --images 2 $(ARGS)
@@ -55,6 +59,7 @@ bench: $(INSTALLED) ## Measure: a short version of every benchmark; the long one
 	$(PY) -m benchmarks.bench_scheduling --repeats 2 --requests 1000 $(ARGS)
 	$(PY) -m benchmarks.bench_busy --rounds 2 --images 2
 	$(PY) -m benchmarks.bench_server --repeats 3 --probes 50 --requests 10 --shares 0.8
+	$(PY) -m benchmarks.bench_peers --short
 
 check: lint types ## Run lint and types
 
@@ -105,6 +110,12 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(PY)
 $(RUNTIME)/.installed: pyproject.toml constraints.txt | $(PY)
 	$(PY) -m venv --clear $(RUNTIME)
 	$(RUNTIME)/bin/python -m pip install --disable-pip-version-check -c constraints.txt .
+	@touch $@
+
+# Their own requirements contradict the pins of constraints.txt; torch is the one that this server runs.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt pyproject.toml constraints.txt | $(PY)
+	$(PY) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check -r $< . $$(grep '^torch==' constraints.txt)
 	@touch $@
 
 $(MOTO)/.installed: tests/processes/moto.txt | $(PY)

@@ -23,7 +23,7 @@ from server.api import (
 from server.api.context import Context
 from server.api.openapi import Api
 from server.dispatch.engine_client import EngineClient
-from server.dispatch.worker_process import WorkerProcess
+from server.dispatch.worker_process import Run, WorkerProcess, run_worker
 from server.http.auth import ApiKeyCheck, read_keys
 from server.http.body_budget import BodyBudget
 from server.http.browser_check import HostCheck, OriginCheck
@@ -57,10 +57,17 @@ _PARTS = (
 )
 
 
-def make_client(settings: Settings) -> EngineClient:
-    """Return a client that runs the model of the settings in worker processes."""
+def make_client(settings: Settings, run: Run = run_worker) -> EngineClient:
+    """Return a client that runs the model of the settings in worker processes.
+
+    Args:
+        settings: of the server.
+        run: what each process runs.
+    """
     for_worker = settings.for_worker()
-    return EngineClient(lambda index, deliver: WorkerProcess(for_worker, index, deliver), settings)
+    return EngineClient(
+        lambda index, deliver: WorkerProcess(for_worker, index, deliver, run), settings
+    )
 
 
 def create_app(settings: Settings, client: EngineClient) -> FastAPI:

@@ -1,7 +1,8 @@
 """The import rule, read from the source without running it, and the sizes that files and functions keep.
 
 - Of the four parts, ``server``, ``training`` and ``benchmarks`` import ``star_model``, and it none of them. Benchmarks
-  take the simulation of the scheduler from ``server``; all else they meet over HTTP.
+  take the simulation of the scheduler from ``server``; all else they meet over HTTP, but for one module that runs the
+  server with an engine of its own.
 - Inside ``star_model`` and ``server``, a package imports those that ``MAY_IMPORT`` gives it, in one direction.
 - No module imports itself by way of others, type checkers' imports included.
 - Where only the worker and the commands may load torch, nothing does, not even through what it imports.
@@ -71,6 +72,9 @@ LOAD_TORCH = {"server.worker", "server.commands"}
 SIMULATION = {"server.commands.capacity", "server.commands.plan", "server.commands.simulation"}
 """What ``benchmarks`` may import of ``server``: the simulation of its scheduler, and how its results are shown."""
 
+RUN_SERVER = {"benchmarks.peers.star_server"}
+"""Modules of ``benchmarks`` that run the server around an engine of their own, and may import all of it."""
+
 READ_ENVIRONMENT = {"server/settings.py", "star_model/threads.py"}
 """The latter only to leave alone what the user has set; it runs before anything else is imported."""
 
@@ -108,6 +112,7 @@ def wrong_imports(tree: Tree, path: Path) -> Iterator[str]:
             or module in PARTS  # the package itself: only its public names, and those of all rooms
             or (inner and (room, aim) in IN_FUNCTIONS)
             or (part == "benchmarks" and within(target, SIMULATION))
+            or module in RUN_SERVER
         )
         if not allowed:
             yield f"{where} imports {target}"

@@ -16,6 +16,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from server.app import create_app, make_client
 from server.dispatch.engine_client import EngineClient
+from server.dispatch.worker_process import Run, run_worker
 from server.errors import CannotListen, ServingFailed
 from server.http.browser_check import default_hosts
 from server.http.transport import accept_connections, uvicorn_config
@@ -169,11 +170,12 @@ def _limit_unsent(listener: socket.socket, write_timeout_s: float) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, run: Run = run_worker) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         settings: of the server.
+        run: what each worker process runs.
 
     Raises:
         CannotListen: the address is taken or does not exist.
@@ -181,7 +183,7 @@ def serve(settings: Settings) -> None:
     """
     sockets = listen(settings.host, settings.port, settings.write_timeout_s)
     configure_logging(settings.log_level, settings.log_format)
-    client = make_client(settings)
+    client = make_client(settings, run)
     hosts = default_hosts(settings)
     config = uvicorn_config(
         create_app(settings.model_copy(update={"allowed_hosts": hosts}), client)

@@ -39,8 +39,12 @@ Launch = Callable[[int, Callable[[FromWorker], None]], Worker]
 ``Exited``."""
 
 
-def _run(connection: Connection, settings: WorkerSettings, index: int) -> None:
-    """Run the worker. Called in the child process, the only one that imports the worker's modules."""
+Run = Callable[[Connection, WorkerSettings, int], None]
+"""Runs the worker of an index until its end, in the child process; picklable."""
+
+
+def run_worker(connection: Connection, settings: WorkerSettings, index: int) -> None:
+    """Run the worker; a :data:`Run`. The child process alone imports the worker's modules."""
     from server.worker.main import worker_main
 
     worker_main(connection, settings, index)
@@ -69,15 +73,20 @@ class WorkerProcess:
         settings: what it loads and how it runs.
         index: of the worker.
         deliver: called in a thread with each message; the last is ``Exited``.
+        run: see :data:`Run`.
     """
 
     def __init__(
-        self, settings: WorkerSettings, index: int, deliver: Callable[[FromWorker], None]
+        self,
+        settings: WorkerSettings,
+        index: int,
+        deliver: Callable[[FromWorker], None],
+        run: Run = run_worker,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe(duplex=True)
         self._process = context.Process(
-            target=_run, args=(theirs, settings, index), name=f"star-worker-{index}", daemon=True
+            target=run, args=(theirs, settings, index), name=f"star-worker-{index}", daemon=True
         )
         try:
             with _signals_blocked():

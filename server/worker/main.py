@@ -18,15 +18,31 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from typing import Any
 
 import structlog
 
 from server.logs import configure_logging
-from server.messages import Devices, FromWorker, Heartbeat, LoadFailed, Loading, Ready, ToWorker
+from server.messages import (
+    Devices,
+    FromWorker,
+    Heartbeat,
+    LoadFailed,
+    Loading,
+    ModelInfo,
+    Ready,
+    ToWorker,
+)
 from server.settings import WorkerSettings
+from server.worker.engine_protocol import SteppingEngine
+from server.worker.scheduler import Policy, Scheduler
 from star_model.errors import StarError
 
 HEARTBEAT_SECONDS = 1.0
+
+Send = Callable[[FromWorker], None]
+Load = Callable[[WorkerSettings, int, Send], tuple[SteppingEngine[Any, Any], ModelInfo, Policy]]
+"""Loads the engine of the worker of an index, and reports devices and phases meanwhile."""
 
 
 class Outbox:
@@ -76,13 +92,30 @@ class Pulse:
             time.sleep(HEARTBEAT_SECONDS)
 
 
-def worker_main(connection: Connection, settings: WorkerSettings, index: int) -> None:
+def load_model_engine(
+    settings: WorkerSettings, index: int, send: Send
+) -> tuple[SteppingEngine[Any, Any], ModelInfo, Policy]:
+    """Import torch, and load and warm the model of the settings; a :data:`Load`.
+
+    Raises:
+        star_model.errors.StarError: the text says what is missing or damaged, and what to do.
+    """
+    from server.worker.loading import count_devices, load_engine
+
+    send(Devices(count_devices(settings.device)))
+    return load_engine(settings, lambda phase: send(Loading(phase)), index=index)
+
+
+def worker_main(
+    connection: Connection, settings: WorkerSettings, index: int, load: Load = load_model_engine
+) -> None:
     """Run a worker until its end.
 
     Args:
         connection: duplex, to the parent.
         settings: what to load and how to run it.
         index: of this worker, from 0.
+        load: see :data:`Load`.
     """
     # Ctrl-C, a service manager's SIGTERM and a closed terminal's SIGHUP reach the whole process group; the parent
     # decides when the worker ends.
@@ -98,13 +131,8 @@ def worker_main(connection: Connection, settings: WorkerSettings, index: int) ->
     threading.Thread(target=_receive, args=(connection, inbox), name="inbox", daemon=True).start()
     try:
         from server.worker.engine_loop import EngineLoop
-        from server.worker.loading import count_devices, load_engine
-        from server.worker.scheduler import Scheduler
 
-        outbox.send(Devices(count_devices(settings.device)))
-        engine, info, policy = load_engine(
-            settings, lambda phase: outbox.send(Loading(phase)), index=index
-        )
+        engine, info, policy = load(settings, index, outbox.send)
         loop = EngineLoop(
             engine, Scheduler(policy), inbox, outbox.send, text_cache=settings.text_cache
         )

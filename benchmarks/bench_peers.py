@@ -1,0 +1,238 @@
+"""This server beside what a team would write instead of using it: ``python -m benchmarks.bench_peers``.
+
+The same engine behind a thread pool of FastAPI, LitServe, BentoML and Ray Serve, each batched as its documentation
+advises, and behind this server, in one run on one machine. All run at once, and are loaded in turn: first one request
+at a time, then as many as they can take, then by Poisson arrivals at shares of what the best of them could take. A
+tenth of the clients leave before their image is there.
+
+Two engines: ``--engine star-mini`` is the real model on this machine, and ``--engine sleeping`` sleeps as long as
+``star-512`` would take on an H200 by the cost model. ``--output FILE`` keeps each row as soon as it is measured; a
+run that finds rows there does not measure them again. ``make peers`` installs the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.clients import Load, arrivals, summary
+from benchmarks.peers.contenders import CONTENDERS, PEERS, Running, running
+from benchmarks.peers.painters import MOST_TOGETHER, SLEEPING
+
+LOADS = (0.3, 0.6, 0.9, 1.2)
+PATIENCE = 0.5
+"""Times alone after which those leave who leave."""
+
+_PACKAGES = ("litserve", "bentoml", "ray", "fastapi", "torch")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much is measured.
+
+    Args:
+        requests: at each load.
+        alone: requests one after the other.
+        seconds: of asking as fast as a contender answers.
+        loads: shares of the capacity of the best.
+    """
+
+    requests: int
+    alone: int
+    seconds: float
+    loads: tuple[float, ...]
+
+
+@dataclass
+class Results:
+    """Rows that have been measured, kept in a file as they come.
+
+    Args:
+        path: of the file; None keeps them nowhere.
+        engine: other engines' rows in the file are left alone.
+    """
+
+    path: Path | None
+    engine: str
+    rows: list[Row] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.path.exists():
+            lines = self.path.read_text("utf-8").splitlines()
+            self.rows = [
+                row for line in lines if (row := json.loads(line))["engine"] == self.engine
+            ]
+
+    def find(self, kind: str, name: str, load: float | None = None) -> Row | None:
+        """Return a row of an earlier run."""
+        wanted = (kind, name, load)
+        return next((r for r in self.rows if (r["kind"], r["name"], r.get("load")) == wanted), None)
+
+    def add(self, kind: str, name: str, **values: Any) -> None:
+        """Keep a row."""
+        row = {
+            "engine": self.engine,
+            "kind": kind,
+            "name": name,
+            "busy": os.getloadavg()[0],
+        } | values
+        # JSON has no number for what nobody saw, such as the time to a refusal.
+        row = {k: None if v != v else v for k, v in row.items()}
+        self.rows.append(row)
+        print(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def of(self, kind: str) -> list[Row]:
+        """Return the rows of a kind."""
+        return [row for row in self.rows if row["kind"] == kind]
+
+
+@contextlib.contextmanager
+def contenders(names: Sequence[str], engine: str, latency_ms: int) -> Iterator[dict[str, Running]]:
+    """Start the contenders of these names, one after the other."""
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for name in names:
+            print(f"starting {CONTENDERS[name].title}", flush=True)
+            started[name] = stack.enter_context(running(CONTENDERS[name], engine, latency_ms))
+        yield started
+
+
+def measure(runs: Mapping[str, Running], results: Results, length: Length) -> None:
+    """Measure what ``results`` lack, each contender in turn at each load."""
+    seeds = count(1)
+    for name, one in runs.items():
+        if results.find("capacity", name) is None:
+            load = Load(one, seeds)
+            alone = asyncio.run(load.alone(length.alone))
+            most = asyncio.run(load.capacity(2 * MOST_TOGETHER, length.seconds))
+            results.add("capacity", name, alone=alone, images_per_s=most)
+    best = max(row["images_per_s"] for row in results.of("capacity"))
+    alone = min(row["alone"] for row in results.of("capacity"))
+    for share in length.loads:
+        plan = arrivals(share * best, length.requests, seed=round(100 * share))
+        for name, one in runs.items():
+            if results.find("load", name, share) is not None:
+                continue
+            clients = asyncio.run(Load(one, seeds).open_loop(plan, PATIENCE * alone))
+            time.sleep(1 + 2 * MOST_TOGETHER * alone)  # what is begun for nobody is finished too
+            found = summary(clients, one, alone)
+            results.add("load", name, load=share, **found, memory=one.memory())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is compared, of the environments that they run in."""
+    (site,) = [*PEERS.parent.glob("lib/python*/site-packages")] or [None]
+    found = {"python": platform.python_version()}
+    if site is not None:
+        for each in metadata.distributions(path=[str(site)]):
+            if each.name in _PACKAGES:
+                found[each.name] = each.version
+    return found
+
+
+Cell = Callable[[Row], str]
+COLUMNS: dict[str, Cell] = {
+    "images/s": lambda row: f"{row['images_per_s']:.2f}",
+    "p50 s": lambda row: _seconds(row["total_p50"]),
+    "p99 s": lambda row: _seconds(row["total_p99"]),
+    "queue p50": lambda row: _seconds(row["queue_p50"]),
+    "queue p99": lambda row: _seconds(row["queue_p99"]),
+    "soon": lambda row: _share(row["soon"]),
+    "refused": lambda row: _share(row["refused"]),
+    "within s": lambda row: _seconds(row["refusal_p99"]),
+    "failed": lambda row: _share(row["failed"]),
+    "wasted": lambda row: f"{row['wasted']:.0f} of {row['left']:.0f}",
+    "preview s": lambda row: _seconds(row["preview_p50"]),
+    "MiB": lambda row: f"{row['memory'] / 2**20:.0f}",
+}
+"""Columns of the table, and how a row fills them."""
+
+
+def table(results: Results) -> str:
+    """Return the results as two tables in Markdown."""
+    capacities = [
+        [CONTENDERS[row["name"]].title, f"{row['alone']:.3f}", f"{row['images_per_s']:.2f}"]
+        for row in results.of("capacity")
+    ]
+    loads = [
+        [f"{100 * row['load']:.0f} %", CONTENDERS[row["name"]].title]
+        + [cell(row) for cell in COLUMNS.values()]
+        for row in sorted(results.of("load"), key=lambda row: float(row["load"]))
+    ]
+    first = _markdown(["server", "alone, s", "at most, images/s"], capacities)
+    return f"{first}\n\n{_markdown(['load', 'server', *COLUMNS], loads)}"
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %" if value else ""
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description="Compare servers around the same engine.")
+    parser.add_argument("--engine", default=SLEEPING, help="sleeping, or a model")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=[*CONTENDERS])
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="shares of capacity")
+    parser.add_argument("--requests", type=int, default=400, help="at each load")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of finding the capacity")
+    parser.add_argument("--output", type=Path, help="keeps rows, and those there are not repeated")
+    parser.add_argument("--short", action="store_true", help="one load, and few requests")
+    arguments = parser.parse_args()
+    length = Length(arguments.requests, 10, arguments.seconds, tuple(arguments.loads))
+    if arguments.short:
+        length = Length(100, 3, 3.0, (0.9,))
+    missing = [name for name in arguments.only if not CONTENDERS[name].installed]
+    if missing:
+        parser.error(
+            f"not installed: {', '.join(missing)}; `make peers` installs them, or use --only"
+        )
+    results = Results(arguments.output, arguments.engine)
+    # BentoML refuses what it expects to take longer. Its documentation's example allows a second.
+    latency = 1.0 if arguments.engine == SLEEPING else 20.0
+    with contenders(arguments.only, arguments.engine, round(1000 * latency)) as runs:
+        measure(runs, results, length)
+    about = (
+        f"{arguments.engine}, {os.cpu_count()} cores, {versions()}, load average {os.getloadavg()}"
+    )
+    print(f"\n{about}\n{table(results)}")
+    print(
+        json.dumps(
+            {
+                "benchmark": "peers",
+                "engine": arguments.engine,
+                "cores": os.cpu_count(),
+                "machine": platform.machine(),
+                "versions": versions(),
+                "rows": results.rows,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""The load: clients that come at random times, whatever the server does, and some of whom leave."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import httpx
+
+from benchmarks.peers.contenders import Running
+from benchmarks.peers.painters import read_log
+
+LEAVING = 0.1
+"""Share of clients who leave."""
+
+_TIMEOUT = 600.0
+_REFUSALS = (429, 503)
+_PROMPTS = ("a red apple", "a fox", "a rocket", "a guitar", "a castle", "a snail", "a trophy")
+_COLOURS = ("blue", "white", "orange", "pink", "green")
+
+
+@dataclass
+class Client:
+    """One client's request, and what came of it. Times are of ``time.monotonic()``.
+
+    Attributes:
+        seed: unique in a run, so that the engine's log can be matched.
+        came_at: when it was to come.
+        previewed_at: when its first preview was there.
+        answered_at: when its image was there.
+        refused_at: when it was told to come again later.
+        left_at: when it left.
+        status: of the answer; 0 if the connection failed.
+    """
+
+    seed: int
+    came_at: float = 0.0
+    previewed_at: float | None = None
+    answered_at: float | None = None
+    refused_at: float | None = None
+    left_at: float | None = None
+    status: int = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds from its coming to its image."""
+        return None if self.answered_at is None else self.answered_at - self.came_at
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """When a client comes, in seconds from the start, and whether it is one who leaves."""
+
+    at: float
+    leaves: bool
+
+
+def arrivals(rate: float, count: int, seed: int, leaving: float = LEAVING) -> list[Arrival]:
+    """Return Poisson arrivals, the same for each contender.
+
+    Args:
+        rate: clients per second, on average.
+        count: of clients.
+        seed: of the random times.
+        leaving: share of clients who leave.
+    """
+    chance = random.Random(seed)
+    at, found = 0.0, []
+    for _ in range(count):
+        at += chance.expovariate(rate)
+        found.append(Arrival(at, chance.random() < leaving))
+    return found
+
+
+class Load:
+    """Requests to one contender, with seeds that it has not seen.
+
+    Args:
+        to: the contender.
+        seeds: of the requests.
+    """
+
+    def __init__(self, to: Running, seeds: Iterator[int] | None = None) -> None:
+        self._to = to
+        self._seeds = seeds or itertools.count(1)
+
+    async def alone(self, count: int) -> float:
+        """Return the median seconds of requests one after the other."""
+        async with self._http() as http:
+            clients = [await self._one(http) for _ in range(count)]
+        return _median([seconds for c in clients if (seconds := c.seconds) is not None])
+
+    async def capacity(self, at_once: int, seconds: float) -> float:
+        """Return the images per second that ``at_once`` clients get, each of whom asks again at once."""
+        answered = 0
+        started = time.monotonic()
+
+        async def keep_asking(http: httpx.AsyncClient) -> None:
+            nonlocal answered
+            while time.monotonic() < started + seconds:
+                client = await self._one(http)
+                answered += client.status == 200 and client.came_at >= started
+
+        async with self._http() as http:
+            await asyncio.gather(*(keep_asking(http) for _ in range(at_once)))
+        return answered / (time.monotonic() - started)
+
+    async def open_loop(self, plan: Sequence[Arrival], patience: float) -> list[Client]:
+        """Send each request at its time, and wait for all answers.
+
+        Args:
+            plan: when clients come.
+            patience: seconds after which those leave who leave.
+        """
+        async with self._http() as http:
+            started = time.monotonic() + 0.1
+            tasks = []
+            for arrival in plan:
+                await asyncio.sleep(max(0.0, started + arrival.at - time.monotonic()))
+                client = Client(next(self._seeds), came_at=started + arrival.at)
+                work = self._ask(http, client, patience if arrival.leaves else None)
+                tasks.append(asyncio.create_task(work))
+            return await asyncio.gather(*tasks)
+
+    def _http(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        return httpx.AsyncClient(base_url=self._to.url, timeout=_TIMEOUT, limits=limits)
+
+    async def _one(self, http: httpx.AsyncClient) -> Client:
+        return await self._ask(http, Client(next(self._seeds), came_at=time.monotonic()), None)
+
+    async def _ask(self, http: httpx.AsyncClient, client: Client, patience: float | None) -> Client:
+        """Ask for the client's image; a client with ``patience`` seconds closes its connection after them."""
+        ask = self._stream if self._to.contender.streams else self._post
+        try:
+            async with asyncio.timeout(patience):
+                await ask(http, client)
+        except TimeoutError:
+            client.left_at = time.monotonic()
+        except httpx.HTTPError:
+            client.status = 0
+        if client.status in _REFUSALS:
+            client.refused_at = time.monotonic()
+        return client
+
+    async def _post(self, http: httpx.AsyncClient, client: Client) -> None:
+        answer = await http.post(
+            self._to.contender.path, json=_body(client), headers={"accept": "image/png"}
+        )
+        client.status = answer.status_code
+        if answer.is_success:
+            client.answered_at = time.monotonic()
+
+    async def _stream(self, http: httpx.AsyncClient, client: Client) -> None:
+        body = _body(client) | {"stream": True, "partial_images": 2}
+        async with http.stream("POST", self._to.contender.path, json=body) as answer:
+            client.status = answer.status_code
+            if not answer.is_success:
+                return
+            event = ""
+            async for line in answer.aiter_lines():
+                if line.startswith("data:") and event.endswith("partial_image"):
+                    client.previewed_at = client.previewed_at or time.monotonic()
+                if line.startswith("data:") and event.endswith("completed"):
+                    client.answered_at = time.monotonic()
+                event = line.removeprefix("event: ") if line.startswith("event:") else event
+
+
+def _body(client: Client) -> dict[str, object]:
+    """Return a request whose prompt differs from that of all neighbours: texts are cached."""
+    i = client.seed
+    thing, colour = _PROMPTS[i % len(_PROMPTS)], _COLOURS[i // len(_PROMPTS) % len(_COLOURS)]
+    return {"prompt": f"{thing} on a {colour} background", "seed": i}
+
+
+def _median(values: Sequence[float]) -> float:
+    return percentile(values, 50)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return the smallest value that so many percent do not exceed; not a number if there are none."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else float("nan")
+
+
+def summary(clients: Sequence[Client], to: Running, alone: float) -> dict[str, float]:
+    """Return what came of an open loop.
+
+    Args:
+        clients: of :meth:`Load.open_loop`, all of whose images have been painted or dropped.
+        to: the contender.
+        alone: seconds of an image alone.
+
+    Returns:
+        ``images_per_s`` that were answered; percentiles of ``total`` and ``queue``, in seconds; ``soon``, the share
+        of those who stayed who were answered within twice ``alone``; ``refused``, of them too, and ``failed``;
+        ``refusal_p99``; ``left``, and how many of their images were painted when they were gone, ``wasted``;
+        ``preview_p50``.
+    """
+    began, painted = read_log(to.log)
+    stayed = [c for c in clients if c.left_at is None]
+    served = [c for c in stayed if c.answered_at is not None]
+    left = [c for c in clients if c.left_at is not None]
+    totals = [seconds for c in served if (seconds := c.seconds) is not None]
+    queued = [began[c.seed] - c.came_at for c in served if c.seed in began]
+    previews = [c.previewed_at - c.came_at for c in served if c.previewed_at is not None]
+    ends = [c.answered_at for c in served if c.answered_at is not None]
+    begins = min(c.came_at for c in clients)
+    refusals = [c.refused_at - c.came_at for c in stayed if c.refused_at is not None]
+    return {
+        "images_per_s": len(served) / (max(ends) - begins) if ends else 0.0,
+        "total_p50": percentile(totals, 50),
+        "total_p99": percentile(totals, 99),
+        "queue_p50": percentile(queued, 50),
+        "queue_p99": percentile(queued, 99),
+        "soon": sum(t <= 2 * alone for t in totals) / max(1, len(stayed)),
+        "refused": len(refusals) / max(1, len(stayed)),
+        "refusal_p99": percentile(refusals, 99),
+        "failed": (len(stayed) - len(served) - len(refusals)) / max(1, len(stayed)),
+        "left": len(left),
+        "wasted": sum(
+            painted.get(c.seed, float("-inf")) > (c.left_at or float("inf")) for c in left
+        ),
+        "preview_p50": percentile(previews, 50),
+    }

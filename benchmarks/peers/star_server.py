@@ -1,0 +1,230 @@
+"""This server, whole, with an engine that keeps a log: ``python -m benchmarks.peers.star_server PORT ENGINE LOG``.
+
+The worker's main loop, the dispatcher and the API are those of ``star-server serve`` with its default settings; the log
+is written around the engine. The one module of the benchmarks that imports the server.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from benchmarks.peers.painters import (
+    SLEEPER,
+    SLEEPING,
+    PaintLog,
+    SleepingDevice,
+    SleepingModel,
+    sleep_until,
+)
+from server.commands.serve import serve
+from server.messages import Devices, Job, ModelInfo, Pixels
+from server.settings import Settings, WorkerSettings
+from server.worker.engine_protocol import Diagnosis, SteppingEngine
+from server.worker.main import Send, load_model_engine, worker_main
+from server.worker.pending import Pending
+from server.worker.scheduler import Policy, resolve_max_step, token_shares
+from star_model.sampling import Sampling
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Until(Generic[T]):
+    """Work of a sleeping device that ends at a known moment of ``time.monotonic()``."""
+
+    ends_at: float
+    result: T
+
+    @property
+    def done(self) -> bool:
+        return time.monotonic() >= self.ends_at
+
+    def wait(self) -> T:
+        sleep_until(self.ends_at)
+        return self.result
+
+
+@dataclass(frozen=True)
+class ReadText:
+    """A prompt, all of which the model has understood."""
+
+    truncated: str = ""
+    read_as: str = ""
+    num_tokens: int = 8
+
+
+@dataclass(eq=False)
+class SleepingSequence:
+    """An image in flight."""
+
+    seed: int
+    scale: int = 0
+    released: bool = False
+
+
+class SleepingEngine:
+    """The sleeping model, scale by scale.
+
+    Args:
+        slots: number of images in flight at most.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.model = SleepingModel()
+        self.num_scales = len(self.model.config.schedule)
+        self.total_slots = self.free_slots = slots
+        self._device = SleepingDevice()
+
+    def encode(self, prompt: str, *, negative: bool = False) -> ReadText:
+        return ReadText()
+
+    def prepare(
+        self, text: ReadText, negative: ReadText | None, job: Job, seed: int
+    ) -> SleepingSequence:
+        self.free_slots -= 1
+        return SleepingSequence(seed)
+
+    def step(self, sequences: Sequence[SleepingSequence]) -> Pending[None]:
+        seconds = self.model.times.step([sequence.scale for sequence in sequences])
+        for sequence in sequences:
+            sequence.scale += 1
+        return Until(self._device.queue(seconds)[1], None)
+
+    def preview(self, sequences: Sequence[SleepingSequence]) -> Pending[list[Pixels]]:
+        images = [self.model.draw(sequence.seed) for sequence in sequences]
+        pixels = [Pixels(image.width, image.height, image.tobytes()) for image in images]
+        return Until(self._device.queue(self.model.times.decode(len(sequences)))[1], pixels)
+
+    def finish(self, sequences: Sequence[SleepingSequence]) -> Pending[list[Pixels]]:
+        for sequence in sequences:
+            self.release(sequence)
+        return self.preview(sequences)
+
+    def release(self, sequence: SleepingSequence) -> None:
+        if not sequence.released:
+            sequence.released = True
+            self.free_slots += 1
+
+    def memory(self) -> tuple[int, int]:
+        return 0, 0
+
+    def diagnose(self, error: Exception) -> Diagnosis:
+        return "error"
+
+
+@dataclass(frozen=True)
+class Noting(Generic[T]):
+    """Work of an engine, with something to note once it is done."""
+
+    work: Pending[T]
+    note: Callable[[], None]
+
+    @property
+    def done(self) -> bool:
+        return self.work.done
+
+    def wait(self) -> T:
+        result = self.work.wait()
+        self.note()
+        return result
+
+
+class LoggedEngine:
+    """An engine whose images are noted when they begin and when they are finished.
+
+    Args:
+        engine: any other.
+        log: takes the notes.
+    """
+
+    def __init__(self, engine: SteppingEngine[Any, Any], log: PaintLog) -> None:
+        self._engine = engine
+        self._log = log
+        self._seeds: dict[int, int] = {}  # by the identity of a sequence in flight
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def prepare(self, text: Any, negative: Any, job: Job, seed: int) -> Any:
+        self._log.began([seed], time.monotonic())
+        sequence = self._engine.prepare(text, negative, job, seed)
+        self._seeds[id(sequence)] = seed
+        return sequence
+
+    def finish(self, sequences: Sequence[Any]) -> Pending[list[Pixels]]:
+        seeds = [self._seeds.pop(id(sequence)) for sequence in sequences]
+        return Noting(
+            self._engine.finish(sequences),
+            lambda: self._log.painted(seeds, time.monotonic()),
+        )
+
+    def release(self, sequence: Any) -> None:
+        self._seeds.pop(id(sequence), None)
+        self._engine.release(sequence)
+
+
+def load_sleeping_engine(
+    settings: WorkerSettings, index: int, send: Send
+) -> tuple[SteppingEngine[Any, Any], ModelInfo, Policy]:
+    """Return the sleeping engine; a :data:`server.worker.main.Load`."""
+    send(Devices(1))
+    engine = SleepingEngine(settings.slots)
+    config = engine.model.config
+    policy = Policy(
+        token_shares(config.patch_nums),
+        settings.largest_batch,
+        resolve_max_step(settings.max_step, "fast"),
+    )
+    info = ModelInfo(
+        name=SLEEPER,
+        image_size=config.image_size,
+        patch_nums=tuple(config.patch_nums),
+        parameters=0,
+        sampling=Sampling.model_validate(config.sampling.model_dump()),
+        slots=settings.slots,
+        device="cuda",
+        dtype="bfloat16",
+        mode="fast",
+        seconds_per_image=engine.model.seconds(1),
+    )
+    return engine, info, policy
+
+
+def load_logged_engine(
+    settings: WorkerSettings, index: int, send: Send, *, engine: str, log: Path
+) -> tuple[SteppingEngine[Any, Any], ModelInfo, Policy]:
+    """Return the engine of that name, and note in ``log`` what it paints; a :data:`server.worker.main.Load`."""
+    load = load_sleeping_engine if engine == SLEEPING else load_model_engine
+    loaded, info, policy = load(settings, index, send)
+    return LoggedEngine(loaded, PaintLog(log)), info, policy
+
+
+def run_logged_worker(
+    connection: Connection, settings: WorkerSettings, index: int, *, engine: str, log: Path
+) -> None:
+    """Run a worker with the engine of that name; a :data:`server.dispatch.worker_process.Run`."""
+    worker_main(connection, settings, index, partial(load_logged_engine, engine=engine, log=log))
+
+
+def main(port: str, engine: str, log: str) -> None:
+    """Serve."""
+    model = {} if engine == SLEEPING else {"model": engine}
+    settings = Settings(
+        host="127.0.0.1",
+        port=int(port),
+        device="cpu",
+        log_level="error",
+        **model,  # type: ignore[arg-type]
+    )
+    serve(settings, partial(run_logged_worker, engine=engine, log=Path(log)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
