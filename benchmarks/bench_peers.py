@@ -18,6 +18,8 @@ import contextlib
 import json
 import os
 import platform
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +65,9 @@ class Results:
     Args:
         path: of the file; None keeps them nowhere.
         engine: other engines' rows in the file are left alone.
+
+    Raises:
+        ValueError: the file holds something else.
     """
 
     path: Path | None
@@ -70,11 +75,18 @@ class Results:
     rows: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.path is not None and self.path.exists():
-            lines = self.path.read_text("utf-8").splitlines()
-            self.rows = [
-                row for line in lines if (row := json.loads(line))["engine"] == self.engine
-            ]
+        if self.path is None or not self.path.exists():
+            return
+        for number, line in enumerate(self.path.read_text("utf-8").splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                if row["engine"] == self.engine:
+                    self.rows.append(row)
+            except (ValueError, LookupError, TypeError) as error:
+                raise ValueError(
+                    f"line {number} of {self.path} is no row of this benchmark: delete it, or name "
+                    "another --output"
+                ) from error
 
     def find(self, kind: str, name: str, load: float | None = None) -> Row | None:
         """Return a row of an earlier run."""
@@ -137,12 +149,11 @@ def measure(runs: Mapping[str, Running], results: Results, length: Length) -> No
 
 def versions() -> dict[str, str]:
     """Return the versions of what is compared, of the environments that they run in."""
-    (site,) = [*PEERS.parent.glob("lib/python*/site-packages")] or [None]
     found = {"python": platform.python_version()}
-    if site is not None:
-        for each in metadata.distributions(path=[str(site)]):
-            if each.name in _PACKAGES:
-                found[each.name] = each.version
+    sites = [str(site) for site in PEERS.parent.glob("lib/python*/site-packages")]
+    for each in metadata.distributions(path=sites):
+        if each.name in _PACKAGES:
+            found[each.name] = each.version
     return found
 
 
@@ -211,9 +222,13 @@ def main() -> None:
         parser.error(
             f"not installed: {', '.join(missing)}; `make peers` installs them, or use --only"
         )
-    results = Results(arguments.output, arguments.engine)
+    try:
+        results = Results(arguments.output, arguments.engine)
+    except ValueError as error:
+        parser.error(str(error))
     # BentoML refuses what it expects to take longer. Its documentation's example allows a second.
     latency = 1.0 if arguments.engine == SLEEPING else 20.0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends what has been started
     with contenders(arguments.only, arguments.engine, round(1000 * latency)) as runs:
         measure(runs, results, length)
     about = (

@@ -7,14 +7,19 @@ service that paints batches, and a wrapper that passes on one request at a time.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
+from typing import Annotated
 
 import bentoml
+from bentoml.validators import ContentType
 from PIL.Image import Image
 from pydantic import BaseModel
 
-from benchmarks.peers.painters import MOST_TOGETHER, Request, open_painter
+from benchmarks.peers.painters import MOST_TOGETHER, Request, open_painter, png
+
+File = Annotated[bytes, ContentType("image/png")]
 
 
 class BatchInput(BaseModel):
@@ -31,7 +36,7 @@ class Paint:
     def __init__(self) -> None:
         self._painter = open_painter(os.environ["PEERS_ENGINE"], Path(os.environ["PEERS_LOG"]))
 
-    @bentoml.api(
+    @bentoml.api(  # type: ignore[untyped-decorator]
         batchable=True,
         max_batch_size=MOST_TOGETHER,
         max_latency_ms=int(os.environ["PEERS_LATENCY_MS"]),
@@ -46,7 +51,7 @@ class Generate:
 
     batch = bentoml.depends(Paint)
 
-    @bentoml.api
-    async def generate(self, prompt: str, seed: int) -> Image:
+    @bentoml.api  # type: ignore[untyped-decorator]
+    async def generate(self, prompt: str, seed: int) -> File:
         (image,) = await self.batch.to_async.paint([BatchInput(prompt=prompt, seed=seed)])
-        return image
+        return await asyncio.to_thread(png, image)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 PEERS = ROOT / "build" / "peers" / "bin"
 """Programs of the environment that ``make peers`` installs."""
 
-READY_SECONDS = 300.0
+READY_SECONDS = 240.0
 _MARK = "PEERS_RUN"
 
 
@@ -122,7 +122,7 @@ def running(contender: Contender, engine: str, latency_ms: int) -> Iterator[Runn
         latency_ms: what a request may take, for those that are told.
 
     Raises:
-        RuntimeError: it paints nothing; the text ends with what it has written.
+        RuntimeError: it paints nothing; the text has its last answer and what it has written.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -143,9 +143,7 @@ def running(contender: Contender, engine: str, latency_ms: int) -> Iterator[Runn
                 start_new_session=True,
             )
         try:
-            if not _paints(one, process):
-                said = (folder / "output").read_text("utf-8", "replace")
-                raise RuntimeError(f"{contender.title} paints nothing:\n{said[-3000:]}")
+            _wait_for_image(one, process, folder / "output")
             yield one
         finally:
             _end(one, process)
@@ -164,23 +162,26 @@ def _environment(one: Running, engine: str, latency_ms: int) -> Mapping[str, str
         "BENTOML_DO_NOT_TRACK": "True",
         "RAY_TMPDIR": str(one.log.parent),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Of a machine that others use too, where it may be slow to start.
         "RAY_worker_register_timeout_seconds": "240",
+        "RAY_raylet_start_wait_time_s": "240",
     }
 
 
-def _paints(one: Running, process: subprocess.Popen[bytes]) -> bool:
+def _wait_for_image(one: Running, process: subprocess.Popen[bytes], output: Path) -> None:
     """Wait for the first image, which warms the contender up."""
+    body, accept = {"prompt": "a fox", "seed": 0}, {"accept": "image/png"}
+    answer = "no answer"
     deadline = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
-            body = {"prompt": "a fox", "seed": 0}
-            accept = {"accept": "image/png"}
-            if httpx.post(
-                one.url + one.contender.path, json=body, headers=accept, timeout=60
-            ).is_success:
-                return True
+            found = httpx.post(one.url + one.contender.path, json=body, headers=accept, timeout=60)
+            if found.is_success:
+                return
+            answer = f"{found.status_code} {found.text}"
         time.sleep(0.2)
-    return False
+    said = output.read_text("utf-8", "replace")
+    raise RuntimeError(f"{one.contender.title} paints nothing: {answer}\n{said[-3000:]}")
 
 
 def _end(one: Running, process: subprocess.Popen[bytes]) -> None:

@@ -33,7 +33,7 @@ class Paint:
     def __init__(self, engine: str, log: str) -> None:
         self._painter = open_painter(engine, Path(log))
 
-    @serve.batch(max_batch_size=MOST_TOGETHER, batch_wait_timeout_s=0.01)
+    @serve.batch(max_batch_size=MOST_TOGETHER, batch_wait_timeout_s=0.01)  # type: ignore[untyped-decorator]
     async def paint(self, requests: list[Request]) -> list[Image]:
         return await asyncio.to_thread(self._painter.paint, requests)
 
@@ -47,7 +47,7 @@ def main(port: str, engine: str, log: str) -> None:
     """Serve until the process is ended."""
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
-    serve.run(Paint.bind(engine, log))
+    serve.run(Paint.bind(engine, log))  # type: ignore[attr-defined]
     while True:
         time.sleep(3600)
 
