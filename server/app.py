@@ -19,6 +19,7 @@ from server.api import (
     openai_edits,
     openai_images,
     playground,
+    vocabulary,
 )
 from server.api.context import Context
 from server.api.openapi import Api
@@ -53,7 +54,13 @@ _EXPOSED_HEADERS = (
 
 _PARTS = (
     *(playground, generate, openai_images, openai_edits, image_content),
-    *(hugging_face, models, health, docs),
+    *(
+        hugging_face,
+        vocabulary,
+        models,
+        health,
+        docs,
+    ),  # a model's name may be a path: vocabulary first
 )
 
 

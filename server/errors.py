@@ -6,6 +6,7 @@ Clients get one tree and one envelope:
     ├── InvalidRequest            400  invalid_request_error
     │   ├── UnusableImage              invalid_request_error
     │   ├── MalformedRequest           malformed_request
+    │   ├── UnknownThing               unknown_thing
     │   └── UnknownModel               model_not_found
     ├── InvalidApiKey             401  invalid_api_key
     ├── Forbidden                 403
@@ -37,7 +38,8 @@ Clients get one tree and one envelope:
     │   └── SigningFailed              signing_failed
     └── DeadlineExceeded          504  deadline_exceeded
 
-The envelope is ``{"error": {"message", "type", "param", "code"}}`` for all of them.
+The envelope is ``{"error": {"message", "type", "param", "code"}}`` for all of them; ``unknown_thing`` adds
+``suggestions``.
 
 Users of the command line get one sentence on stderr:
 
@@ -48,7 +50,8 @@ Users of the command line get one sentence on stderr:
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypedDict
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NotRequired, TypedDict
 
 from starlette.responses import JSONResponse
 
@@ -63,6 +66,7 @@ class ErrorBody(TypedDict):
     type: str
     param: str | None
     code: str
+    suggestions: NotRequired[list[str]]
 
 
 class Envelope(TypedDict):
@@ -127,6 +131,23 @@ class MalformedRequest(InvalidRequest):
     """What was sent is not HTTP/1.1, or not in a form that everyone reads alike."""
 
     code = "malformed_request"
+
+
+class UnknownThing(InvalidRequest):
+    """The prompt asks for a thing that the model cannot draw."""
+
+    code = "unknown_thing"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, suggestions: Sequence[str]
+    ) -> None:
+        super().__init__(message, param=param)
+        self.suggestions = list(suggestions)
+
+    def envelope(self) -> Envelope:
+        envelope = super().envelope()
+        envelope["error"]["suggestions"] = self.suggestions
+        return envelope
 
 
 class UnknownModel(InvalidRequest):

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from star_model.reading import Reading
 from star_model.sampling import Sampling
+from star_model.vocabulary import Vocabulary
 
 FailureCode = Literal["out_of_memory", "internal_error"]
 Stage = Literal["text_encode", "scale_step", "vae_decode"]
@@ -116,11 +118,24 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadPrompt:
+    """Asks how the model reads a prompt, without painting anything.
+
+    Args:
+        number: of the question, for its answer.
+        prompt: as a request has it.
+    """
+
+    number: int
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Stops the worker after the running step."""
 
 
-ToWorker = Accept | Paint | Cancel | Shutdown
+ToWorker = Accept | Paint | Cancel | ReadPrompt | Shutdown
 
 
 # From the worker.
@@ -144,6 +159,7 @@ class ModelInfo:
         description: sentences about what the model draws.
         examples: prompts that it draws well.
         num_classes: of a class-conditional model, whose prompts are class names; 0 for a text-conditional one.
+        vocabulary: of a model that knows few things; None for one that takes any prompt.
     """
 
     name: str
@@ -159,6 +175,7 @@ class ModelInfo:
     description: str = ""
     examples: tuple[str, ...] = ()
     num_classes: int = 0
+    vocabulary: Vocabulary | None = None
 
     @property
     def size(self) -> str:
@@ -226,6 +243,14 @@ class PromptEncoded:
     job_id: str
     tokens: int
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """The answer to :class:`ReadPrompt`."""
+
+    number: int
+    reading: Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,4 +348,4 @@ class Exited:
 Work = Started | PromptEncoded | Freed | Preview | Painted | Failed | Timing
 """Messages about jobs."""
 
-FromWorker = Loading | Devices | Ready | LoadFailed | Work | Heartbeat | Exited
+FromWorker = Loading | Devices | Ready | LoadFailed | Work | PromptRead | Heartbeat | Exited

@@ -35,6 +35,7 @@ from server.validation import unknown
 ENV_PREFIX = "STAR_"
 
 MetadataLevel = Literal["full", "provenance", "none"]
+OnUnknown = Literal["suggest", "nearest"]
 """How much an image file says about itself."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -304,6 +305,13 @@ class Settings(FileSettings, WorkerSettings):
     default_response_format: Literal["auto", "b64_json", "url"] = Field(
         "auto",
         description="response_format of OpenAI's routes when left out; auto: url for dall-e models, else b64_json",
+    )
+    on_unknown: OnUnknown = Field(
+        "suggest",
+        description=(
+            "native requests for a thing that a model with a small vocabulary does not know: suggest refuses them and "
+            "names three prompts to try, nearest draws the nearest thing with a warning"
+        ),
     )
     previews: bool = Field(True, description="allow streams with partial images")
     preview_buffer: int = Field(

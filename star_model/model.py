@@ -12,8 +12,9 @@ from star_model.config import ModelConfig
 from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextEncoder
 from star_model.networks.transformer import StarTransformer
+from star_model.prompt_reader import PromptReader
+from star_model.reading import Reading
 from star_model.sampling import Sampling
-from star_model.vocabulary import PromptReader
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class StarModel:
         device: of all networks.
         dtype: of the transformer's weights, and so of keys and values.
         about: description and examples, for people.
-        reader: replaces prompts by ones that a model with a small vocabulary can draw; None leaves them as they are.
+        reader: reads prompts for a model with a small vocabulary; None leaves them as they are.
     """
 
     config: ModelConfig
@@ -41,16 +42,20 @@ class StarModel:
     reader: PromptReader | None = None
 
     def encode_prompt(self, prompt: str) -> Conditioning:
-        """Encode ``prompt``, or the one that the reader replaces it by, which :attr:`TextConditioning.read_as` gives.
+        """Encode ``prompt`` as the reader reads it; :attr:`TextConditioning.notes` say what is drawn otherwise.
 
         Raises:
             UnknownClassError: when a class-conditional model has no such class.
         """
-        read_as = prompt if self.reader is None else self.reader.read(prompt)
-        (conditioning,) = self.text_encoder.encode([read_as])
-        if read_as == prompt or isinstance(conditioning, ClassConditioning):
+        reading = self.read_prompt(prompt)
+        (conditioning,) = self.text_encoder.encode([reading.prompt])
+        if not reading.notes or isinstance(conditioning, ClassConditioning):
             return conditioning
-        return replace(conditioning, read_as=read_as)
+        return replace(conditioning, notes=reading.notes)
+
+    def read_prompt(self, prompt: str) -> Reading:
+        """Read ``prompt`` as a model with a small vocabulary does; any other model takes it as it stands."""
+        return Reading(prompt) if self.reader is None else self.reader.read(prompt)
 
     @property
     def num_parameters(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,9 +12,11 @@ from star_model.checkpoints.saving import save_model
 from star_model.model import StarModel
 from star_model.networks.text_encoder import load_text_encoder
 from star_model.networks.transformer import StarTransformer
-from star_model.vocabulary import PromptReader, Vocabulary, words_of
+from star_model.prompt_reader import PromptReader
+from star_model.vocabulary import Vocabulary, words_of
+from training.backdrops import BACKDROPS
 from training.captions import COLOUR_WORDS
-from training.concepts import held_out_keywords, load_concepts, with_article
+from training.concepts import Concept, held_out_keywords, load_concepts, with_article
 from training.scenes import FOR_TRANSFORMER, SceneGenerator
 from training.sources import STYLES
 from training.tokenize import config_of, load_tokenizer, trained_weights
@@ -22,8 +25,14 @@ CAPTIONS = 20_000
 """Captions of training whose words a model is taken to know: all that it met often enough to learn."""
 
 
-def vocabulary_of(data: Path, vocabulary: str) -> Vocabulary:
-    """What a model knows that was trained on captions of the concepts in ``vocabulary``; no name that is held out."""
+def vocabulary_of(data: Path, vocabulary: str, *, max_things: int = 1) -> Vocabulary:
+    """What a model knows that was trained on captions of the concepts in ``vocabulary``; no name that is held out.
+
+    Args:
+        data: what training.prepare wrote.
+        vocabulary: which things.
+        max_things: that it draws in one picture, whatever the captions had.
+    """
     concepts = load_concepts(data, vocabulary)
     held_out = held_out_keywords(concepts)
     names = {
@@ -37,7 +46,24 @@ def vocabulary_of(data: Path, vocabulary: str) -> Vocabulary:
     )
     words = {word for i in range(CAPTIONS) for word in words_of(generator.scene(i).caption)}
     colours = [word for words in COLOUR_WORDS.values() for word in words]
-    return Vocabulary(names, tuple(sorted(words)), STYLES, tuple(colours))
+    return Vocabulary(
+        names,
+        tuple(sorted(words)),
+        STYLES,
+        tuple(colours),
+        backdrops=dict(BACKDROPS) if FOR_TRANSFORMER.backdrops else {},
+        kinds=kinds_of(concepts),
+        max_things=max_things,
+    )
+
+
+def kinds_of(concepts: Sequence[Concept]) -> dict[str, tuple[str, ...]]:
+    """Kind -> phrases of the concepts of that kind, in their order."""
+    kinds: dict[str, list[str]] = {}
+    for concept in concepts:
+        if concept.kind is not None:
+            kinds.setdefault(concept.kind, []).append(concept.phrase)
+    return {kind: tuple(phrases) for kind, phrases in kinds.items()}
 
 
 def export(
@@ -47,6 +73,7 @@ def export(
     out: Path,
     *,
     vocabulary: str = "full",
+    max_things: int = 1,
     dtype: str = "int8",
 ) -> None:
     """Join what the two runs in ``tokenizer`` and ``transformer`` last saved; the averaged weights of both.
@@ -57,6 +84,7 @@ def export(
         transformer: run of the transformer, or a model directory.
         out: the model directory to write; other files in it are kept.
         vocabulary: which things it was trained on.
+        max_things: that it draws in one picture.
         dtype: of the weights in the files: ``float16``, or ``int8`` with half the bytes.
 
     Raises:
@@ -68,7 +96,8 @@ def export(
     encoder = load_text_encoder(
         data / "text_encoder", config.text_encoder, device=cpu, dtype=torch.float32
     )
-    reader = PromptReader(vocabulary_of(data, vocabulary), encoder.pooled)
+    known = vocabulary_of(data, vocabulary, max_things=max_things)
+    reader = PromptReader(known, encoder.pooled, encoder.is_word)
     images = load_tokenizer(tokenizer, cpu)
     model = StarModel(config, network, images, encoder, cpu, torch.float32, reader=reader)
     save_model(model, out, dtype=dtype, overwrite=True)
@@ -95,6 +124,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("weights/star-mini"))
     parser.add_argument("--vocabulary", default="full", help="which things it was trained on")
     parser.add_argument(
+        "--max-things", type=int, default=1, choices=(1, 2, 3), help="it draws in one picture"
+    )
+    parser.add_argument(
         "--dtype", choices=("int8", "float16"), default="int8", help="of the weights in the files"
     )
     arguments = parser.parse_args()
@@ -104,6 +136,7 @@ def main() -> None:
         arguments.transformer,
         arguments.out,
         vocabulary=arguments.vocabulary,
+        max_things=arguments.max_things,
         dtype=arguments.dtype,
     )
 

@@ -10,14 +10,19 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.accept import preferred
-from server.api.context import AppContext
+from server.api.context import AppContext, Context
+from server.api.deadline import before_deadline
 from server.api.delivery import Delivery, admit
+from server.api.disconnect import unless_disconnected
+from server.api.jobs import timeout_of
 from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, GenerateResponse, ImageData
+from server.api.vocabulary import reading_of, refusal
 from server.errors import InvalidRequest, NotAcceptable
 from server.http.json_body import BodyRoute
 from server.images.encode import FORMATS, MEDIA_TYPES, ImageFormat
 from server.images.uploads import EditFiles, Upload
+from server.messages import ModelInfo
 
 router = APIRouter(tags=["images"], route_class=BodyRoute)
 
@@ -50,6 +55,7 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
     if as_image is not None:
         body = body.model_copy(update={"format": as_image})
     model = context.client.require_ready()
+    await _check_thing(request, body, context, model)
     delivery = await admit(request, body, context, model, _files(body))
     if body.stream:
         return delivery.stream()
@@ -59,6 +65,21 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
         if as_image is not None
         else _json_answer(delivery, body, files)
     )
+
+
+async def _check_thing(
+    request: Request, body: GenerateRequest, context: Context, model: ModelInfo
+) -> None:
+    """Refuse a prompt for a thing that the model cannot draw, unless the nearest one is wanted."""
+    if (body.on_unknown or context.settings.on_unknown) == "nearest":
+        return
+    reading = before_deadline(
+        timeout_of(body, context.settings),
+        reading_of(body.prompt, model, context),
+        "its prompt was read",
+    )
+    if (read := await unless_disconnected(request, reading)).unknown:
+        raise refusal(read, model)
 
 
 def _files(body: GenerateRequest) -> EditFiles | None:

@@ -61,4 +61,5 @@ def _card(model: ModelInfo, context: Context, name: str) -> ModelCard:
         description=model.description,
         examples=list(model.examples),
         num_classes=model.num_classes,
+        num_things=len(model.vocabulary.names) if model.vocabulary is not None else None,
     )

@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema
 from server.images.encode import ImageFormat
 from server.images.mask import MaskKind
 from server.sampling import SamplingOverrides
-from server.settings import MetadataLevel
+from server.settings import MetadataLevel, OnUnknown
 from star_model.sampling import Sampling, Seed
 
 Prompt = Annotated[
@@ -152,6 +152,12 @@ class GenerateRequest(EditFields, SamplingFields, PromptField):
         None,
         ge=0,
         description="Number of the class to generate, in place of the prompt; for class-conditional models.",
+    )
+    on_unknown: OnUnknown | None = Field(
+        None,
+        description='What a model that knows few things does when the prompt asks for another: "suggest" refuses it '
+        'and names three prompts to try, "nearest" draws the nearest thing, with a warning; the server\'s setting when '
+        "left out.",
     )
     n: int = Field(1, ge=1, le=10, description="Number of images; each has a seed of its own.")
     size: str | None = Field(
@@ -312,6 +318,9 @@ class ErrorDetail(BaseModel):
     type: str
     param: str | None = Field(description="The field that caused it, if any.")
     code: str
+    suggestions: list[str] = Field(
+        default_factory=list, description="Prompts to try instead; only of `unknown_thing`."
+    )
 
 
 class ErrorResponse(BaseModel):
@@ -336,6 +345,7 @@ _CARD: dict[str, Any] = {
     "description": "One object on a plain background.",
     "examples": ["a red apple on a blue background"],
     "num_classes": 0,
+    "num_things": 120,
 }
 
 
@@ -367,6 +377,9 @@ class ModelCard(Sampling, _OpenAIModel):
     num_classes: int = Field(
         description="Number of classes of a class-conditional model, whose prompts are names of ImageNet "
         "classes; 0 for any other."
+    )
+    num_things: int | None = Field(
+        description="Number of things that a model with a small vocabulary knows; null for one that takes any prompt."
     )
 
 

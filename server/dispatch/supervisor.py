@@ -20,6 +20,7 @@ from server.messages import (
     LoadFailed,
     Loading,
     ModelInfo,
+    PromptRead,
     Ready,
     ToWorker,
     Work,
@@ -48,7 +49,7 @@ class SupervisorCallbacks:
     ready: Callable[[ModelInfo], None]
     ended: Callable[[WorkerEnd], None]
     lost: Callable[[], None]
-    work: Callable[[Work], None]
+    work: Callable[[Work | PromptRead], None]
 
 
 class Supervisor:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import get_args
 
 from server.dispatch.dispatcher import Dispatcher
+from server.dispatch.readings import Readings
 from server.dispatch.supervisor import Supervisor, SupervisorCallbacks
 from server.dispatch.worker_process import Launch
 from server.dispatch.worker_state import EndCause, Phase, WorkerEnd, WorkerPhase, WorkerState
@@ -21,6 +22,8 @@ from server.messages import (
     ModelInfo,
     Paint,
     Painted,
+    PromptRead,
+    ReadPrompt,
     Started,
     Work,
 )
@@ -61,6 +64,7 @@ class WorkerPool:
     Attributes:
         supervisors: of the workers, by index.
         dispatcher: knows where each image is.
+        readings: of prompts that nothing is painted of yet.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class WorkerPool:
         self._metrics = metrics
         self._clock = clock
         self.dispatcher = Dispatcher()
+        self.readings = Readings(self._ask)
         self.supervisors: list[Supervisor] = []
         self._down_since: float | None = None  # since when no worker is ready that was before
         for _ in range(settings.workers or 1):
@@ -151,6 +156,15 @@ class WorkerPool:
             self.supervisors[worker].send(Cancel(job_id))
         self._place()
 
+    def _ask(self, message: ReadPrompt) -> int | None:
+        """Pass a question to a worker that is ready, to an idle one if there is one; return its index."""
+        ready = [s for s in self.supervisors if s.phase == "ready"]
+        if not ready:
+            return None
+        chosen = next((s for s in ready if s.beat is not None and s.beat.idle), ready[0])
+        chosen.send(message)
+        return chosen.index
+
     def _place(self) -> None:
         for worker, job, image, first in self.dispatcher.place():
             send = self.supervisors[worker].send
@@ -175,11 +189,15 @@ class WorkerPool:
         self._metrics.engine_restarts.labels(str(worker)).inc()
         if self._down_since is None and self._furthest.phase != "ready":
             self._down_since = self._clock()
+        self.readings.lose(worker)
         self._callbacks.lost(self.dispatcher.close(worker))
         self._place()
 
-    def _on_work(self, worker: int, message: Work) -> None:
+    def _on_work(self, worker: int, message: Work | PromptRead) -> None:
         match message:
+            case PromptRead():
+                self.readings.settle(message)
+                return
             case Started(job_id, image):
                 self.dispatcher.begun(Key(job_id, image))
             case Freed(job_id, image):

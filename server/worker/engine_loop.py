@@ -34,6 +34,8 @@ from server.messages import (
     Pixels,
     Preview,
     PromptEncoded,
+    PromptRead,
+    ReadPrompt,
     Shutdown,
     Started,
     Timing,
@@ -43,6 +45,7 @@ from server.worker.engine_protocol import SequenceT, SteppingEngine, TextT
 from server.worker.pending import InFlight, Pending
 from server.worker.scheduler import Scheduler
 from server.worker.text_warnings import text_warnings
+from star_model.reading import Reading
 
 
 def preview_scales(num_scales: int, previews: int) -> tuple[int, ...]:
@@ -131,6 +134,8 @@ class EngineLoop(Generic[TextT, SequenceT]):
                         self._arrivals.append(Key(job_id, image))
                 case Cancel(job_id):
                     self._drop(job_id)
+                case ReadPrompt(number, prompt):
+                    self._publish(PromptRead(number, self._read(prompt)))
                 case Shutdown():
                     return False
 
@@ -168,6 +173,14 @@ class EngineLoop(Generic[TextT, SequenceT]):
         self._scheduler.add(key)
         tokens = text.num_tokens + (negative.num_tokens if negative is not None else 0)
         self._publish(PromptEncoded(job.id, tokens, text_warnings(text, negative)))
+
+    def _read(self, prompt: str) -> Reading:
+        """Read a prompt; where that fails it is taken as it stands, and its job will say why."""
+        try:
+            return self._engine.read(prompt)
+        except Exception as error:
+            self._log.error("a prompt could not be read", exc_info=error)
+            return Reading(prompt)
 
     def _encode_anew(self, prompt: str, *, negative: bool = False) -> TextT:
         started = self._clock()

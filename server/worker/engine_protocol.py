@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeVar
 
 from server.messages import Job, Pixels
 from server.worker.pending import Pending
+from star_model.reading import Reading
 
 Diagnosis = Literal["out_of_memory", "error", "fatal"]
 """Meaning of an exception: the batch did not fit; the batch failed; the process cannot recover."""
@@ -24,8 +25,8 @@ class Text(Protocol):
         ...
 
     @property
-    def read_as(self) -> str:
-        """Prompt that a model with a small vocabulary used in place of the given one; else empty."""
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what is drawn otherwise than it was asked for; mostly none."""
         ...
 
     @property
@@ -58,6 +59,10 @@ class SteppingEngine(Protocol[TextT, SequenceT]):
 
     @property
     def total_slots(self) -> int: ...
+
+    def read(self, prompt: str) -> Reading:
+        """Tell what would be drawn of a prompt."""
+        ...
 
     def encode(self, prompt: str, *, negative: bool = False) -> TextT:
         """Encode one prompt, or a negative prompt."""

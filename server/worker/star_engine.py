@@ -15,6 +15,7 @@ from server.worker.pending import Done, Pending
 from star_model import Engine, ImageSequence
 from star_model.engine.editing import Edit, make_edit
 from star_model.networks.text_encoder import Conditioning
+from star_model.reading import Reading
 from star_model.transfer import ToHost
 
 _KEPT_EDITS = 8
@@ -74,6 +75,9 @@ class StarEngine:
     @property
     def total_slots(self) -> int:
         return self._engine.total_slots
+
+    def read(self, prompt: str) -> Reading:
+        return self._engine.model.read_prompt(prompt)
 
     def encode(self, prompt: str, *, negative: bool = False) -> Conditioning:
         model = self._engine.model

@@ -12,9 +12,4 @@ def text_warnings(prompt: Text, negative: Text | None) -> tuple[str, ...]:
         for name, text in (("prompt", prompt), ("negative_prompt", negative))
         if text is not None and text.truncated
     ]
-    if prompt.read_as:
-        warnings.insert(
-            0,
-            f'The model has a small vocabulary; it drew "{prompt.read_as}", the nearest match to your prompt.',
-        )
-    return tuple(warnings)
+    return (*prompt.notes, *warnings)

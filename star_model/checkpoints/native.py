@@ -49,7 +49,8 @@ from star_model.networks.text_encoder import (
 )
 from star_model.networks.tokenizers import build_tokenizer
 from star_model.networks.transformer import StarTransformer
-from star_model.vocabulary import PromptReader, read_vocabulary
+from star_model.prompt_reader import PromptReader
+from star_model.vocabulary import read_vocabulary
 
 FORMAT = 2
 """Version of the native format; a larger number in ``config.json`` is refused. Version 2 has ``tokenizer.kind``, and
@@ -151,7 +152,7 @@ def load_model(
     reader = None
     vocabulary = read_vocabulary(directory)
     if vocabulary is not None and isinstance(text_encoder, TransformersTextEncoder):
-        reader = PromptReader(vocabulary, text_encoder.pooled)
+        reader = PromptReader(vocabulary, text_encoder.pooled, text_encoder.is_word)
     about = read_about(directory)
     return StarModel(
         config, transformer, vqvae, text_encoder, place, precision.transformer, about, reader

@@ -34,14 +34,14 @@ class TextConditioning:
         mask: True for positions that are not padding, boolean (T,).
         pooled: the feature (D,) from which the start token map is made.
         truncated: the end of the prompt that did not fit into T positions, or "".
-        read_as: the prompt that was encoded instead, or "" if none was: see :mod:`star_model.vocabulary`.
+        notes: sentences about what is drawn otherwise than it was asked for: see :mod:`star_model.prompt_reader`.
     """
 
     hidden: Tensor
     mask: Tensor
     pooled: Tensor
     truncated: str = ""
-    read_as: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -55,7 +55,7 @@ class ClassConditioning:
 
     class_id: int
     truncated: ClassVar[str] = ""
-    read_as: ClassVar[str] = ""
+    notes: ClassVar[tuple[str, ...]] = ()
     num_tokens: ClassVar[int] = 1
 
 
@@ -121,6 +121,15 @@ class TransformersTextEncoder:
     def positions(self) -> int:
         """The most tokens that it can encode."""
         return int(self.model.config.max_position_embeddings)
+
+    def is_word(self, word: str) -> bool:
+        """Tell whether the tokenizer has a token for this word alone, as it has for the common ones of its language.
+
+        Args:
+            word: in lower case.
+        """
+        tokens = self.tokenizer.tokenize(word)
+        return len(tokens) == 1 and tokens[0] != self.tokenizer.unk_token
 
     @torch.inference_mode()
     def hidden_states(self, prompt: str, length: int) -> Tensor:

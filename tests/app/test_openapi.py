@@ -57,6 +57,8 @@ async def test_every_operation_says_what_it_is(service: Service) -> None:
         "GET /v1/images/files/{name}",
         "GET /v1/models",
         "GET /v1/models/{model}",
+        "GET /v1/models/{model}/vocabulary",
+        "POST /v1/models/{model}/read",
         "GET /livez",
         "GET /readyz",
         "GET /startupz",
@@ -102,6 +104,8 @@ async def test_the_key_is_part_of_the_document_when_there_is_one(service: Servic
         "POST /v1/images/edits",
         "GET /v1/models",
         "GET /v1/models/{model}",
+        "GET /v1/models/{model}/vocabulary",
+        "POST /v1/models/{model}/read",
     }
 
 

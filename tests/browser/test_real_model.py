@@ -76,7 +76,7 @@ def test_the_copied_commands_paint_the_picture(
     live_server: LiveServer, open_page: OpenPage, tmp_path: Path
 ) -> None:
     page = open_page(live_server.url)
-    ask(page, NASTY)
+    ask(page, f"a fox, {NASTY}")  # that names what the model knows
     wait_until_painted(page)
     (seed,) = seeds(page)
     expected = saved(page)

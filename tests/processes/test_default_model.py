@@ -53,14 +53,22 @@ def border(image: Image.Image) -> tuple[float, float, float]:
     return r, g, b
 
 
-def test_what_it_does_not_know_is_drawn_as_the_nearest_thing(server: LiveServer) -> None:
+def test_what_it_does_not_know_is_refused_or_drawn_as_the_nearest_thing(server: LiveServer) -> None:
     prompt = {"prompt": "a portrait of a woman in the rain", "seed": 4}
+    refused = httpx.post(f"{server.url}/generate", json=prompt, timeout=120)
+    assert refused.status_code == 400
+    nearest, *others = refused.json()["error"]["suggestions"]
+    assert len(others) == 2
+    prompt["on_unknown"] = "nearest"
     answer = (
         httpx.post(f"{server.url}/generate", json=prompt, timeout=120).raise_for_status().json()
     )
-    assert 'it drew "an umbrella", the nearest match' in answer["warnings"][0]
+    assert (
+        answer["warnings"][0]
+        == f'The model knows nothing like "woman"; "{nearest}" is drawn instead.'
+    )
     known = httpx.post(
-        f"{server.url}/generate", json=prompt | {"prompt": "an umbrella"}, timeout=120
+        f"{server.url}/generate", json=prompt | {"prompt": nearest}, timeout=120
     ).json()
     assert known["warnings"] == []
     one, other = (

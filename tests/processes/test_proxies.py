@@ -226,13 +226,13 @@ def test_a_caller_cannot_choose_its_address_or_prefix(proxy: Proxy) -> None:
     statuses = []
     for number in range(PER_MINUTE + 30):
         forged["x-forwarded-for"] = f"192.0.2.{number}"
-        answer = proxy.http.post(f"{proxy.url}/generate", json={"prompt": "a"}, headers=forged)
+        answer = proxy.http.post(f"{proxy.url}/generate", json={"prompt": "a fox"}, headers=forged)
         statuses.append(answer.status_code)
         if answer.status_code == 429:
             break
     assert statuses[-1] == 429
     with client_at("127.0.0.2") as http:
-        answer = http.post(f"{proxy.url}/generate", json={"prompt": "a"})
+        answer = http.post(f"{proxy.url}/generate", json={"prompt": "a fox"})
     assert answer.status_code == 200, "another caller has its own limit"
 
 

@@ -27,7 +27,9 @@ from server.worker.engine_loop import EngineLoop
 from server.worker.engine_protocol import Diagnosis
 from server.worker.pending import Done, Pending
 from server.worker.scheduler import Policy, Scheduler, token_shares
+from star_model.reading import Reading
 from star_model.sampling import Sampling
+from star_model.vocabulary import Vocabulary
 
 PATCH_NUMS = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 WINDOW = 40  # words that the fake text encoder reads
@@ -36,7 +38,7 @@ WINDOW = 40  # words that the fake text encoder reads
 @dataclass(frozen=True)
 class FakeText:
     prompt: str
-    read_as: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def truncated(self) -> str:
@@ -64,6 +66,18 @@ class Step:
     seeds: tuple[int, ...]
 
 
+NOTE = 'The model knows nothing like "woman"; "a fox" is drawn instead.'
+SUGGESTIONS = ("a fox", "an owl", "a car")
+VOCABULARY = Vocabulary(
+    {"a fox": ("a vixen",), "an owl": (), "a car": ()},
+    ("a", "fox", "owl", "car"),
+    ("flat", "3d"),
+    ("blue", "red"),
+    {"forest": ("in a forest",)},
+    {"animal": ("a fox", "an owl")},
+)
+
+
 class Killed(BaseException):
     """Ends the thread of a worker that is killed."""
 
@@ -73,7 +87,7 @@ class FakeEngine:
     """Paints the seed and the scale; records every step; breaks on request.
 
     A prompt that contains ``explode`` fails its step, ``oom`` runs out of memory, ``fatal`` breaks the
-    engine, ``unreadable`` cannot be encoded.
+    engine, ``unreadable`` cannot be encoded. Of a ``woman`` it knows nothing, and a ``wolf`` is a fox to it.
     """
 
     slots: int = 8
@@ -84,6 +98,7 @@ class FakeEngine:
     encoded: list[str] = field(default_factory=list)
     released: int = 0
     killed: bool = False
+    vocabulary: Vocabulary | None = None
     gate: threading.Event = field(default_factory=threading.Event)
     _free: list[int] = field(default_factory=list)
 
@@ -103,7 +118,16 @@ class FakeEngine:
         if "unreadable" in prompt:
             raise ValueError(prompt)
         self.encoded.append(prompt)
-        return FakeText(prompt, read_as="a fox" if "woman" in prompt and not negative else "")
+        return FakeText(prompt, notes=() if negative else self.read(prompt).notes)
+
+    def read(self, prompt: str) -> Reading:
+        if "woman" in prompt:
+            return Reading(
+                "a fox", ("a fox",), unknown="woman", suggestions=SUGGESTIONS, notes=(NOTE,)
+            )
+        if "wolf" in prompt:
+            return Reading("a fox", ("a fox",), notes=('"wolf" is drawn as "a fox".',))
+        return Reading(prompt)
 
     def prepare(
         self, text: FakeText, negative: FakeText | None, job: Job, seed: int
@@ -253,7 +277,9 @@ class ThreadWorker:
                 self._deliver(LoadFailed(self._load_error))
                 return
             self.loop = make_loop(self.engine, self.inbox, self._deliver)
-            self._deliver(Ready(replace(MODEL, slots=self.engine.slots)))
+            self._deliver(
+                Ready(replace(MODEL, slots=self.engine.slots, vocabulary=self.engine.vocabulary))
+            )
             self._deliver(Heartbeat(turned_at=time.monotonic(), idle=True))
             self.loop.run()
         except (Killed, SystemError):

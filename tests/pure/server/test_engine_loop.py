@@ -24,6 +24,8 @@ from server.messages import (
     Painted,
     Preview,
     PromptEncoded,
+    PromptRead,
+    ReadPrompt,
     Shutdown,
     Started,
     Timing,
@@ -32,6 +34,7 @@ from server.messages import (
 from server.worker.engine_loop import preview_scales
 from star_model.sampling import Sampling
 from tests.server.fakes import (
+    NOTE,
     PATCH_NUMS,
     FakeEngine,
     FakeText,
@@ -158,10 +161,18 @@ def test_what_a_prompt_was_read_as_is_reported_and_a_negative_one_is_not() -> No
     )
     run.run()
     told, untold = run.of(PromptEncoded)
-    assert told.warnings == (
-        'The model has a small vocabulary; it drew "a fox", the nearest match to your prompt.',
-    )
+    assert told.warnings == (NOTE,)
     assert untold.warnings == ()
+
+
+def test_a_prompt_is_read_without_a_job() -> None:
+    run = Run()
+    run.inbox.put(ReadPrompt(7, "a woman"))
+    run.submit(make_job("a"))
+    run.run()
+    (answer,) = run.of(PromptRead)
+    assert (answer.number, answer.reading.unknown) == (7, "woman")
+    assert run.engine.encoded == ["a red apple"]
 
 
 def test_what_does_not_fit_of_a_prompt_is_reported() -> None:

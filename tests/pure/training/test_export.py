@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from star_model.prompt_reader import PromptReader
 from star_model.vocabulary import words_of
 from tests.training.fake_data import CONCEPTS, write_fake_data
 from training import export
+from training.backdrops import BACKDROPS
 from training.captions import COLOUR_WORDS
 from training.concepts import held_out_keywords, load_concepts
 from training.export import vocabulary_of
-from training.scenes import SceneGenerator
+from training.scenes import FOR_TRANSFORMER, SceneGenerator
 from training.sources import STYLES
 
 
@@ -34,3 +39,41 @@ def test_the_vocabulary_is_what_training_says(
     assert said <= set(vocabulary.words)
     assert vocabulary.styles == STYLES
     assert set(vocabulary.colours) == {word for words in COLOUR_WORDS.values() for word in words}
+
+
+def test_each_caption_of_training_is_read_as_its_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "CAPTIONS", 3000)
+    data = write_fake_data(tmp_path)
+    reader = PromptReader(vocabulary_of(data, "full", max_things=2), by_letters)
+    generator = SceneGenerator(
+        data, seed=8, vocabulary="full", max_objects=2, variety=FOR_TRANSFORMER
+    )
+    read = 0
+    for scene in map(generator.scene, range(400)):
+        reading = reader.read(scene.caption)
+        things = {placed.concept.phrase for placed in scene.objects}
+        kind = scene.objects[0].concept.kind
+        if len(things) == 1 and kind is not None and things != set(reading.things):
+            assert kind in scene.caption, scene.caption
+            continue
+        assert set(reading.things) == things, scene.caption
+        assert reading.style in ("", scene.style), scene.caption
+        assert not reading.unknown
+        words = scene.caption.lower()
+        assert (reading.style != "") == any(style in words for style in STYLES), scene.caption
+        if scene.background.kind == "backdrop":
+            assert reading.background in ("", BACKDROPS[scene.background.colours[0]][0])
+        else:
+            known = COLOUR_WORDS[scene.background.colours[0]]
+            assert reading.background == "" or any(w in reading.background for w in known)
+            assert (reading.background != "") == any(w in words for w in known), scene.caption
+        read += reading.prompt == scene.caption
+    assert read > 300, "what is understood is left as it is; only key words and kinds are not"
+
+
+def by_letters(texts: Sequence[str]) -> Tensor:
+    """Features that differ from text to text."""
+    counts = [[text.count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts]
+    return torch.tensor(counts, dtype=torch.float32)

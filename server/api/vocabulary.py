@@ -1,0 +1,181 @@
+"""What a model with a small vocabulary can draw, and how it reads a prompt, without drawing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from server.api.context import AppContext, Context
+from server.api.model_names import check_name
+from server.api.responses import error_responses
+from server.api.schemas import Prompt, input_config, output_config
+from server.errors import NotFound, UnknownThing
+from server.http.json_body import BodyRoute
+from server.messages import ModelInfo
+from star_model.reading import Reading
+from star_model.vocabulary import Vocabulary
+
+router = APIRouter(tags=["images"], route_class=BodyRoute)
+
+
+class Thing(BaseModel):
+    """A thing that the model draws."""
+
+    name: str = Field(description="Phrase to name it by in a prompt.")
+    also: list[str] = Field(description="Its other names.")
+    kind: str | None = Field(description="What sort of thing it is, if that has a name.")
+
+
+class Backdrop(BaseModel):
+    """A place that the model draws behind a thing."""
+
+    name: str
+    phrase: str = Field(description='Its words in a prompt, such as "in a forest".')
+
+
+_VOCABULARY: dict[str, Any] = {
+    "model": "star-mini",
+    "things": [{"name": "a car", "also": ["an automobile"], "kind": "vehicle"}],
+    "styles": ["cartoon", "3d", "flat"],
+    "colours": ["white", "light blue"],
+    "backdrops": [{"name": "forest", "phrase": "in a forest"}],
+    "max_things": 1,
+}
+
+
+class VocabularyResponse(BaseModel):
+    """All that a model can draw."""
+
+    model_config = output_config(_VOCABULARY)
+
+    model: str
+    things: list[Thing]
+    styles: list[str]
+    colours: list[str] = Field(description="Of plain backgrounds.")
+    backdrops: list[Backdrop]
+    max_things: int = Field(description="Number of things that it draws in one image.")
+
+
+class ReadRequest(BaseModel):
+    """A prompt to be read."""
+
+    model_config = input_config({"prompt": "a blue apple on the moon"})
+
+    prompt: Prompt = Field(description="Description of the image.")
+
+
+class ReadResponse(BaseModel):
+    """A prompt as the model draws it."""
+
+    model_config = output_config(
+        {
+            "drawn": "a red apple",
+            "things": ["a red apple"],
+            "style": None,
+            "background": None,
+            "unknown": None,
+            "notes": ['Things are drawn in their own colours: "blue" was left out.'],
+            "suggestions": [],
+        }
+    )
+
+    drawn: str = Field(
+        description="Prompt for what is drawn: the given one if all of it is understood."
+    )
+    things: list[str] = Field(
+        description="Things that are drawn; empty for a model that takes any prompt."
+    )
+    style: str | None = Field(description="Style that was asked for; null leaves it to the model.")
+    background: str | None = Field(
+        description="Background that was asked for; null leaves it to the model."
+    )
+    unknown: str | None = Field(
+        description="What was asked for and nothing that the model knows is like; null if there is none."
+    )
+    notes: list[str] = Field(
+        description="Sentences about what is drawn otherwise than it was asked for; usually empty."
+    )
+    suggestions: list[str] = Field(description="Up to three prompts to try instead.")
+
+
+# A name may be that of a repository on the hub, with a slash in it.
+@router.get(
+    "/v1/models/{model:path}/vocabulary",
+    summary="What the model can draw",
+    responses=error_responses(404, 500, 503),
+    operation_id="listVocabulary",
+)
+async def vocabulary(model: str, context: AppContext) -> VocabularyResponse:
+    """List the things, styles and backgrounds of a model that knows few; 404 for one that takes any prompt."""
+    loaded = _loaded(model, context)
+    if loaded.vocabulary is None:
+        raise NotFound(f"{loaded.name} has no vocabulary: it takes any prompt.")
+    return _listed(loaded.name, loaded.vocabulary)
+
+
+@router.post(
+    "/v1/models/{model:path}/read",
+    summary="How the model reads a prompt",
+    responses=error_responses(400, 404, 413, 415, 429, 500, 503),
+    operation_id="readPrompt",
+)
+async def read(model: str, body: ReadRequest, context: AppContext) -> ReadResponse:
+    """Say what would be drawn of a prompt, and what would be left out, without drawing it."""
+    loaded = _loaded(model, context)
+    reading = await reading_of(body.prompt, loaded, context)
+    return ReadResponse(
+        drawn=reading.prompt,
+        things=list(reading.things),
+        style=reading.style or None,
+        background=reading.background or None,
+        unknown=reading.unknown or None,
+        notes=list(reading.notes),
+        suggestions=list(reading.suggestions),
+    )
+
+
+async def reading_of(prompt: str, model: ModelInfo, context: Context) -> Reading:
+    """Return how the loaded model reads a prompt; one without a vocabulary takes it as it stands.
+
+    Raises:
+        QueueFull: too many prompts are being read.
+        EngineDead: the worker that was asked has ended.
+    """
+    if model.vocabulary is None:
+        return Reading(prompt)
+    return await context.client.workers.readings.read(prompt)
+
+
+def refusal(reading: Reading, model: ModelInfo) -> UnknownThing:
+    """Return the error for a prompt that asks for what the model cannot draw."""
+    *most, last = [f'"{prompt}"' for prompt in reading.suggestions]
+    offered = f"{', '.join(most)} or {last}" if most else last
+    return UnknownThing(
+        f'{model.name} cannot draw "{reading.unknown}". Try {offered}, or set on_unknown to "nearest" to draw '
+        f"the nearest thing that it knows.",
+        param="prompt",
+        suggestions=reading.suggestions,
+    )
+
+
+def _loaded(name: str, context: Context) -> ModelInfo:
+    loaded = context.client.check_ready()
+    check_name(name, loaded, context.settings)
+    return loaded
+
+
+def _listed(name: str, known: Vocabulary) -> VocabularyResponse:
+    kinds = {thing: kind for kind, things in known.kinds.items() for thing in things}
+    return VocabularyResponse(
+        model=name,
+        things=[
+            Thing(name=thing, also=list(also), kind=kinds.get(thing))
+            for thing, also in known.names.items()
+        ],
+        styles=list(known.styles),
+        colours=list(known.colours),
+        backdrops=[Backdrop(name=n, phrase=said[0]) for n, said in known.backdrops.items()],
+        max_things=known.max_things,
+    )
