@@ -48,7 +48,10 @@ FEW = Vocabulary(
     ("light blue", "sky blue", "blue", "red", "navy", "orange"),
     kinds={"animal": ("a fox", "an elephant"), "vehicle": ("a car",)},
 )
-PLACES: dict[str, tuple[str, ...]] = {"forest": ("in a forest", "among trees"), "beach": ("on a beach", "on a sandy beach")}
+PLACES: dict[str, tuple[str, ...]] = {
+    "forest": ("in a forest", "among trees"),
+    "beach": ("on a beach", "on a sandy beach"),
+}
 ENGLISH = frozenset("robot house hello wolf truck sits old mint moon chair happy".split())  # noqa: SIM905
 
 
