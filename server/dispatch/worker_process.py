@@ -8,12 +8,12 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pickle import UnpicklingError
 from typing import Protocol
 
+from server.child_process import group_signals_blocked
 from server.messages import Exited, FromWorker, Shutdown, ToWorker
 from server.settings import WorkerSettings
 
@@ -50,22 +50,6 @@ def run_worker(connection: Connection, settings: WorkerSettings, index: int) -> 
     worker_main(connection, settings, index)
 
 
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block, for a process that is started meanwhile, the signals that only its parent obeys.
-
-    It inherits the mask. Without it, a Ctrl-C ends the worker while it imports, before it can ignore the signal.
-    """
-    resource_tracker.ensure_running()  # its own start would unblock them again
-    before = signal.pthread_sigmask(
-        signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    )
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class WorkerProcess:
     """A worker in a process of its own.
 
@@ -89,7 +73,7 @@ class WorkerProcess:
             target=run, args=(theirs, settings, index), name=f"star-worker-{index}", daemon=True
         )
         try:
-            with _signals_blocked():
+            with group_signals_blocked():
                 self._process.start()
         except BaseException:
             self._connection.close()

@@ -14,6 +14,7 @@ import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from server.child_process import group_signals_blocked, obey_parent_alone
 from server.errors import InvalidRequest, UnusableImage, UploadReason
 from server.images.canvas import EditOptions, read_edit
 from server.images.uploads import EditFiles
@@ -80,7 +81,8 @@ class DecodeProcess:
             daemon=True,
         )
         try:
-            self._process.start()
+            with group_signals_blocked():
+                self._process.start()
         except BaseException:
             self._connection.close()
             raise
@@ -150,8 +152,7 @@ class DecodeProcess:
 
 def decode_main(connection: Connection, timeout_s: float, memory_bytes: int) -> None:
     """Decode until the other end of the pipe closes. Called in the child process."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when it is over
-        signal.signal(number, signal.SIG_IGN)
+    obey_parent_alone()
     with contextlib.suppress(OSError, ValueError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write uploads to the disk

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 
 import structlog
 
+from server.child_process import obey_parent_alone
 from server.logs import configure_logging
 from server.messages import (
     Devices,
@@ -117,11 +117,7 @@ def worker_main(
         index: of this worker, from 0.
         load: see :data:`Load`.
     """
-    # Ctrl-C, a service manager's SIGTERM and a closed terminal's SIGHUP reach the whole process group; the parent
-    # decides when the worker ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    obey_parent_alone()
     outbox = Outbox(connection)
     pulse = Pulse(outbox)
     outbox.send(Loading("loading"))

@@ -198,8 +198,10 @@ async def test_no_answer_has_the_log_tell_a_secret_address(
     assert (await service.http.post(path)).status_code == 405
     assert (await service.http.get(f"/wrong/prefix{path}")).status_code == 404
     assert (await service.http.get(f"{path}/more")).status_code == 404
+    async with serve_fake(api_keys="k" * 16) as locked:
+        assert (await locked.http.get(f"{path}/more")).status_code == 401
     logged = capsys.readouterr().out
-    assert logged.count("/v1/images/files/{name}") == 4
+    assert logged.count("/v1/images/files/{name}") == 5
     assert secret not in logged
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import os
@@ -10,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.live_server import ROOT, free_port, running_server
-from tests.server.processes import needs_proc, wait_until, workers_of
+from tests.server.pictures import file_of, photo
+from tests.server.processes import alive, needs_proc, wait_until, workers_of
 from tests.star_model.tiny import write_tiny_model
 
 pytestmark = needs_proc
@@ -116,7 +119,7 @@ def test_nohup_is_respected(model: Path, tmp_path: Path) -> None:
         assert process.poll() is None
 
 
-@pytest.mark.parametrize("closed", ["<&-"])
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_do_not_matter(model: Path, tmp_path: Path, closed: str) -> None:
     port = str(free_port())
     flags = ("--port", port, "--model", str(model), "--threads", "1")
@@ -129,6 +132,47 @@ def test_closed_streams_do_not_matter(model: Path, tmp_path: Path, closed: str) 
             assert "socket" not in os.readlink(f"/proc/{process.pid}/fd/{descriptor}")
         process.terminate()
         assert process.wait(60) == 0
+
+
+def test_a_hang_up_leaves_the_decoders_alone(model: Path, tmp_path: Path) -> None:
+    """The signals of a process group end them neither while they start nor while they decode."""
+    port = str(free_port())
+    flags = ("--port", port, "--model", str(model), "--threads", "1")
+    with started(*flags, log=tmp_path / "log", shell='trap "" HUP; exec "$@"') as process:
+        wait_until(lambda: is_ready(port))
+        (worker,) = workers_of(process.pid)
+        asking = ThreadPoolExecutor(1).submit(ask_for_edit, port)
+        wait_until(lambda: len(workers_of(process.pid)) == 2)
+        decoder = next(pid for pid in workers_of(process.pid) if pid != worker)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            os.kill(decoder, number)
+        assert asking.result() == 200
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            os.kill(decoder, number)
+        assert ask_for_edit(port) == 200
+        assert decoder in workers_of(process.pid)
+
+
+def ask_for_edit(port: str) -> int:
+    body = {"prompt": "a red apple", "image": base64.b64encode(file_of(photo(28))).decode()}
+    return httpx.post(f"http://127.0.0.1:{port}/generate", json=body, timeout=60).status_code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to kill it")
+def test_a_stopped_child_does_not_outlive_a_server_that_is_killed(
+    model: Path, tmp_path: Path
+) -> None:
+    port = str(free_port())
+    flags = ("--port", port, "--model", str(model), "--threads", "1")
+    with started(*flags, log=tmp_path / "log") as process:
+        wait_until(lambda: is_ready(port))
+        assert ask_for_edit(port) == 200
+        children = workers_of(process.pid)
+        assert len(children) == 2, "a worker and a decoder"
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
+        process.kill()
+        wait_until(lambda: not any(alive(child) for child in children))
 
 
 def is_ready(port: str) -> bool:

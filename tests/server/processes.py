@@ -14,16 +14,27 @@ needs_proc = pytest.mark.skipif(
 
 
 def workers_of(pid: int) -> list[int]:
-    """The process ids of a server's workers, the oldest first."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    return sorted(child for child in children if b"spawn_main" in _command(child))
+    """The process ids of a server's workers, and of its decoders, the oldest first."""
+    children = [
+        int(child)
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+        for child in _read(thread / "children").split()
+    ]
+    ours = [child for child in children if b"spawn_main" in _read(Path(f"/proc/{child}/cmdline"))]
+    return sorted(ours, key=_started)
 
 
-def _command(pid: int) -> bytes:
+def _started(pid: int) -> int:
+    """Ticks from the start of the system to that of a process: ids begin anew, so they tell no age."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    return int(fields[19]) if fields else 0
+
+
+def _read(file: Path) -> bytes:
+    """Return a file of ``/proc``; nothing if what it is about has just ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:  # it has just ended
+        return file.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
         return b""
 
 

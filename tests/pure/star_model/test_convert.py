@@ -540,6 +540,23 @@ def test_missing_and_damaged_files(convert: Conversion, tmp_path: Path, part: in
             convert(transformer=bad) if part == 0 else convert(vae=bad)
 
 
+def test_no_advice_to_load_a_damaged_file_unsafely(tmp_path: Path) -> None:
+    """PyTorch gives it where an old pickle is damaged."""
+    legacy = tmp_path / "legacy.pth"
+    torch.save({"a": torch.zeros(3)}, legacy, _use_new_zipfile_serialization=False)
+    whole = legacy.read_bytes()
+    for damage in (
+        whole[:40],
+        whole[:-8],
+        b"\x80\x02}q\x00.",
+        whole.replace(b"FloatStorage", b"FlootStorage"),
+    ):
+        legacy.write_bytes(damage)
+        with pytest.raises(CheckpointError) as error:
+            read_pth(legacy)
+        assert "weights_only" not in str(error.value)
+
+
 def test_a_flipped_byte(convert: Conversion, tmp_path: Path) -> None:
     data = bytearray(convert.files[0].read_bytes())
     data[len(data) // 2] ^= 1
