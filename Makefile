@@ -28,7 +28,7 @@ CODE := $(wildcard star_model server training benchmarks tests)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-fast clients peers bench check lint types format deploy-check sbom licenses clean
+.PHONY: help install serve test test-fast clients peers reliability soak bench check lint types format deploy-check sbom licenses clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +48,12 @@ clients: $(INSTALLED) $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed ##
 	$(PY) -m pytest -q tests/clients -rs $(ARGS)
 
 peers: $(PEERS)/.installed ## Install the servers that bench_peers compares this one with
+
+reliability: $(INSTALLED) ## Make every fault happen to a running server, and write what is seen into docs/reliability.md
+	$(PY) -m tests.faults.page $(ARGS)
+
+soak: $(INSTALLED) ## Ten minutes of honest and hostile traffic; fails if memory, descriptors or threads grow
+	$(PY) -m benchmarks.soak $(ARGS)
 
 bench: $(INSTALLED) $(PEERS)/.installed ## Measure: a short version of every benchmark; the long ones are in docs/performance.md
 	$(PY) -m benchmarks.bench_engine --repeats 3 --batch 1 4 $(ARGS)

@@ -64,7 +64,6 @@ NOT_FAST = {
     "compile",
     "training",
     "network",
-    "soak",
 }
 """Markers of tests that ``make test-fast`` leaves out."""
 
@@ -84,8 +83,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             skip(items, "browser", "needs chromium")
     if "network" not in config.option.markexpr:
         skip(items, "network", "installs from the package index; ask for it with -m network")
-    if "soak" not in config.option.markexpr:
-        skip(items, "soak", "runs for long; ask for it with -m soak")
     if PARALLEL:  # long files first: one that is begun last would keep a single process busy
         items.sort(key=lambda item: item.get_closest_marker("fast") is not None)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_MOST_RANGES = 100
+"""Ranges that are read; no client sends so many, and each costs time."""
+
 
 def preferred(accept: str | None, offers: Sequence[str]) -> str | None:
     """Return the offered media type that a client prefers.
@@ -20,7 +23,8 @@ def preferred(accept: str | None, offers: Sequence[str]) -> str | None:
     """
     if accept is None or not accept.strip():
         return offers[0]
-    ranges = [_parse(part) for part in accept.split(",") if part.strip()]
+    parts = accept.split(",", _MOST_RANGES)[:_MOST_RANGES]
+    ranges = [_parse(part) for part in parts if part.strip()]
     best: tuple[float, int] = (0.0, -1)
     choice: str | None = None
     for offer in offers:

@@ -23,6 +23,7 @@ from server.http.json_body import BodyRoute
 from server.images.encode import FORMATS, MEDIA_TYPES, ImageFormat
 from server.images.uploads import EditFiles, Upload
 from server.messages import ModelInfo
+from server.validation import shorten
 
 router = APIRouter(tags=["images"], route_class=BodyRoute)
 
@@ -102,7 +103,7 @@ def _negotiate(request: Request, body: GenerateRequest) -> ImageFormat | None:
     if choice is None:
         raise NotAcceptable(
             f"Accept must allow application/json, {', '.join(FORMATS)}; for text/event-stream also set "
-            f'"stream": true. It is {accept}.',
+            f'"stream": true. It is {shorten(accept or "")}.',
             param="accept",
         )
     if choice not in FORMATS:

@@ -15,6 +15,7 @@ from server.errors import InvalidRequest, NotAcceptable
 from server.http.json_body import BodyRoute
 from server.images.encode import FORMATS
 from server.messages import ModelInfo
+from server.validation import shorten
 
 router = APIRouter(tags=["Hugging Face"], route_class=BodyRoute)
 
@@ -74,7 +75,8 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
     media_type = preferred(accept, list(FORMATS))
     if media_type is None:
         raise NotAcceptable(
-            f"Accept must allow {', '.join(FORMATS)}; it is {accept}.", param="accept"
+            f"Accept must allow {', '.join(FORMATS)}; it is {shorten(accept or '')}.",
+            param="accept",
         )
     native = GenerateRequest(prompt=body.inputs, format=FORMATS[media_type], **parameters.sampling)
     delivery = await admit(request, native, context, model)

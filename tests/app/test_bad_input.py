@@ -168,10 +168,21 @@ async def test_a_right_content_type(shared: Service, content_type: str) -> None:
     assert answer.status_code == 200
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/gif", "application/json;q=0", "nonsense"])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/html",
+        "image/gif",
+        "application/json;q=0",
+        "nonsense",
+        "text/css," * 5000,
+        "a" * 60_000,
+    ],
+)
 async def test_an_accept_header_that_cannot_be_met(shared: Service, accept: str) -> None:
     answer = await shared.http.post("/generate", json={"prompt": "a"}, headers={"accept": accept})
     check(answer, 406, "accept", "image/png")
+    assert len(answer.content) < 400
 
 
 async def test_one_image_has_room_for_one(shared: Service) -> None:

@@ -1,0 +1,300 @@
+"""Ten minutes of honest and hostile traffic at once: ``python -m benchmarks.soak``.
+
+It starts ``star-server serve``. In each of many periods honest clients ask for images and edits, some stream and some
+leave, beside two of the attacks of :mod:`benchmarks.attacks`. After each, when all is quiet, it samples memory, file
+descriptors and threads of every process. At the end it judges by the slopes after the first third, and by what honest
+clients got; the exit code is 1 if anything grows, or if a request had another outcome than it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import io
+import itertools
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from benchmarks.attacks import ATTACKS, attacked
+
+CLIENTS = 6
+ATTACKS_AT_ONCE = 2
+ACCEPTABLE = {"200", "left", "429 queue_full", "429 too_many_uploads", "503 overloaded"}
+"""What honest clients may get beside attackers with the same address: the last three say that there is no room."""
+
+MEMORY_SHARE, MEMORY_MB = 0.05, 10.0
+COUNTED = 2.0
+"""Growth that is taken for noise, over all periods that count: of memory in MB, of descriptors and threads."""
+
+_READY_S, _QUIET_S = 600.0, 120.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A process, or several of a kind, at rest.
+
+    Args:
+        rss_mb: resident memory.
+        pss_mb: the same, with pages that are shared counted in part.
+        descriptors: open files, sockets and pipes.
+        threads: of the process.
+    """
+
+    rss_mb: float
+    pss_mb: float
+    descriptors: float
+    threads: float
+
+
+# ---- processes ---------------------------------------------------------------------------------------------
+def sample(pid: int) -> Sample:
+    """Sample a process of this machine, which must be Linux."""
+    of_memory = _fields(Path(f"/proc/{pid}/smaps_rollup"))
+    return Sample(
+        rss_mb=of_memory["Rss"] / 1024,
+        pss_mb=of_memory["Pss"] / 1024,
+        descriptors=len(os.listdir(f"/proc/{pid}/fd")),
+        threads=_fields(Path(f"/proc/{pid}/status"))["Threads"],
+    )
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """The lines of a file of ``/proc`` that are a name and a number."""
+    pairs = (line.split() for line in file.read_text().splitlines())
+    return {
+        pair[0].rstrip(":"): int(pair[1]) for pair in pairs if len(pair) > 1 and pair[1].isdecimal()
+    }
+
+
+def children_of(pid: int) -> list[int]:
+    """Ids of the Python processes that a server has started, the oldest first: its worker, then its decoders."""
+    found: dict[int, int] = {}
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, (thread / "children").read_text().split()):
+                folder = Path(f"/proc/{child}")
+                if b"spawn_main" in (folder / "cmdline").read_bytes():
+                    # The ticks at which it was started: ids begin anew, so they tell no age.
+                    found[child] = int((folder / "stat").read_text().rpartition(")")[2].split()[19])
+    return sorted(found, key=found.__getitem__)
+
+
+@contextlib.contextmanager
+def served(model: str, threads: int) -> Iterator[tuple[int, int]]:
+    """Start a server with one worker; yields its port and its process id once it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    options = {"--port": port, "--model": model, "--threads": threads, "--workers": 1}
+    flags = [str(part) for option in options.items() for part in option]
+    command = [sys.executable, "-m", "server", "serve", *flags, "--log-level", "error"]
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + _READY_S
+        while not _is_ready(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                sys.exit("The server is not ready.")
+            time.sleep(0.2)
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+# ---- honest traffic ----------------------------------------------------------------------------------------
+def _picture() -> str:
+    file = io.BytesIO()
+    Image.effect_noise((512, 512), 64).convert("RGB").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def draw_request(chance: random.Random, number: int, picture: str) -> dict[str, Any]:
+    """The body of a request, of any kind."""
+    body: dict[str, Any] = {
+        "prompt": f"a red apple {number}",
+        "n": chance.choice((1, 1, 1, 2)),
+        "guidance_scale": chance.choice((0.0, 4.0)),
+        "format": chance.choice(("png", "webp", "jpeg")),
+    }
+    if chance.random() < 0.4:
+        body |= {"stream": True, "partial_images": chance.randrange(4)}
+    if chance.random() < 0.2:
+        body |= {"image": picture, "keep_scales": 2}
+    return body
+
+
+async def behave(
+    url: str, chance: random.Random, numbers: Iterator[int], picture: str, outcomes: Counter[str]
+) -> None:
+    """Ask for one thing after the other, until cancelled; leave some of it before it comes."""
+    async with httpx.AsyncClient(base_url=url, timeout=600) as http:
+        while True:
+            body = draw_request(chance, next(numbers), picture)
+            patience = chance.uniform(0, 1) if chance.random() < 0.2 else None
+            try:
+                async with asyncio.timeout(patience):
+                    answer = await http.post("/generate", json=body)
+                outcomes[_outcome(answer)] += 1
+            except TimeoutError:
+                outcomes["left"] += 1
+            except httpx.TransportError as error:
+                outcomes[type(error).__name__] += 1
+            await asyncio.sleep(0.02)
+
+
+def _outcome(answer: httpx.Response) -> str:
+    if answer.status_code == 200:
+        failed = (
+            'data: {"error"' in answer.text
+            if "event-stream" in answer.headers["content-type"]
+            else False
+        )
+        return "an error in a stream" if failed else "200"
+    return f"{answer.status_code} {answer.json()['error']['code']}"
+
+
+async def period(port: int, seconds: float, chance: random.Random, outcomes: Counter[str]) -> None:
+    """Honest traffic and two attacks for a while; then wait until nothing is left of either."""
+    url, picture = f"http://127.0.0.1:{port}", _picture()
+    numbers = itertools.count(chance.randrange(1_000_000))
+    names = chance.sample(sorted(ATTACKS), ATTACKS_AT_ONCE)
+    with attacked(names, port):
+        clients = [
+            asyncio.create_task(
+                behave(url, random.Random(chance.random()), numbers, picture, outcomes)
+            )
+            for _ in range(CLIENTS)
+        ]
+        await asyncio.sleep(seconds)
+        for client in clients:
+            client.cancel()
+        await asyncio.gather(*clients, return_exceptions=True)
+    deadline = time.monotonic() + _QUIET_S
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+        while not _at_rest((await http.get("/metrics")).text):
+            if time.monotonic() > deadline:
+                outcomes["the server did not come to rest"] += 1
+                return
+            await asyncio.sleep(0.2)
+
+
+def _at_rest(page: str) -> bool:
+    """Whether a page of metrics shows no request, and no connection but the one that asks for it."""
+    values = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    requests = [float(values[f"star_requests_{state}"]) for state in ("running", "waiting")]
+    return not any(requests) and float(values["star_connections"]) <= 1
+
+
+# ---- the verdict -------------------------------------------------------------------------------------------
+def growth(values: Sequence[float]) -> float:
+    """How much a series grows from its first value to its last, by the median of all slopes between two values."""
+    pairs = itertools.combinations(enumerate(values), 2)
+    slopes = [(later - earlier) / (j - i) for (i, earlier), (j, later) in pairs]
+    return statistics.median(slopes) * (len(values) - 1) if slopes else 0.0
+
+
+def judge(curves: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """What grows, a sentence each; the first third of each curve is warm-up and does not count."""
+    found = []
+    for name, curve in curves.items():
+        late = curve[len(curve) // 3 :]
+        for quantity in ("rss_mb", "pss_mb", "descriptors", "threads"):
+            values = [float(getattr(each, quantity)) for each in late]
+            noise = COUNTED
+            if quantity.endswith("_mb"):
+                noise = MEMORY_MB + MEMORY_SHARE * statistics.median(values)
+            if (grown := growth(values)) > noise:
+                found.append(f"{name}: {quantity} grew by {grown:.1f}, more than {noise:.1f}")
+    return found
+
+
+def print_table(seconds: Sequence[float], curves: Mapping[str, Sequence[Sample]]) -> None:
+    """A row for each sample, and the growth after the warm-up below."""
+    head = "".join(f"{name:>9} RSS MB  PSS MB  files threads" for name in curves)
+    print(f"seconds{head}")
+    for row, at in enumerate(seconds):
+        print(f"{at:7.0f}" + "".join(_cells(curve[row]) for curve in curves.values()))
+    late = {name: curve[len(curve) // 3 :] for name, curve in curves.items()}
+    grown = [
+        Sample(*(growth([getattr(s, q) for s in curve]) for q in Sample.__dataclass_fields__))
+        for curve in late.values()
+    ]
+    print(" growth" + "".join(map(_cells, grown)))
+
+
+def _cells(s: Sample) -> str:
+    return f"{s.rss_mb:16.1f}{s.pss_mb:8.1f}{s.descriptors:7.1f}{s.threads:8.1f}"
+
+
+def run(port: int, pid: int, minutes: float, periods: int) -> list[str]:
+    """Run all periods, print the table, and return what is wrong, a sentence each."""
+    chance, outcomes = random.Random(1), Counter[str]()
+    curves: dict[str, list[Sample]] = {"server": [], "worker": []}
+    seconds, started, worker = [], time.monotonic(), children_of(pid)[0]
+    for number in range(1, periods + 1):
+        left = started + 60 * minutes * number / periods - time.monotonic()
+        asyncio.run(period(port, max(left, 1.0), chance, outcomes))
+        if children_of(pid)[:1] != [worker]:
+            return ["the worker was replaced; see the log"]
+        curves["server"].append(sample(pid))
+        curves["worker"].append(sample(worker))
+        seconds.append(time.monotonic() - started)
+    decoders = len(children_of(pid)) - 1
+    print_table(seconds, curves)
+    print(
+        f"honest requests: {dict(outcomes.most_common())}; decoding processes at the end: {decoders}"
+    )
+    wrong = judge(curves)
+    wrong += [
+        f"{count} times: {seen}" for seen, count in outcomes.items() if seen not in ACCEPTABLE
+    ]
+    if not outcomes["200"]:
+        wrong.append("no honest request was served")
+    return wrong
+
+
+def main() -> int:
+    """Parse the command line, run, print the verdict; return 1 if anything is wrong."""
+    parser = argparse.ArgumentParser(description="Soak the server in honest and hostile traffic.")
+    parser.add_argument("--model", default="star-mini", help="a model's name or directory")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the model")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--periods", type=int, default=20, help="samples, at least 6")
+    arguments = parser.parse_args()
+    if arguments.periods < 6:
+        parser.error("--periods must be at least 6: two for the warm-up, and enough for a slope")
+    with served(arguments.model, arguments.threads) as (port, pid):
+        print(
+            f"{arguments.model}, {os.cpu_count()} cores, load of the machine {os.getloadavg()[0]:.1f}"
+        )
+        wrong = run(port, pid, arguments.minutes, arguments.periods)
+    for sentence in wrong:
+        print(f"WRONG: {sentence}")
+    print("verdict: " + ("not flat" if wrong else "flat"))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

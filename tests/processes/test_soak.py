@@ -1,0 +1,44 @@
+"""``make soak`` for half a minute: the tool works, and its verdict and its exit code agree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.live_server import ROOT
+from tests.server.processes import needs_proc
+from tests.star_model.tiny import write_tiny_model
+
+pytestmark = needs_proc
+
+PERIODS = 6
+
+
+def test_a_short_soak_ends_with_a_table_and_a_verdict(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    flags = ("--model", str(model), "--minutes", "0.5", "--periods", str(PERIODS))
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak", *flags],
+        cwd=ROOT, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    report = run.stdout + run.stderr
+    rows = [line.split() for line in run.stdout.splitlines() if re.match(r" +\d+ ", line)]
+    assert len(rows) == PERIODS, report
+    assert all(len(row) == 9 and float(row[1]) > 10 for row in rows), report
+    assert re.search(r"honest requests: .*'200': \d+", run.stdout), report
+    # Half a minute is all warm-up, so memory may still rise; nothing else may be wrong.
+    wrong = [line for line in run.stdout.splitlines() if line.startswith("WRONG")]
+    assert all("_mb grew by" in line for line in wrong), report
+    assert run.returncode == (1 if wrong else 0), report
+    assert f"verdict: {'not flat' if wrong else 'flat'}" in run.stdout
+
+
+def test_too_few_samples_are_refused() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak", "--periods", "5"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "--periods must be at least 6" in run.stderr
