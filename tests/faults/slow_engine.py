@@ -46,7 +46,7 @@ class SlowEngine(FakeEngine):
 def load_slow_engine(
     settings: WorkerSettings, index: int, send: Callable[[FromWorker], None]
 ) -> tuple[SlowEngine, ModelInfo, Policy]:
-    """Take the place of :func:`server.worker.main.load_model_engine`; the model is the directory of a :class:`Control`."""
+    """Load no model: ``settings.model`` is the directory of a :class:`Control`."""
     control = Control(Path(settings.model))
     send(Loading("warming"))
     control.reach("load")
