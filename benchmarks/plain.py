@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from star_model import Sampling, StarModel, TextConditioning
-from star_model.config import HEAD_DIM
 from star_model.networks.attention_layers import (
     MAX_LOG_TEMPERATURE,
     CosineCrossAttention,
@@ -58,9 +57,9 @@ class PlainLoop:
         pooled = torch.stack([t.pooled for t in texts]).to(model.device, model.dtype)
         streams = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
         caches: list[Cache | None] = [None] * len(transformer.blocks)
-        side = self.schedule.last_side
+        size = model.config.latent_size()
         f_hat = torch.zeros(
-            len(prompts), model.config.tokenizer.latent_channels, side, side, device=model.device
+            len(prompts), model.config.tokenizer.latent_channels, *size, device=model.device
         )
         x = transformer.embed_start(pooled)  # (2 B, 1, C)
         tokens = []
@@ -80,9 +79,9 @@ class PlainLoop:
             likely, order = cut((1 + t) * conditional - t * unconditional, sampling)
             tokens.append(draw(likely, order, streams))
             smooth = [scale >= len(self.schedule) - p.smooth_scales for p in sampling]
-            vectors = quantizer.codebook(tokens[-1])
+            vectors = quantizer.vectors(tokens[-1])
             if any(smooth):
-                means = (likely.unsqueeze(-1) * quantizer.codebook(order)).sum(2)
+                means = (likely.unsqueeze(-1) * quantizer.vectors(order)).sum(2)
                 vectors = torch.where(
                     torch.tensor(smooth, device=x.device).view(-1, 1, 1), means, vectors
                 )
@@ -120,7 +119,7 @@ class PlainLoop:
         qkv = F.linear(
             x, attention.qkv.weight, torch.cat([q_bias, torch.zeros_like(k_bias) + k_bias, v_bias])
         )
-        q, k, v = heads(qkv, 3)  # (2 B, H, p * p, 64) each
+        q, k, v = heads(qkv, 3, attention.head_dim)  # (2 B, H, p * p, D) each
         q, k = self._rotate(q, scale), self._rotate(k, scale)
         q, k = F.normalize(q, dim=-1) * temperature(attention), F.normalize(k, dim=-1)
         if cache is not None:
@@ -131,8 +130,8 @@ class PlainLoop:
     def _cross_attention(
         self, attention: CosineCrossAttention, x: Tensor, hidden: Tensor, mask: Tensor
     ) -> Tensor:
-        (q,) = heads(attention.q(x), 1)
-        k, v = heads(attention.kv(hidden), 2)
+        (q,) = heads(attention.q(x), 1, attention.head_dim)
+        k, v = heads(attention.kv(hidden), 2, attention.head_dim)
         q, k = F.normalize(q, dim=-1) * temperature(attention), F.normalize(k, dim=-1)
         out = (
             F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
@@ -156,9 +155,9 @@ def norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def heads(x: Tensor, parts: int) -> tuple[Tensor, ...]:
-    """(B, L, parts * C) -> ``parts`` tensors (B, H, L, 64)."""
-    return torch.unflatten(x, -1, (parts, -1, HEAD_DIM)).permute(2, 0, 3, 1, 4).unbind(0)
+def heads(x: Tensor, parts: int, head_dim: int) -> tuple[Tensor, ...]:
+    """(B, L, parts * C) -> ``parts`` tensors (B, H, L, head_dim)."""
+    return torch.unflatten(x, -1, (parts, -1, head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def temperature(attention: CosineSelfAttention | CosineCrossAttention) -> Tensor:

@@ -146,7 +146,7 @@ def paint_in_stages(
 ) -> None:
     """Paint images and decode them, timing ``prepare``, each scale, as ``scale 16x16``, and ``decode``."""
     sequences = watch.time("prepare", lambda: prepare(engine, texts, seeds))
-    for label in engine.schedule.labels:
+    for label in engine.schedules[0].labels:
         watch.time(f"scale {label}", lambda: engine.step(sequences))
     watch.time("decode", lambda: engine.finish(sequences))
 

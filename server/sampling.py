@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from star_model.sampling import Sampling
+from star_model.sampling import GuidanceByScale, Sampling, TemperatureByScale
 
 
 def _optional(name: str) -> Any:
@@ -29,3 +29,6 @@ class SamplingOverrides(BaseModel):
     guidance_from: int | None = _optional("guidance_from")
     mixed_scales: int | None = _optional("mixed_scales")
     draft: int | None = _optional("draft")
+    temperature: float | None = _optional("temperature")
+    guidance_by_scale: GuidanceByScale | None = _optional("guidance_by_scale")
+    temperature_by_scale: TemperatureByScale | None = _optional("temperature_by_scale")

@@ -59,7 +59,7 @@ def step_work(
     bytes_per_value: int = 2,
     guided: bool = True,
 ) -> Work:
-    """The transformer's work in one step of ``batch`` images at ``scale``."""
+    """The transformer's work in one step of ``batch`` images of the first shape at ``scale``."""
     t, width = config.transformer, config.transformer.width
     rows = batch * (2 if guided else 1)
     text_rows = 0 if not t.text_dim else batch * (t.text_rows if guided else 1)
@@ -69,7 +69,7 @@ def step_work(
     # Query, key, value, output; feed-forward.
     self_linears = 4 * width**2 + matrices * width * t.hidden_width
     cross_linears = 2 * width**2 if t.text_dim else 0  # query, output
-    head = width * config.tokenizer.vocab_size
+    head = width * config.token_logits
     linears = t.depth * (rows * self_linears + text_rows * cross_linears) + batch * head
     attention = t.depth * 2 * width * (rows * seen + text_rows * config.text_encoder.max_tokens)
     weights = t.depth * (self_linears + cross_linears) + head
@@ -79,7 +79,7 @@ def step_work(
 
 def decode_work(config: ModelConfig, batch: int = 1, *, bytes_per_value: int = 2) -> Work:
     """The decoder's work for ``batch`` images."""
-    cost = decoder_cost(config.tokenizer, config.schedule.last_side)
+    cost = decoder_cost(config.tokenizer, config.latent_size())
     return Work(
         2.0 * batch * cost.multiplications, float(batch * cost.map_values * bytes_per_value)
     )
@@ -117,7 +117,7 @@ def graphs_bytes(
     tokens = max(
         length * n for length, n in zip(config.schedule.lengths, largest_batches, strict=True)
     )
-    ends = tokens * (2 * config.transformer.width + config.tokenizer.vocab_size) * bytes_per_value
+    ends = tokens * (2 * config.transformer.width + config.token_logits) * bytes_per_value
     return work + ends + config.memory_per_slot_bytes(bytes_per_value)
 
 
@@ -146,18 +146,19 @@ def network_bytes(config: ModelConfig, bytes_per_value: int) -> int:
 
 def workspace_bytes(config: ModelConfig, batch: int, bytes_per_value: int) -> int:
     """Peak temporary bytes of a step or a decode of ``batch`` images, roughly: the largest terms only."""
-    vocab = config.tokenizer.vocab_size
-    step = max(
-        step_bytes(config, scale, 1, bytes_per_value) for scale in range(len(config.schedule))
-    )
-    candidates = config.sampling.top_k or vocab
+    vocab, symbols = config.tokenizer.vocab_size, config.tokenizer.symbols
+    shape = config.schedules.index(config.largest_schedule)
+    lengths = [length * symbols for length in config.largest_schedule.lengths]
+    scales = range(len(lengths))
+    step = max(step_bytes(config, scale, 1, bytes_per_value, shape) for scale in scales)
+    candidates = min(config.sampling.top_k or vocab, vocab)
     # Logits, candidates, and their weights among the whole vocabulary, for a smooth scale.
-    sampling = config.schedule.lengths[-1] * (vocab * (bytes_per_value + 4) + candidates * 5 * 4)
+    sampling = lengths[-1] * (vocab * (bytes_per_value + 4) + candidates * 5 * 4)
     if config.sampling.mixed_scales:
         # The noise while it is computed, in 64 bits, and logits.
-        drawn = min(config.sampling.unguided_scales, len(config.schedule) - 1)
-        sampling = max(sampling, config.schedule.lengths[-1 - drawn] * vocab * 3 * 8)
-    cost = decoder_cost(config.tokenizer, config.schedule.last_side)
+        drawn = min(config.sampling.unguided_scales, len(lengths) - 1)
+        sampling = max(sampling, lengths[-1 - drawn] * vocab * 3 * 8)
+    cost = decoder_cost(config.tokenizer, config.latent_size(shape))
     decoding = cost.workspace_values * bytes_per_value
     return batch * max(step, sampling, decoding)
 
@@ -166,17 +167,20 @@ _NORMALIZING = {("cosine", 2): 13, ("cosine", 4): 11, ("layer", 2): 17, ("layer"
 """Tensors of a step's size alive at most while queries and keys are normalised, by how and by bytes per value."""
 
 
-def step_bytes(config: ModelConfig, scale: int, batch: int, bytes_per_value: int) -> int:
+def step_bytes(
+    config: ModelConfig, scale: int, batch: int, bytes_per_value: int, shape: int = 0
+) -> int:
     """Peak temporary bytes of the transformer in a step of ``batch`` images with guidance.
 
     Counted in units of the step's tokens, the larger of two moments: queries, keys and values being rotated and
     normalised in float32; or attention, with keys and values gathered from slots anywhere and, at the last scale, which
     no slot holds, concatenated with the step's own.
     """
-    length, seen = config.schedule.lengths[scale], config.tokens_seen(scale)
+    schedule = config.schedules[shape]
+    length, seen = schedule.lengths[scale], config.tokens_seen(scale, shape)
     normalizing = _NORMALIZING[config.transformer.qk_norm, bytes_per_value]
     gathered = 2 * seen / length
-    last = scale == len(config.schedule) - 1
+    last = scale == len(schedule) - 1
     if config.transformer.self_attention == "own_scale":
         attending = 7.0  # nothing is gathered
     else:

@@ -6,7 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from star_model.config import ImageTokenizerConfig, PatchTokenizerConfig, TokenizerConfig
+from star_model.config import (
+    BitTokenizerConfig,
+    ImageTokenizerConfig,
+    PatchTokenizerConfig,
+    TokenizerConfig,
+)
+from star_model.scales import Size
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,12 @@ class DecoderCost:
     workspace_values: int
 
 
-def decoder_cost(config: ImageTokenizerConfig, side: int) -> DecoderCost:
-    """The cost of decoding a latent of ``side`` x ``side`` positions."""
-    return _COSTS[config.kind](config, side)
+def decoder_cost(config: ImageTokenizerConfig, size: Size) -> DecoderCost:
+    """The cost of decoding a latent of ``size``: height and width, in positions."""
+    return _COSTS[config.kind](config, size[0] * size[1])
 
 
-def _convolutional(k: TokenizerConfig, side: int) -> DecoderCost:
+def _convolutional(k: TokenizerConfig | BitTokenizerConfig, pixels: int) -> DecoderCost:
     widths = k.level_channels
 
     def block(inputs: int, outputs: int) -> int:  # weights of a residual block
@@ -38,8 +44,9 @@ def _convolutional(k: TokenizerConfig, side: int) -> DecoderCost:
     def attention(tokens: int) -> int:  # over all positions
         return tokens * (4 * widths[-1] ** 2 + 2 * tokens * widths[-1]) if k.attention else 0
 
-    pixels = side * side
-    total = pixels * 9 * k.latent_channels * (k.latent_channels + widths[-1])
+    total = pixels * 9 * k.latent_channels * widths[-1]
+    if k.kind != "bits":  # the convolution between quantizer and decoder
+        total += pixels * 9 * k.latent_channels**2
     total += pixels * 2 * block(widths[-1], widths[-1]) + attention(pixels)
     last = len(widths) - 1
     for i in reversed(range(len(widths))):
@@ -56,8 +63,8 @@ def _convolutional(k: TokenizerConfig, side: int) -> DecoderCost:
     return DecoderCost(total, pixels * widths[0], pixels * channels)
 
 
-def _patch(k: PatchTokenizerConfig, side: int) -> DecoderCost:
-    tokens, width, channels = side * side, k.width, k.refine_channels
+def _patch(k: PatchTokenizerConfig, tokens: int) -> DecoderCost:
+    width, channels = k.width, k.refine_channels
     fine, pixels = tokens * k.refine_scale**2, (k.patch_size // k.refine_scale) ** 2
     # Depthwise convolution; query, key, value, output; MLP of four times the width; attention to all tokens.
     block = width * (9 + 4 * width + 8 * width + 2 * tokens)
@@ -74,5 +81,6 @@ def _patch(k: PatchTokenizerConfig, side: int) -> DecoderCost:
 _COSTS: dict[str, Callable[[Any, int], DecoderCost]] = {
     "convolutional": _convolutional,
     "patch": _patch,
+    "bits": _convolutional,
 }
 """By ``tokenizer.kind`` of the configuration."""

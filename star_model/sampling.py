@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SEEDS = 2**32
 """Number of different seeds; a seed is 0 to ``SEEDS - 1``."""
 
 Seed = Annotated[int, Field(ge=0, le=SEEDS - 1)]
+
+_LIST = r"^(\d{1,3}(\.\d{1,6})?(,\d{1,3}(\.\d{1,6})?){0,99})?$"
+"""Up to a hundred numbers with commas between them."""
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(",")) if text else ()
+
+
+def _within(lowest: float, highest: float) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not all(lowest <= number <= highest for number in _numbers(text)):
+            raise ValueError(f"must be numbers from {lowest} to {highest}")
+        return text
+
+    return check
+
+
+GuidanceByScale = Annotated[str, Field(pattern=_LIST), AfterValidator(_within(0, 100))]
+TemperatureByScale = Annotated[str, Field(pattern=_LIST), AfterValidator(_within(0.01, 100))]
+"""Numbers for each scale as a text, such as ``1,1,3.5``, which a form and a command line can give too."""
 
 
 class Sampling(BaseModel):
@@ -27,7 +48,8 @@ class Sampling(BaseModel):
         ge=0,
         le=100,
         description="How closely to follow the prompt: the strength of classifier-free guidance at the last scale, to "
-        "which it rises linearly from 0 at the first; 0 turns guidance off.",
+        "which it rises linearly from 0 at the first; 0 turns guidance off. Models of the Infinity family are guided "
+        "by it at every scale alike, and 1 turns it off too.",
     )
     top_k: int = Field(
         600,
@@ -86,6 +108,32 @@ class Sampling(BaseModel):
         description="Number of scales, counted from the finest, to leave out: a quick draft of the image that the same "
         "seed gives without it, with less detail; 0 is none.",
     )
+    temperature: float = Field(
+        1.0,
+        ge=0.01,
+        le=100,
+        description="By how much to divide the logits: below 1 keeps to the likeliest tokens, above 1 varies more. The "
+        "scales that unguided_scales counts have a temperature of their own.",
+    )
+    guidance_by_scale: GuidanceByScale = Field(
+        "",
+        description='guidance_scale of each scale, coarsest first, such as "1,1,3,4"; the last number is for all '
+        "further scales. Empty is guidance_scale for all.",
+    )
+    temperature_by_scale: TemperatureByScale = Field(
+        "",
+        description="temperature of each scale, in the same form; empty is temperature for all.",
+    )
+
+    def guidance_scales(self, num_scales: int) -> tuple[float, ...]:
+        """``guidance_scale`` of each scale."""
+        return _for_each(_numbers(self.guidance_by_scale), self.guidance_scale, num_scales)
+
+    def temperatures(self, num_scales: int) -> tuple[float, ...]:
+        """What the logits of each scale are divided by."""
+        guided = num_scales - self.unguided_scales
+        given = _for_each(_numbers(self.temperature_by_scale), self.temperature, num_scales)
+        return tuple(t if k < guided else self.unguided_temperature for k, t in enumerate(given))
 
     def changed(self, given: Mapping[str, Any]) -> Sampling:
         """Replace the parameters that ``given`` has under their names, except where its value is None.
@@ -97,3 +145,9 @@ class Sampling(BaseModel):
         """
         own = self.model_dump()
         return Sampling(**{k: v if given.get(k) is None else given[k] for k, v in own.items()})
+
+
+def _for_each(given: tuple[float, ...], otherwise: float, count: int) -> tuple[float, ...]:
+    """The first ``count`` of the ``given`` numbers, the last of which is repeated; ``otherwise`` if there are none."""
+    numbers = given or (otherwise,)
+    return (*numbers, *[numbers[-1]] * (count - len(numbers)))[:count]

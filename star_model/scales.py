@@ -8,43 +8,56 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
+
+Size = tuple[int, int]
+"""Height and width."""
 
 
 @dataclass(frozen=True)
 class ScaleSchedule:
     """The token maps of one image, from coarse to fine (VAR, section 3.2).
 
-    Scale ``k`` is a square map of ``patch_nums[k] ** 2`` tokens. The maps are predicted one after the other, so scale
+    Scale ``k`` is a map of ``lengths[k]`` tokens, row by row. The maps are predicted one after the other, so scale
     ``k`` occupies positions ``offsets[k]`` to ``offsets[k + 1]`` of the sequence. Neighbouring scales may have the same
-    side: each encodes the residual of those before it.
+    size: each encodes the residual of those before it.
 
     Args:
-        patch_nums: side of each token map, never decreasing, starting with the 1x1 start map.
+        patch_nums: size of each token map: its side, or its height and width if they differ. Neither ever decreases,
+            and the first is the 1x1 start map.
 
     Raises:
         ValueError: if there are fewer than two scales, the first is not 1, or a side is smaller than the one before.
     """
 
-    patch_nums: tuple[int, ...]
+    patch_nums: tuple[int | Size, ...]
 
     def __post_init__(self) -> None:
-        if len(self.patch_nums) < 2:
+        sizes = [(p, p) if isinstance(p, int) else p for p in self.patch_nums]
+        one_form = tuple(height if height == width else (height, width) for height, width in sizes)
+        object.__setattr__(self, "patch_nums", one_form)
+        if len(sizes) < 2:
             raise ValueError(f"patch_nums needs at least two scales, got {self.patch_nums}")
-        if self.patch_nums[0] != 1:
+        if sizes[0] != (1, 1):
             raise ValueError(
                 f"patch_nums must start with 1 (the start token map), got {self.patch_nums}"
             )
-        if any(a > b for a, b in zip(self.patch_nums, self.patch_nums[1:], strict=False)):
-            raise ValueError(f"patch_nums must not decrease, got {self.patch_nums}")
+        for (height, width), (later_height, later_width) in pairwise(sizes):
+            if height > later_height or width > later_width:
+                raise ValueError(f"patch_nums must not decrease, got {self.patch_nums}")
 
     def __len__(self) -> int:
         return len(self.patch_nums)
 
     @cached_property
+    def sizes(self) -> tuple[Size, ...]:
+        """Height and width of each token map."""
+        return tuple((p, p) if isinstance(p, int) else p for p in self.patch_nums)
+
+    @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each scale."""
-        return tuple(side * side for side in self.patch_nums)
+        return tuple(height * width for height, width in self.sizes)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -53,12 +66,13 @@ class ScaleSchedule:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """A name for each scale, such as ``16x16``; later scales of the same side are ``16x16 #2`` and so on."""
-        seen: Counter[int] = Counter()
+        """A name for each scale, its width and height: ``16x16``; later ones of a size are ``16x16 #2`` and so on."""
+        seen: Counter[Size] = Counter()
         labels = []
-        for side in self.patch_nums:
-            seen[side] += 1
-            labels.append(f"{side}x{side}" + (f" #{seen[side]}" if seen[side] > 1 else ""))
+        for size in self.sizes:
+            seen[size] += 1
+            height, width = size
+            labels.append(f"{width}x{height}" + (f" #{seen[size]}" if seen[size] > 1 else ""))
         return tuple(labels)
 
     @property
@@ -72,9 +86,9 @@ class ScaleSchedule:
         return self.offsets[-2]
 
     @property
-    def last_side(self) -> int:
-        """Side of the last token map, which is the side of the latent ``f_hat``."""
-        return self.patch_nums[-1]
+    def last_size(self) -> Size:
+        """Height and width of the last token map."""
+        return self.sizes[-1]
 
     def progress(self, scale: int) -> float:
         """Position of ``scale`` between the first (0.0) and the last (1.0), linearly; guidance and phi follow it."""

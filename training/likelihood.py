@@ -101,9 +101,9 @@ class UnseenScenes:
         f_hats = list(quantizer.f_hats(maps))
         foreseen = self._foreseen(trainer, quantizer.teacher_forcing_input(maps))  # (N, L, z)
         result = []
-        for scale, side in enumerate(schedule.patch_nums):
+        for scale, size in enumerate(schedule.sizes):
             missing = f_hats[-1] - f_hats[scale - 1] if scale else f_hats[-1]
-            rest = F.adaptive_avg_pool2d(missing, side).flatten(2).transpose(1, 2)  # (N, p * p, z)
+            rest = F.adaptive_avg_pool2d(missing, size).flatten(2).transpose(1, 2)  # (N, p * p, z)
             means = foreseen[:, schedule.offsets[scale] : schedule.offsets[scale + 1]]
             by_tokens, by_model = (
                 1 - ((says - rest).square().mean() / rest.square().mean()).item()

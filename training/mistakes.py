@@ -88,12 +88,12 @@ def make_lesson(
     share = torch.rand(count, generator=generator).to(device) * most * spoiled
     f_hat = torch.zeros_like(goal)
     inputs, candidates, weights = [], [], []
-    for scale, side in enumerate(quantizer.schedule.patch_nums[:scales]):
+    for scale, size in enumerate(quantizer.schedule.sizes[:scales]):
         if scale:
             inputs.append(quantizer.next_input(f_hat, scale))
         rest = goal - f_hat
-        if side != quantizer.schedule.last_side:
-            rest = F.interpolate(rest, size=(side, side), mode="area")
+        if size != quantizer.schedule.last_size:
+            rest = F.interpolate(rest, size=size, mode="area")
         errors, near = several_nearest(quantizer, rest)
         right = torch.where(spoiled.unsqueeze(1), near[:, :, 0], maps[scale])
         if softness:

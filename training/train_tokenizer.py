@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from star_model.config import ModelConfig
 from star_model.networks.image_tokenizer import ImageTokenizer
+from star_model.networks.quantizer import with_codebook
 from star_model.networks.tokenizers import build_tokenizer
 from training.machine import Budget, add_machine_flags, loader_workers, use_machine
 from training.muon import Muon
@@ -117,8 +118,8 @@ def residuals(model: ImageTokenizer, features: Tensor) -> Tensor:
     """The vectors (N, z) that the quantizer looks up for ``features``, of all scales."""
     rest, f_hat = [], torch.zeros_like(features)
     for scale, (_, next_f_hat) in enumerate(model.quantizer.decompose(features)):
-        side = model.quantizer.schedule.patch_nums[scale]
-        rest.append(F.interpolate(features - f_hat, size=(side, side), mode="area").flatten(2))
+        size = model.quantizer.schedule.sizes[scale]
+        rest.append(F.interpolate(features - f_hat, size=size, mode="area").flatten(2))
         f_hat = next_f_hat
     return torch.cat(rest, dim=2).transpose(1, 2).flatten(0, 1)
 
@@ -134,8 +135,8 @@ class Trainer:
             for name, parameter in self.model.named_parameters():
                 if name.endswith(_BRANCH_ENDS):
                     parameter.mul_(RESIDUAL_GAIN)
-        codebook = self.model.quantizer.codebook.weight
-        phi = list(self.model.quantizer.phi.parameters())
+        codebook = with_codebook(self.model.quantizer).codebook.weight
+        phi = list(with_codebook(self.model.quantizer).phi.parameters())
         self.networks = [
             p for n, p in self.model.named_parameters() if not n.startswith("quantizer.")
         ]
@@ -217,7 +218,7 @@ class Trainer:
     @torch.no_grad()
     def start_codebook(self, features: Tensor) -> None:
         """Fill the codebook with samples of what it has to name, coarse scales refined by coarser samples first."""
-        codebook = self.model.quantizer.codebook.weight
+        codebook = with_codebook(self.model.quantizer).codebook.weight
         vectors = features.permute(0, 2, 3, 1).flatten(0, 2)
         for _ in range(
             3
@@ -235,7 +236,7 @@ class Trainer:
             return
         vectors = residuals(self.model, features)
         chosen = torch.randint(len(vectors), (len(dead),), device=vectors.device)
-        weight = self.model.quantizer.codebook.weight
+        weight = with_codebook(self.model.quantizer).codebook.weight
         weight[dead] = vectors[chosen]
         for moment in self.codebook_optimizer.state[weight].values():
             if moment.shape == weight.shape:

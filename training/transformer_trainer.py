@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from star_model.config import ModelConfig
 from star_model.networks.attention import sdpa
 from star_model.networks.image_tokenizer import ImageTokenizer
+from star_model.networks.quantizer import with_codebook
 from star_model.networks.transformer import StarTransformer
 from star_model.scales import ScaleSchedule
 from training.mistakes import Lesson, make_lesson
@@ -142,7 +143,7 @@ def interest(schedule: ScaleSchedule, first: int) -> Tensor:
     the border, ``RIM`` of the side, a token counts a quarter.
     """
     weights = []
-    for side in schedule.patch_nums[first:]:
+    for side, _ in schedule.sizes[first:]:
         centre = (torch.arange(side) + 0.5) / side
         inner = torch.minimum(centre, 1 - centre) > RIM
         weights.append(torch.where(inner.outer(inner), 1.0, 0.25).flatten() / side)
@@ -166,7 +167,7 @@ class Trainer:
     ) -> None:
         self.config, self.recipe, self.device = config, recipe, device
         self.schedule = config.schedule
-        self.quantizer = vqvae.quantizer
+        self.quantizer = with_codebook(vqvae.quantizer)
         self.token_losses = torch.compile(token_losses, dynamic=False) if compiled else token_losses
         torch.manual_seed(recipe.seed)
         attend = sdpa if device.type == "cuda" else materialized

@@ -104,7 +104,9 @@ class CountedTimes:
 
     def step(self, scales: Sequence[int]) -> float:
         parts = [
-            step_work(self.config, scale, scales.count(scale), guided=self.config.is_guided(scale))
+            step_work(
+                self.config, scale, scales.count(scale), guided=self.config.guided_scales[scale]
+            )
             for scale in sorted(set(scales))
         ]
         weights = step_work(self.config, 0, 0).bytes

@@ -141,11 +141,9 @@ def load_model(
         verify_checksums(directory)
     transformer, vqvae = _on_meta(config, attention, place.type)
     _fill(transformer, directory / TRANSFORMER, place, precision.transformer)
-    t = config.transformer
-    if t.positions == "rope":
+    if config.transformer.positions != "absolute":
         # In float32: the angles of the largest scale need more digits than bfloat16 has.
-        table = rope_table(config.schedule, theta=t.rope_theta, norm=t.rope_norm)
-        transformer.rope = table.to(place)
+        transformer.rope = rope_table(config).to(place)
     _fill(vqvae, directory / TOKENIZER, place, torch.float32)
     vqvae.set_decoder_format(precision.decoder)
     text_encoder = _load_encoder(directory / TEXT_ENCODER, config, place, precision.text_encoder)

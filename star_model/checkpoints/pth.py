@@ -32,7 +32,7 @@ from star_model.checkpoints.pickle_machine import (
 from star_model.checkpoints.zip_records import ZipRecords, damaged
 from star_model.errors import CheckpointError, UnsafeCheckpointError
 
-WRAPPERS = ("trainer", "var_wo_ddp")
+WRAPPERS = ("trainer", "var_wo_ddp", "vae")
 """Keys under which a training's checkpoint has the weights."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
@@ -95,7 +95,7 @@ class _View:
 
 
 def read_pth(file: Path, *, allow_unsafe_pickle: bool = False) -> dict[str, LazyTensor]:
-    """Read the tensors of a published ``.pth``, unwrapping ``trainer`` and ``var_wo_ddp`` if present.
+    """Read the tensors of a published ``.pth``, unwrapping ``trainer``, ``var_wo_ddp`` and ``vae``.
 
     Args:
         file: in either format.

@@ -33,7 +33,11 @@ from star_model.families.family import Family, PublishedNetwork, Shape
 from star_model.families.registry import FAMILIES, PRESETS, UNPUBLISHED, family_of
 from star_model.networks.clip_pair import ClipPairEncoder, load_published_clip_pair
 from star_model.networks.precision import dtype_of, parse_dtype
-from star_model.networks.text_encoder import TransformersTextEncoder, load_published_clip
+from star_model.networks.text_encoder import (
+    TransformersTextEncoder,
+    load_published_clip,
+    load_published_t5,
+)
 
 State = Mapping[str, LazyTensor]
 
@@ -121,13 +125,13 @@ def convert_published(
     dtype: str | torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Convert a published STAR, Switti or VAR model to the native directory ``out``, all of it or nothing.
+    """Convert a published STAR, Switti, Infinity or VAR model to the native directory ``out``, all of it or nothing.
 
     Args:
-        transformer: the transformer, a ``.pth`` or ``.safetensors`` file.
+        transformer: the transformer: a ``.pth`` or ``.safetensors`` file, the index of several, or their folder.
         vqvae: the tokenizer, likewise.
         text_encoder: the folder ``CLIP`` of a STAR; the two folders of the CLIP models of a Switti, the smaller first;
-            None for a VAR.
+            the folder of the T5 model of an Infinity; None for a VAR.
         out: the directory, which must not exist, or be empty, unless ``overwrite``.
         preset: a name in :data:`star_model.families.registry.PRESETS`, or a configuration.
         allow_unsafe_pickle: read tensors of kinds that no published file has, which runs any code that is in the file.
@@ -187,6 +191,8 @@ def _load_encoder(
     encoder: TransformersTextEncoder | ClipPairEncoder
     if config.text_encoder.family == "clip_pair":
         encoder = load_published_clip_pair(folders, config.text_encoder, dtype=cast)
+    elif config.text_encoder.family == "t5":
+        encoder = load_published_t5(folders[0], config.text_encoder, dtype=cast)
     else:
         encoder = load_published_clip(folders[0], config.text_encoder, dtype=cast)
     check_text_encoder(folders[-1], encoder, config)
@@ -216,7 +222,8 @@ def _read(
         raise CheckpointError(
             f"{file} holds {found.title}, but {network.title} is expected here{swapped}"
         )
-    return state
+    canonical = network.canonical(state.keys())
+    return {canonical[name]: tensor for name, tensor in state.items()}
 
 
 def _identify(state: State) -> PublishedNetwork | str:
@@ -247,9 +254,14 @@ def _convert(
     published = {
         name: shape for source in sources.values() for name, shape in source.published.items()
     }
+    native_shapes = {
+        name: source.shape for source in sources.values() for name in source.published
+    }
     check_names(file, expected=published.keys(), found=state.keys() - buffers)
     for name, shape in published.items():
-        if state[name].shape != shape:
+        other = network.other_shapes.get(name.rpartition(".")[2])
+        shapes = (shape, other(native_shapes[name])) if other else (shape,)
+        if state[name].shape not in shapes:
             raise CheckpointError(wrong_shape(file, name, shape, state[name].shape))
         if not state[name].dtype.is_floating_point:
             raise CheckpointError(
@@ -281,16 +293,20 @@ def _check_depth(file: Path, state: State, config: ModelConfig) -> None:
     scales = next(iter(state["lvl_embed.weight"].shape), 0) if "lvl_embed.weight" in state else 0
     for what, found, expected in (
         ("blocks", depth, config.transformer.depth),
-        ("scales", scales, len(config.schedule)),
+        ("scales", scales, _scale_embeddings(config)),
     ):
         if found and found != expected:
             fitting = [
                 p.name
                 for p in PRESETS.values()
                 if family_of(p) is family_of(config)
-                and (p.transformer.depth, len(p.schedule)) == (depth, scales)
+                and (p.transformer.depth, _scale_embeddings(p)) == (depth, scales)
             ]
             hint = f"; it fits {' or '.join(fitting)}" if fitting else ""
             raise CheckpointError(
                 f"{file} has {found} {what}, but {config.name} has {expected}{hint}"
             )
+
+
+def _scale_embeddings(config: ModelConfig) -> int:
+    return config.transformer.scale_embeddings or len(config.schedule)

@@ -23,27 +23,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from star_model.model import StarModel
-from star_model.scales import ScaleSchedule
+from star_model.scales import ScaleSchedule, Size
 
 FEATHER = 1 / 32
-"""Width of the seam, as a fraction of the window's side."""
+"""Width of the seam, as a fraction of the window's shorter side."""
 CONTEXT = 1.5
-"""Side of the window around a mask, relative to the mask's."""
+"""Size of the window around a mask, relative to the mask's."""
 SMALLEST_WINDOW = 1 / 4
-"""Side of the smallest window, relative to the image's: a smaller one is too few pixels to recognise anything."""
+"""Size of the smallest window, relative to the image's: a smaller one is too few pixels to recognise anything."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A square part of an image, in pixels."""
+    """A part of an image, in pixels; it has the image's shape, up to rounding."""
 
     top: int
     left: int
-    side: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> Size:
+        """Height and width."""
+        return self.height, self.width
 
     def crop(self, image: Tensor) -> Tensor:
         """This part of ``image`` (H, W, ...), as a view."""
-        return image[self.top : self.top + self.side, self.left : self.left + self.side]
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +57,18 @@ class Edit:
     """An image to edit, encoded; made by :func:`make_edit`, and shared by all seeds of a request.
 
     Args:
+        shape: number of the image's shape.
         window: the part of the image that is generated, scaled to the model's size.
-        tokens: for each scale, the window's own token map (p * p,).
-        vectors: for each scale, those tokens' codebook vectors (p * p, z).
-        kept: for each scale, which tokens the sequence keeps, booleans (p * p,).
-        latents: the window's own latent (z, P, P) after each scale.
-        painted: where the latent is the sequence's and not the image's, booleans (P, P).
+        tokens: for each scale, the window's own token map (l * s,), ``s`` symbols for each of ``l`` tokens.
+        vectors: for each scale, what those symbols stand for (l * s, c).
+        kept: for each scale, which symbols the sequence keeps, booleans (l * s,).
+        latents: the window's own latent (z, h, w) after each scale.
+        painted: where the latent is the sequence's and not the image's, booleans (h, w).
         image: uint8 (H, W, 3).
         opacity: weight of the generated pixels over the image's, 0 to 1, (H, W, 1).
     """
 
+    shape: int
     window: Window
     tokens: list[Tensor]
     vectors: list[Tensor]
@@ -71,7 +79,7 @@ class Edit:
     opacity: Tensor
 
     def keep(self, drawn: Tensor, vectors: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-        """The token map (p * p,) of ``scale`` and its vectors (p * p, z): the image's own where they are kept, else
+        """The token map (l * s,) of ``scale`` and its vectors (l * s, c): the image's own where they are kept, else
         ``drawn`` and ``vectors``."""
         kept = self.kept[scale]
         return (
@@ -80,7 +88,7 @@ class Edit:
         )
 
     def keep_latent(self, f_hat: Tensor, scale: int) -> Tensor:
-        """The latent (z, P, P) after ``scale``: ``f_hat`` where it is painted, else the image's own."""
+        """The latent (z, h, w) after ``scale``: ``f_hat`` where it is painted, else the image's own."""
         return torch.where(self.painted, f_hat, self.latents[scale])
 
     def composite(self, painted: Tensor) -> Tensor:
@@ -90,7 +98,7 @@ class Edit:
         """
         result = self.image.clone()
         part, opacity = self.window.crop(result), self.window.crop(self.opacity)
-        fitted = resize(painted, (self.window.side, self.window.side))
+        fitted = resize(painted, self.window.size)
         part.copy_(torch.lerp(part.float(), fitted.float(), opacity).round_())
         return result
 
@@ -110,7 +118,7 @@ def make_edit(
 
     Args:
         model: the model that will edit it; its tokenizer encodes.
-        image: uint8 (H, W, 3), of the model's size.
+        image: uint8 (H, W, 3), of a size that the model makes.
         mask: the area to generate, booleans (H, W), True inside. None is everything: a variation.
         keep_scales: number of first scales, from 0 to all, that are the image's own inside the mask too. The first is a
             single token, the overall tone: keeping it makes the filling match. More keep the layout and only generate
@@ -129,12 +137,12 @@ def make_edit(
         ValueError: when image or mask has another size or type, or ``keep_scales`` is out of range.
     """
     _check_input(model, image, mask, keep_scales)
-    side = model.config.image_size
+    size = image.shape[:2]
     image = image.to(model.device)
-    inside = torch.ones(side, side, dtype=torch.bool) if mask is None else mask
+    inside = torch.ones(size, dtype=torch.bool) if mask is None else mask
     inside = inside.to(model.device)
-    window = window_around(inside) if focus else Window(0, 0, side)
-    seam = round(window.side * FEATHER)
+    window = window_around(inside) if focus else Window(0, 0, *size)
+    seam = round(min(window.size) * FEATHER)
     if erase and mask is not None:
         if inside.all():
             keep_scales = 0
@@ -148,66 +156,81 @@ def _encode(
     model: StarModel, image: Tensor, mask: Tensor, window: Window, keep_scales: int, shows: Tensor
 ) -> Edit:
     """Encode the ``window`` of ``image``; ``shows`` is the result's opacity."""
-    schedule, side, quantizer = model.config.schedule, len(image), model.vqvae.quantizer
-    pixels = resize(window.crop(image), (side, side)).permute(2, 0, 1).float() / 127.5 - 1
+    size, quantizer = (image.shape[0], image.shape[1]), model.vqvae.quantizer
+    shape = model.config.sizes.index(size)
+    pixels = resize(window.crop(image), size).permute(2, 0, 1).float() / 127.5 - 1
     tokens = model.vqvae.encode(pixels.unsqueeze(0))
     # Nearest neighbours: the window is never larger than the image, so no pixel of the mask is lost.
-    enlarged = F.interpolate(window.crop(mask)[None, None].float(), size=(side, side))[0, 0] > 0
+    enlarged = F.interpolate(window.crop(mask)[None, None].float(), size=size)[0, 0] > 0
+    kept = kept_tokens(enlarged, model.config.schedules[shape], keep_scales)
     return Edit(
+        shape=shape,
         window=window,
         tokens=[t[0] for t in tokens],
-        vectors=[quantizer.codebook(t[0]) for t in tokens],
-        kept=kept_tokens(enlarged, schedule, keep_scales),
-        latents=[f_hat[0] for f_hat in quantizer.f_hats(tokens)],
-        painted=touched_cells(enlarged, schedule.last_side),
+        vectors=[quantizer.vectors(t)[0] for t in tokens],
+        kept=[of_scale.repeat_interleave(quantizer.symbols) for of_scale in kept],
+        latents=[f_hat[0] for f_hat in quantizer.f_hats(tokens, shape)],
+        painted=touched_cells(enlarged, model.config.latent_size(shape)),
         image=image,
         opacity=shows,
     )
 
 
 def _check_input(model: StarModel, image: Tensor, mask: Tensor | None, keep_scales: int) -> None:
-    scales, side = len(model.config.schedule), model.config.image_size
-    if image.shape != (side, side, 3) or image.dtype != torch.uint8:
+    scales, sizes = len(model.config.schedule), model.config.sizes
+    if tuple(image.shape) not in [(*size, 3) for size in sizes] or image.dtype != torch.uint8:
+        known = " or ".join(f"({height}, {width}, 3)" for height, width in sizes)
         raise ValueError(
-            f"image must be uint8 of shape ({side}, {side}, 3), got {image.dtype} of {tuple(image.shape)}"
+            f"image must be uint8 of shape {known}, got {image.dtype} of {tuple(image.shape)}"
         )
-    if mask is not None and (mask.shape != (side, side) or mask.dtype != torch.bool):
+    size = tuple(image.shape[:2])
+    if mask is not None and (mask.shape != size or mask.dtype != torch.bool):
         raise ValueError(
-            f"mask must be bool of shape ({side}, {side}), got {mask.dtype} of {tuple(mask.shape)}"
+            f"mask must be bool of shape {size}, got {mask.dtype} of {tuple(mask.shape)}"
         )
     if not 0 <= keep_scales <= scales:
         raise ValueError(f"keep_scales must be 0 to {scales}, got {keep_scales}")
 
 
 def window_around(mask: Tensor) -> Window:
-    """The square window to generate for ``mask`` (H, W): around it, with some context, within the image."""
-    size = len(mask)
+    """The window to generate for ``mask`` (H, W): around it, with some context, within the image and of its shape."""
+    height, width = mask.shape
     if not mask.any():
-        return Window(0, 0, size)
+        return Window(0, 0, height, width)
     spans = []
     for axis in (1, 0):  # rows that the mask touches, then columns
         touched = mask.any(axis).nonzero()
         spans.append((int(touched[0]), int(touched[-1]) + 1))
-    wanted = round(CONTEXT * max(end - start for start, end in spans))
-    side = min(max(wanted, round(SMALLEST_WINDOW * size)), size)
-    top, left = (min(max((start + end - side) // 2, 0), size - side) for start, end in spans)
-    return Window(top, left, side)
+    # Both sides are counted in those of a square image, of which the longer is whole pixels.
+    longest = max(height, width)
+    extents = [
+        (end - start) * longest / side
+        for (start, end), side in zip(spans, (height, width), strict=True)
+    ]
+    wanted = round(CONTEXT * max(extents))
+    side = min(max(wanted, round(SMALLEST_WINDOW * longest)), longest)
+    sides = (max(round(side * height / longest), 1), max(round(side * width / longest), 1))
+    top, left = (
+        min(max((start + end - part) // 2, 0), whole - part)
+        for (start, end), part, whole in zip(spans, sides, (height, width), strict=True)
+    )
+    return Window(top, left, *sides)
 
 
-def touched_cells(mask: Tensor, side: int) -> Tensor:
-    """Cells of a ``side`` x ``side`` grid over ``mask`` (H, W) that the mask touches: booleans (side, side)."""
-    return F.adaptive_max_pool2d(mask[None, None].float(), side)[0, 0] > 0
+def touched_cells(mask: Tensor, size: int | Size) -> Tensor:
+    """Cells of a grid of ``size``, (h, w) or one side, over ``mask`` (H, W) that the mask touches: booleans (h, w)."""
+    return F.adaptive_max_pool2d(mask[None, None].float(), size)[0, 0] > 0
 
 
 def kept_tokens(mask: Tensor, schedule: ScaleSchedule, keep_scales: int = 0) -> list[Tensor]:
-    """The tokens that an edit keeps: for each scale, booleans (p * p,).
+    """The tokens that an edit keeps: for each scale, booleans (l,).
 
     All tokens of the first ``keep_scales`` scales are kept; of the others, those whose whole cell lies outside ``mask``
     (H, W).
     """
     return [
-        ~touched_cells(mask, side).flatten() | (scale < keep_scales)
-        for scale, side in enumerate(schedule.patch_nums)
+        ~touched_cells(mask, size).flatten() | (scale < keep_scales)
+        for scale, size in enumerate(schedule.sizes)
     ]
 
 
@@ -248,34 +271,36 @@ def _push_pull(image: Tensor, known: Tensor) -> Tensor:
 
 
 def place_on_canvas(
-    image: Tensor, box: tuple[float, float, float, float], side: int
+    image: Tensor, box: tuple[float, float, float, float], size: int | Size
 ) -> tuple[Tensor, Tensor]:
     """Put an image on a larger canvas, for out-painting.
 
     Args:
         image: uint8 (h, w, 3), of any size.
         box: left, top, right and bottom edge of its place, as fractions of the canvas; it is stretched to fit.
-        side: of the canvas, in pixels.
+        size: of the canvas, in pixels: its side, or its height and width (H, W).
 
     Returns:
-        The canvas, uint8 (side, side, 3), and the mask (side, side) of the area left to generate.
+        The canvas, uint8 (H, W, 3), and the mask (H, W) of the area left to generate.
 
     Raises:
         ValueError: when the box reaches beyond the canvas, or is less than a pixel wide or high.
     """
-    left, top, right, bottom = (round(edge * side) for edge in box)
-    if not (0 <= left < right <= side and 0 <= top < bottom <= side):
+    height, width = (size, size) if isinstance(size, int) else size
+    left, right = (round(edge * width) for edge in box[::2])
+    top, bottom = (round(edge * height) for edge in box[1::2])
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(
             f"box must be left, top, right, bottom with 0 <= left < right <= 1 and so on, got {box}"
         )
-    canvas = torch.zeros(side, side, 3, dtype=torch.uint8, device=image.device)
+    canvas = torch.zeros(height, width, 3, dtype=torch.uint8, device=image.device)
     canvas[top:bottom, left:right] = resize(image, (bottom - top, right - left))
-    mask = torch.ones(side, side, dtype=torch.bool, device=image.device)
+    mask = torch.ones(height, width, dtype=torch.bool, device=image.device)
     mask[top:bottom, left:right] = False
     return canvas, mask
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(image: Tensor, size: Size) -> Tensor:
     """``image``, uint8 (h, w, 3), resized to a height and width; itself if it has them."""
     if image.shape[:2] == size:
         return image

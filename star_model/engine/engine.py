@@ -7,7 +7,8 @@
     pixels = engine.finish([sequence, ...])                     decode, free the slots
 
 This is what makes scale-level batching possible. All state of a sequence is in the sequence and its slot, so it may
-start while others are at any scale. A step takes a cohort, the sequences that are at one scale, in three parts:
+start while others are at any scale. A step takes a cohort, the sequences that have one shape and are at one scale, in
+three parts:
 
     predict    the sequence so far -> logits of its next token map    (the transformer)
     sample     logits -> tokens, by each sequence's own random numbers, and their codebook vectors
@@ -35,6 +36,7 @@ from star_model.engine.kv_cache import KVCache
 from star_model.engine.sequence import ImageSequence
 from star_model.engine.token_sampler import TokenSampler
 from star_model.errors import CaptureError
+from star_model.guidance import strengths
 from star_model.model import StarModel
 from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextConditioning
 from star_model.sampling import SEEDS, Sampling
@@ -73,11 +75,12 @@ class Engine:
             raise ValueError(f"slots must be at least 1, got {slots}")
         self.model = model
         self.mode = mode
-        self.schedule = model.config.schedule
+        self.schedules = model.config.schedules
         with torch.inference_mode():
             model.transformer.freeze()
         # All images of a request share one text, and most have the empty one as their negative.
         self._text_keys_values = lru_cache(maxsize=KEPT_TEXTS)(self._compute_text_keys_values)
+        self._learnt_text = lru_cache(maxsize=KEPT_TEXTS)(self._make_learnt_text)
         pads = capture is not None
         self.cache = KVCache(
             model.config, slots=slots + pads, device=model.device, dtype=model.dtype
@@ -89,9 +92,7 @@ class Engine:
             # Some text, since attention to nothing at all is not a number.
             with torch.inference_mode():
                 self._condition(self._padding_slot, [self._empty, self._empty])
-        self._sampler = TokenSampler(
-            self.schedule, model.vqvae.quantizer.codebook, together=mode == "fast"
-        )
+        self._sampler = TokenSampler(model.vqvae.quantizer, together=mode == "fast")
         self._eager = EagerForward(model.transformer, self.cache)
         self._forward: Forward = self._eager
         if capture is not None and self._padding_slot is not None:
@@ -103,7 +104,7 @@ class Engine:
                 sizes=[buckets(n) if mode == "fast" else (1,) for n in largest],
                 padding_slot=self._padding_slot,
                 # For the model's own sampling parameters; requests with others run without a graph.
-                guided=[model.config.is_guided(scale) for scale in range(self.num_scales)],
+                guided=model.config.guided_scales,
             )
 
     @torch.inference_mode()
@@ -122,7 +123,7 @@ class Engine:
 
     @property
     def num_scales(self) -> int:
-        return len(self.schedule)
+        return len(self.schedules[0])
 
     @property
     def total_slots(self) -> int:
@@ -141,6 +142,7 @@ class Engine:
         seed: int,
         negative: Conditioning | None = None,
         edit: Edit | None = None,
+        shape: int = 0,
     ) -> ImageSequence:
         """Start an image: take a slot and store its text or its class in it.
 
@@ -148,34 +150,59 @@ class Engine:
             conditioning: of the prompt, from the model's encoder.
             sampling: guidance, and which tokens may be drawn.
             seed: start of the image's own random stream, 0 to 2**32 - 1.
-            negative: conditioning that guidance leads away from; the empty prompt, or no class, if not given.
+            negative: conditioning that guidance leads away from; the empty prompt, a learnt text, or no class, as the
+                model was trained, if not given.
             edit: the image to edit, from :func:`star_model.engine.editing.make_edit`; None generates from nothing.
+            shape: number of the image's shape, in the order of ``config.sizes``; an edit has that of its image.
 
         Raises:
             OutOfSlotsError: when no slot is free.
             TypeError: when the conditioning is of the other kind of model.
-            ValueError: when the seed is out of range, or a draft would leave out all scales.
+            ValueError: when the seed or the shape is out of range, or a draft would leave out all scales.
         """
         if not 0 <= seed < SEEDS:
             raise ValueError(f"seed must be 0 to {SEEDS - 1}, got {seed}")
+        if not 0 <= shape < len(self.schedules):
+            raise ValueError(f"shape must be 0 to {len(self.schedules) - 1}, got {shape}")
         if sampling.draft >= self.num_scales:
             raise ValueError(f"draft must be less than {self.num_scales}, the scales of the model")
-        model, config = self.model, self.model.config
+        if edit is not None:
+            shape = edit.shape
         slot = self.cache.allocate()
         try:
-            start = self._condition(slot, [conditioning, negative or self._empty])
-            side = self.schedule.last_side
-            f_hat = torch.zeros(config.tokenizer.latent_channels, side, side, device=model.device)
-            uniform = to_device(random_numbers(seed, self.schedule.num_tokens), model.device)
-            controls = to_device(
-                torch.tensor([sampling.guidance_scale, sampling.top_p]), model.device
-            )
-            return ImageSequence(
-                slot, sampling, seed, uniform, controls, start, f_hat, self.num_scales, edit
-            )
+            negative = negative or self._unconditional(conditioning)
+            start = self._condition(slot, [conditioning, negative])
+            return self._new_sequence(slot, sampling, seed, shape, start, edit)
         except BaseException:  # the caller never sees the slot, so nobody else could free it
             self.cache.free(slot)
             raise
+
+    def _new_sequence(
+        self,
+        slot: int,
+        sampling: Sampling,
+        seed: int,
+        shape: int,
+        start: Tensor,
+        edit: Edit | None,
+    ) -> ImageSequence:
+        config, device = self.model.config, self.model.device
+        symbols = self.schedules[shape].num_tokens * config.tokenizer.symbols
+        strength = torch.tensor(strengths(sampling, config.guidance, self.num_scales))
+        latent = (config.tokenizer.latent_channels, *config.latent_size(shape))
+        return ImageSequence(
+            slot,
+            sampling,
+            seed,
+            shape=shape,
+            uniform=to_device(random_numbers(seed, symbols), device),
+            strengths=to_device(strength, device),
+            top_p=to_device(torch.tensor(sampling.top_p), device),
+            guided_scales=config.guided_scales_of(sampling),
+            start=start,
+            f_hat=torch.zeros(latent, device=device),
+            edit=edit,
+        )
 
     def _condition(self, slot: int, pair: Sequence[Conditioning]) -> Tensor:
         """Store the texts and the modulation of a guidance pair in ``slot``; returns its start token maps (2, 1, C)."""
@@ -190,18 +217,37 @@ class Engine:
         if classes:
             condition = to_device(torch.tensor(classes), model.device)
         else:
-            condition = to_device(torch.stack([t.pooled for t in texts]), model.device, model.dtype)
-            rows = texts[: model.config.transformer.text_rows]
-            mask = to_device(torch.stack([t.mask for t in rows]), model.device)
-            self.cache.write_text(
-                slot, torch.cat([self._text_keys_values(t) for t in rows], dim=2), mask
-            )
+            condition = torch.stack([self._pooled(t) for t in texts])
+            for row, text in enumerate(texts[: model.config.transformer.text_rows]):
+                keys_values = self._text_keys_values(text)[:, :, 0]
+                self.cache.write_text(slot, row, keys_values, to_device(text.mask, model.device))
         if model.config.transformer.modulation_vectors:
             self.cache.write_modulation(slot, model.transformer.modulation(condition))
         return model.transformer.embed_start(condition)
 
+    def _unconditional(self, conditioning: Conditioning) -> Conditioning:
+        """What guidance leads away from if nothing is given."""
+        if self.model.config.transformer.refiner_heads:
+            return self._learnt_text(conditioning.num_tokens)
+        return self._empty
+
+    def _make_learnt_text(self, length: int) -> TextConditioning:
+        """As many rows of the model's learnt unconditional text."""
+        hidden = self.model.transformer.text_refiner.unconditional[:length]
+        mask = torch.ones(length, dtype=torch.bool)
+        return TextConditioning(hidden, mask, pooled=torch.empty(0))
+
+    def _pooled(self, text: TextConditioning) -> Tensor:
+        """The vector of a text that starts and modulates the image: (D,)."""
+        model = self.model
+        if not model.config.transformer.refiner_heads:
+            return to_device(text.pooled, model.device, model.dtype)
+        hidden = to_device(text.hidden[text.mask], model.device, model.dtype)
+        pooled: Tensor = model.transformer.text_refiner.pooled(hidden)
+        return pooled
+
     def _compute_text_keys_values(self, text: TextConditioning) -> Tensor:
-        """Keys and values of a text for all layers: (layers, 2, 1, T, H, 64)."""
+        """Keys and values of a text for all layers: (layers, 2, 1, T, H, D)."""
         hidden = to_device(text.hidden.unsqueeze(0), self.model.device, self.model.dtype)
         return self.model.transformer.text_keys_values(hidden)
 
@@ -210,7 +256,7 @@ class Engine:
         """Predict the next token map of each of ``sequences``.
 
         Raises:
-            ValueError: when they are not all at the same scale, one is done, or one was released.
+            ValueError: when they are not all at the same scale and of the same shape, one is done, or one was released.
         """
         if not sequences:
             return
@@ -220,6 +266,8 @@ class Engine:
                 "a step needs unfinished sequences at one scale, "
                 f"got scales {sorted(scales)} of {self.num_scales}"
             )
+        if len({s.shape for s in sequences}) != 1:
+            raise ValueError("a step needs sequences of one shape")
         ordered = sorted(
             sequences, key=lambda s: s.slot or 0
         )  # adjacent slots are read without a copy
@@ -228,74 +276,59 @@ class Engine:
 
     def _batches(self, sequences: Sequence[ImageSequence]) -> Iterator[Sequence[ImageSequence]]:
         """Split ``sequences`` into batches, each all with guidance, which doubles the work, or all without."""
-        guided = [s for s in sequences if self._is_guided(s)]
+        guided = [s for s in sequences if s.guided]
         # Both lists are made before the first batch advances its sequences.
-        others = [s for s in sequences if not self._is_guided(s)]
+        others = [s for s in sequences if not s.guided]
         largest = 1 if self.mode == "deterministic" else len(sequences)
         for alike in (guided, others):
             for start in range(0, len(alike), largest):
                 yield alike[start : start + largest]
 
-    def _is_guided(self, sequence: ImageSequence) -> bool:
-        """True if the next scale of ``sequence`` needs the unconditional row as well.
-
-        It does before guidance has begun, if later scales read the keys and values of that row.
-        """
-        if sequence.sampling.guidance_scale == 0 or sequence.unguided:
-            return False
-        return not (sequence.before_guidance and self.cache.own_scale)
-
     def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
         """Advance ``sequences`` by one scale, in one batch."""
-        logits = self._predict(sequences)  # (B, p * p, V)
+        logits = self._predict(sequences)  # (B, l, s * V)
         tokens, vectors = self._sampler(logits, sequences)
         self._advance(sequences, tokens, vectors)
 
     def _predict(self, sequences: Sequence[ImageSequence]) -> Tensor:
-        """Guided logits (B, p * p, V) of the next token maps."""
+        """Guided logits (B, l, s * V) of the next token maps."""
         scale = sequences[0].scale
         slots = [s.slot for s in sequences if s.slot is not None]
-        guided = self._is_guided(sequences[0])
+        guided = sequences[0].guided
         x = torch.cat(
             [
                 s.next_tokens.expand(2, -1, -1)[: 1 + guided]
                 for s in sequences
                 if s.next_tokens is not None
             ]
-        )  # (2 B, p * p, C)
-        strength = None
-        if guided:
-            ramp = self.schedule.progress(scale)
-            strength = torch.stack([s.guidance_scale for s in sequences]) * ramp
-            if any(s.before_guidance for s in sequences):
-                begun = torch.tensor([not s.before_guidance for s in sequences])
-                strength = strength * to_device(begun, strength.device)
-        return self._forward(scale, x, slots, strength)
+        )  # (2 B, l, C)
+        strength = torch.stack([s.strengths[scale] for s in sequences]) if guided else None
+        return self._forward(scale, x, slots, strength, sequences[0].shape)
 
     def _advance(self, sequences: Sequence[ImageSequence], tokens: Tensor, vectors: Tensor) -> None:
-        """Record ``tokens`` (B, p * p), add ``vectors`` (B, p * p, z) to the latents, embed the next scale's input."""
+        """Record ``tokens`` (B, l * s), add their ``vectors`` to the latents, embed the next scale's input."""
         transformer, quantizer = self.model.transformer, self.model.vqvae.quantizer
-        scale = sequences[0].scale
+        scale, shape = sequences[0].scale, sequences[0].shape
         f_hat = torch.stack([s.f_hat for s in sequences])
-        f_hat = f_hat + quantizer.contribution_of(vectors, scale)
+        f_hat = f_hat + quantizer.contribution_of(vectors, scale, shape)
         for i, sequence in enumerate(sequences):
             if sequence.edit is not None:
                 f_hat[i] = sequence.edit.keep_latent(f_hat[i], scale)
         next_tokens: Sequence[Tensor | None] = [None] * len(sequences)
         if scale + 1 < self.num_scales:
-            next_input = quantizer.next_input(f_hat, scale + 1).to(self.model.dtype)
+            next_input = quantizer.next_input(f_hat, scale + 1, shape).to(self.model.dtype)
             next_tokens = transformer.embed_scale(next_input, scale + 1).unsqueeze(1).unbind()
         for sequence, *state in zip(sequences, tokens, f_hat, next_tokens, strict=True):
             sequence.advance(*state)
 
     @torch.inference_mode()
     def preview(self, sequences: Sequence[ImageSequence]) -> Tensor:
-        """Decode sequences at any scale, as they are so far: uint8 images (B, H, W, 3)."""
+        """Decode sequences of one shape at any scale, as they are so far: uint8 images (B, H, W, 3)."""
         return self._decode(sequences)
 
     @torch.inference_mode()
     def finish(self, sequences: Sequence[ImageSequence]) -> Tensor:
-        """Decode finished sequences to uint8 images (B, H, W, 3) and free their slots.
+        """Decode finished sequences of one shape to uint8 images (B, H, W, 3) and free their slots.
 
         Raises:
             ValueError: when a sequence has scales left.

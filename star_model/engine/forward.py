@@ -18,16 +18,17 @@ class Forward(Protocol):
 
     Args:
         scale: scale of all images of the batch.
-        x: embedded tokens (2 B, p * p, C), or (B, p * p, C) without guidance.
+        x: embedded tokens (2 B, l, C), or (B, l, C) without guidance.
         slots: B slots of the cache; rows ``2 i`` and ``2 i + 1`` of ``x`` are the guidance pair of ``slots[i]``.
         strength: strength of guidance (B,); None without guidance, in which case each pair has only its first row.
+        shape: number of the images' shape.
 
     Returns:
-        logits (B, p * p, V), which the next call may overwrite.
+        logits (B, l, V), which the next call may overwrite.
     """
 
     def __call__(
-        self, scale: int, x: Tensor, slots: Sequence[int], strength: Tensor | None
+        self, scale: int, x: Tensor, slots: Sequence[int], strength: Tensor | None, shape: int = 0
     ) -> Tensor: ...
 
 
@@ -39,11 +40,16 @@ class EagerForward:
         self.cache = cache
 
     def __call__(
-        self, scale: int, x: Tensor, slots: Sequence[int] | Tensor, strength: Tensor | None
+        self,
+        scale: int,
+        x: Tensor,
+        slots: Sequence[int] | Tensor,
+        strength: Tensor | None,
+        shape: int = 0,
     ) -> Tensor:
         """See :class:`Forward`; ``slots`` may be a tensor (B,) on the device."""
-        view = self.cache.view(slots, scale, rows=1 if strength is None else 2)
-        rope = self.transformer.rope_of(scale)
+        view = self.cache.view(slots, scale, rows=1 if strength is None else 2, shape=shape)
+        rope = self.transformer.rope_of(scale, shape)
         features = self.transformer.features(x, rope, view, modulation=view.modulation)
         if strength is not None:
             features = guide(torch.unflatten(features, 0, (-1, 2)), strength).to(x.dtype)

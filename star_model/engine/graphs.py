@@ -87,8 +87,8 @@ def buckets(largest: int) -> tuple[int, ...]:
 class GraphedForward:
     """A :class:`star_model.engine.forward.Forward` that replays graphs.
 
-    A batch without a graph runs in eager mode: one that is too large, or that is guided where the graphs are not or the
-    reverse.
+    A batch without a graph runs in eager mode: one that is too large, that is guided where the graphs are not or the
+    reverse, or whose images have another shape than the model's first.
 
     Args:
         forward: the work to capture.
@@ -112,7 +112,7 @@ class GraphedForward:
         self._forward = forward
         self._capture = capture
         self._lengths = config.schedule.lengths
-        self._width, self._vocab = config.transformer.width, config.tokenizer.vocab_size
+        self._width, self._vocab = config.transformer.width, config.token_logits
         self._sizes = sizes
         self._padding_slot = padding_slot
         self._guided = guided
@@ -147,13 +147,13 @@ class GraphedForward:
         progress(len(keys), len(keys))
 
     def __call__(
-        self, scale: int, x: Tensor, slots: Sequence[int], strength: Tensor | None
+        self, scale: int, x: Tensor, slots: Sequence[int], strength: Tensor | None, shape: int = 0
     ) -> Tensor:
         """See :class:`star_model.engine.forward.Forward`."""
         n = len(slots)
         size = next((size for size in self._sizes[scale] if size >= n), None)
-        if size is None or (strength is not None) != self._guided[scale]:
-            return self._forward(scale, x, slots, strength)
+        if size is None or shape or (strength is not None) != self._guided[scale]:
+            return self._forward(scale, x, slots, strength, shape)
         if (scale, size) not in self._graphs:
             self._graphs[scale, size] = self._captured(scale, size)
         own_x, own_slots, own_strength, logits = self._tensors(scale, size)

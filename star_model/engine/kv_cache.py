@@ -3,7 +3,7 @@
 A slot holds the keys and values of one image, for both rows of its guidance pair, those of its text, and the modulation
 by its class or its text. All slots are allocated once; a sequence takes one when it is prepared and returns it when it
 ends. The last scale's keys and values are never read again, so slots leave them out; so are those of all scales if each
-attends to itself alone.
+attends to itself alone. A slot has room for the shape of images with the most tokens; others use its beginning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from star_model.config import HEAD_DIM, ModelConfig
+from star_model.config import ModelConfig
 from star_model.errors import OutOfSlotsError
 from star_model.networks.attention import additive_bias
 from star_model.transfer import to_device
@@ -23,7 +23,7 @@ from star_model.transfer import to_device
 class KVCache:
     """``slots`` preallocated slots on ``device``.
 
-    Shapes: image keys and values ``[layer, k or v, slot, guidance row, token, head, 64]``; text likewise, with
+    Shapes: image keys and values ``[layer, k or v, slot, guidance row, token, head, D]``; text likewise, with
     the rows that the model needs (one when the prompt's cross-attention serves both); modulation
     ``[slot, guidance row, vector, width]``. Parts that a model does not have get a size of 0.
     """
@@ -32,8 +32,8 @@ class KVCache:
         self, config: ModelConfig, *, slots: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         t = config.transformer
-        self.schedule = config.schedule
-        heads = (t.num_heads, HEAD_DIM)
+        self.schedules = config.schedules
+        heads = (t.num_heads, t.head_dim)
         self.own_scale = t.self_attention == "own_scale"
         image = (t.depth, 2, slots, 2, config.cached_tokens, *heads)
         text = (t.depth, 2, slots, t.text_rows, config.text_encoder.max_tokens, *heads)
@@ -77,18 +77,29 @@ class KVCache:
             raise ValueError(f"slot {slot} is already free")
         self._free.append(slot)
 
-    def write_text(self, slot: int, keys_values: Tensor, mask: Tensor) -> None:
-        """Store a text's keys and values (layers, 2, rows, T, H, 64) and its mask (rows, T) in ``slot``."""
-        self.text[:, :, slot] = keys_values
-        self.text_mask[slot] = mask
+    def write_text(self, slot: int, row: int, keys_values: Tensor, mask: Tensor) -> None:
+        """Store a text's keys and values (layers, 2, T, H, D) and its mask (T,) as a guidance row of ``slot``.
+
+        Positions after ``T`` are masked; their values are zeros, since a weight of zero needs a finite value.
+        """
+        length = len(mask)
+        self.text[:, :, slot, row, :length] = keys_values
+        self.text[:, :, slot, row, length:] = 0
+        self.text_mask[slot, row, :length] = mask
+        self.text_mask[slot, row, length:] = False
 
     def write_modulation(self, slot: int, modulation: Tensor) -> None:
         """Store the modulation by the classes or texts of a guidance pair, (2, 6 * layers + 2, C), in ``slot``."""
         self.modulation[slot] = modulation
 
-    def view(self, slots: Sequence[int] | Tensor, scale: int, *, rows: int = 2) -> SlotView:
-        """The keys and values of one step over ``slots`` at ``scale``, for the first ``rows`` of each guidance pair."""
-        return SlotView(self, slots, scale, rows)
+    def view(
+        self, slots: Sequence[int] | Tensor, scale: int, *, rows: int = 2, shape: int = 0
+    ) -> SlotView:
+        """The keys and values of one step over ``slots`` at ``scale``, for the first ``rows`` of each guidance pair.
+
+        All images have ``shape``.
+        """
+        return SlotView(self, slots, scale, rows, shape)
 
 
 class SlotView:
@@ -99,14 +110,15 @@ class SlotView:
     """
 
     def __init__(
-        self, cache: KVCache, slots: Sequence[int] | Tensor, scale: int, rows: int
+        self, cache: KVCache, slots: Sequence[int] | Tensor, scale: int, rows: int, shape: int
     ) -> None:
         self._cache = cache
         self._slots = _index(slots, cache.image.device)
         self._rows = rows
-        offsets = cache.schedule.offsets
+        schedule = cache.schedules[shape]
+        offsets = schedule.offsets
         self._start, self._end = offsets[scale], offsets[scale + 1]
-        self._is_last = scale == len(cache.schedule) - 1
+        self._is_last = scale == len(schedule) - 1
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if self._cache.own_scale:

@@ -16,14 +16,17 @@ class ImageSequence:
         sampling: sampling parameters.
         seed: of the random numbers.
         scale: the next scale to be predicted.
-        tokens: the token map (p * p,) of each scale predicted so far.
-        f_hat: the latent (z, P, P): the sum of the tokens' contributions; at smooth scales, of the candidates' means,
+        shape: number of the image's shape.
+        tokens: the token map of each scale predicted so far: (l * s,), ``s`` symbols for each of ``l`` tokens.
+        f_hat: the latent (z, H, W): the sum of the tokens' contributions; at smooth scales, of the candidates' means,
             at mixed ones, of the mixtures, whose likeliest tokens are in ``tokens``.
-        uniform: the image's own random numbers, one for each token of all scales (L,).
+        uniform: the image's own random numbers, one for each symbol of all scales (L * s,).
         edit: the image that is edited; None for one that is generated from nothing.
-        guidance_scale, top_p: those of ``sampling``, on the device.
-        next_tokens: the embedded input of the next scale, (2, p * p, C), or (1, p * p, C) for both guidance
-            rows; None after the last.
+        strengths: of guidance, for each scale, on the device.
+        top_p: that of ``sampling``, on the device.
+        guided_scales: for each scale, whether the unconditional row is computed too.
+        next_tokens: the embedded input of the next scale, (2, l, C), or (1, l, C) for both guidance rows; None after
+            the last.
     """
 
     def __init__(
@@ -31,20 +34,26 @@ class ImageSequence:
         slot: int,
         sampling: Sampling,
         seed: int,
+        *,
+        shape: int,
         uniform: Tensor,
-        controls: Tensor,
+        strengths: Tensor,
+        top_p: Tensor,
+        guided_scales: tuple[bool, ...],
         start: Tensor,
         f_hat: Tensor,
-        num_scales: int,
         edit: Edit | None = None,
     ) -> None:
         self.slot: int | None = slot
         self.sampling = sampling
         self.seed = seed
+        self.shape = shape
         self.uniform = uniform
-        self.guidance_scale, self.top_p = controls
+        self.strengths, self.top_p = strengths, top_p
+        self.guided_scales = guided_scales
         self.scale = 0
-        self.num_scales = num_scales
+        self.num_scales = len(guided_scales)
+        self.temperatures = sampling.temperatures(self.num_scales)
         self.tokens: list[Tensor] = []
         self.f_hat = f_hat
         self.edit = edit
@@ -66,9 +75,9 @@ class ImageSequence:
         return self._is_last(self.sampling.unguided_scales)
 
     @property
-    def before_guidance(self) -> bool:
-        """True if the next scale is one of the first, at which guidance has not begun."""
-        return self.scale < self.sampling.guidance_from
+    def guided(self) -> bool:
+        """True if the next scale computes the unconditional row too."""
+        return self.guided_scales[self.scale]
 
     @property
     def mixed(self) -> bool:
@@ -78,7 +87,7 @@ class ImageSequence:
     @property
     def temperature(self) -> float:
         """What the logits of the next scale are divided by."""
-        return self.sampling.unguided_temperature if self.unguided else 1.0
+        return self.temperatures[self.scale]
 
     def _is_last(self, scales: int) -> bool:
         return self.scale >= self.num_scales - scales

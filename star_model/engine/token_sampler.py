@@ -5,31 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from star_model.engine.candidates import candidates
 from star_model.engine.mixture import gumbel_noise, mix
 from star_model.engine.sequence import ImageSequence
-from star_model.scales import ScaleSchedule
+from star_model.networks.quantizer import Quantizer
 
 
 class TokenSampler:
     """Draws the token maps of the sequences of a step, by each sequence's own random numbers.
 
     Args:
-        schedule: of the model.
-        codebook: its vectors.
+        quantizer: of the model.
         together: sample all sequences with the same parameters in one batch, instead of each by itself.
     """
 
-    def __init__(self, schedule: ScaleSchedule, codebook: nn.Embedding, *, together: bool) -> None:
-        self._schedule = schedule
-        self._codebook = codebook
+    def __init__(self, quantizer: Quantizer, *, together: bool) -> None:
+        self._quantizer = quantizer
+        self._symbols = quantizer.symbols
         self._together = together
 
     def __call__(self, logits: Tensor, sequences: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
-        """Draw tokens (B, p * p) from ``logits`` (B, p * p, V); also returns their vectors (B, p * p, z)."""
+        """Draw tokens from logits, which hold the ``V`` values of each of a token's ``s`` symbols in turn.
+
+        Args:
+            logits: (B, l, s * V).
+            sequences: all at one scale, and of one shape.
+
+        Returns:
+            Tokens (B, l * s), and what they stand for, (B, l * s, c).
+        """
         scale = sequences[0].scale
+        logits = torch.unflatten(logits, 2, (self._symbols, -1)).flatten(1, 2)  # (B, l * s, V)
         maps: dict[int, tuple[Tensor, Tensor]] = {}
         for members in self._alike(sequences):
             images = [sequences[i] for i in members]
@@ -58,23 +66,34 @@ class TokenSampler:
         return groups.values()
 
     def _draw(self, logits: Tensor, images: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
-        """One of the candidates at each position, and its vector, or the mean of all candidates' where smooth."""
-        scale, sampling = images[0].scale, images[0].sampling
-        if images[0].temperature != 1:
-            logits = logits.float() / images[0].temperature
+        """One of the candidates of each symbol, and its vector, or the mean of all candidates' where smooth."""
+        sampling = images[0].sampling
+        logits = _tempered(logits, images[0].temperature)
         top_p = torch.stack([s.top_p for s in images]) if sampling.top_p < 1 else None
         left = candidates(logits, top_k=sampling.top_k, top_p=top_p)
-        start, end = self._schedule.offsets[scale], self._schedule.offsets[scale + 1]
-        tokens = left.draw(torch.stack([s.uniform[start:end] for s in images]))
-        vectors = left.mean(self._codebook.weight) if images[0].smooth else self._codebook(tokens)
-        return tokens, vectors
+        first, count = self._place(images[0])
+        tokens = left.draw(torch.stack([s.uniform[first : first + count] for s in images]))
+        if images[0].smooth:
+            return tokens, left.mean(self._quantizer.values.to(logits.device))
+        return tokens, self._quantizer.vectors(tokens)
 
     def _mix(self, logits: Tensor, images: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
-        """The likeliest tokens of a random mixture at each position, and the mixtures' vectors."""
-        scale, codebook = images[0].scale, self._codebook.weight
-        first, count = self._schedule.offsets[scale], self._schedule.lengths[scale]
+        """The likeliest values of a random mixture for each symbol, and the mixtures' vectors."""
+        values = self._quantizer.values.to(logits.device)
+        logits = _tempered(logits, images[0].temperature)
+        first, count = self._place(images[0])
         noise = torch.stack(
-            [gumbel_noise(s.seed, first, count, len(codebook), logits.device) for s in images]
+            [gumbel_noise(s.seed, first, count, len(values), logits.device) for s in images]
         )
-        weights = mix(logits, noise, self._schedule.progress(scale))
-        return weights.argmax(-1), weights @ codebook
+        schedule = self._quantizer.schedules[images[0].shape]
+        weights = mix(logits, noise, schedule.progress(images[0].scale))
+        return weights.argmax(-1), weights @ values
+
+    def _place(self, image: ImageSequence) -> tuple[int, int]:
+        """The number of the first symbol of the image's scale among all of the image, and how many it has."""
+        schedule, symbols = self._quantizer.schedules[image.shape], self._symbols
+        return schedule.offsets[image.scale] * symbols, schedule.lengths[image.scale] * symbols
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1 else logits.float() / temperature

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from star_model.config import ModelConfig
@@ -12,6 +12,10 @@ Shape = tuple[int, ...]
 Names = Mapping[str, str | tuple[str | None, ...]]
 """Native name of a tensor -> its published name, or several that are joined along the first dimension, in which None
 stands for zeros."""
+
+
+def _as_it_is(names: Collection[str]) -> Mapping[str, str]:
+    return {name: name for name in names}
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class PublishedNetwork:
         buffers: pattern of published names that are not weights and are dropped.
         zeros: pattern of those buffers that must hold nothing but zeros.
         shapes: last part of a published name -> native shape to published shape, where they differ.
+        other_shapes: likewise, a shape of as many values that files of another version have.
+        canonical: all names in a file -> each in the form that :attr:`names` and the patterns above use.
         unsupported: published names of variants that cannot be converted -> their titles.
     """
 
@@ -35,6 +41,8 @@ class PublishedNetwork:
     zeros: re.Pattern[str] = re.compile(r"(?!)")  # matches nothing
     shapes: Mapping[str, Callable[[Shape], Shape]] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    other_shapes: Mapping[str, Callable[[Shape], Shape]] = field(default_factory=dict)
+    canonical: Callable[[Collection[str]], Mapping[str, str]] = _as_it_is
 
 
 @dataclass(frozen=True)

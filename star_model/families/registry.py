@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from star_model.config import ModelConfig
-from star_model.families import star, switti, var
+from star_model.families import infinity, star, switti, var
 from star_model.families.family import Family
 
-FAMILIES: tuple[Family, ...] = (star.FAMILY, switti.FAMILY, var.FAMILY)
+FAMILIES: tuple[Family, ...] = (star.FAMILY, switti.FAMILY, infinity.FAMILY, var.FAMILY)
 """In this order a published file is recognised: VAR last, whose names all others share."""
 
 PRESETS: dict[str, ModelConfig] = {

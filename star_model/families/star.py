@@ -72,7 +72,9 @@ TRANSFORMER = replace(
 
 FAMILY = Family(
     describes=lambda config: (
-        config.transformer.text_dim > 0 and config.transformer.block_norm == "layer"
+        config.transformer.text_dim > 0
+        and config.transformer.block_norm == "layer"
+        and not config.transformer.refiner_heads
     ),
     presets=(
         _preset("star-256", 30, var.SIDES_256),

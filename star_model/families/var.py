@@ -8,10 +8,13 @@ are laid out like VAR's.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 from star_model.config import (
     IMAGENET_CLASSES,
+    BitTokenizerConfig,
+    ImageTokenizerConfig,
     ModelConfig,
     TextEncoderConfig,
     TokenizerConfig,
@@ -126,6 +129,14 @@ def _vqvae_names(config: ModelConfig) -> Names:
     }
     for k in range(tokenizer.num_phi):
         modules[f"quantizer.phi.{k}.conv"] = f"quantize.quant_resi.qresi_ls.{k}"
+    return {**_weights_and_biases(modules), **autoencoder_names(tokenizer)}
+
+
+def autoencoder_names(tokenizer: ImageTokenizerConfig) -> Names:
+    """The names of all tensors of a convolutional encoder and decoder, which other families have too."""
+    if not isinstance(tokenizer, TokenizerConfig | BitTokenizerConfig):
+        raise ConfigError(f"a {tokenizer.kind} tokenizer has no published form")
+    modules = {}
     last = len(tokenizer.channel_multipliers) - 1
     for network, levels, resample, blocks in (
         ("encoder", "down", "downsample", tokenizer.num_res_blocks),
@@ -147,6 +158,10 @@ def _vqvae_names(config: ModelConfig) -> Names:
             for j in range(blocks):
                 modules |= _block(f"{native}.blocks.{j}", f"{official}.block.{j}")
                 modules |= _attention(f"{native}.attentions.{j}", f"{official}.attn.{j}")
+    return _weights_and_biases(modules)
+
+
+def _weights_and_biases(modules: Mapping[str, str]) -> Names:
     return {
         f"{native}.{end}": f"{official}.{end}"
         for native, official in modules.items()

@@ -19,8 +19,9 @@ from star_model.errors import ConfigError
 class Attend(Protocol):
     """``softmax(q k^T) v`` for each head.
 
-    Shapes: ``q`` (B, L, H, 64), ``k`` and ``v`` (B, T, H, 64), ``mask`` None or broadcastable to (B, H, L, T):
-    boolean, true where a query may attend, or in the type of ``q`` and added to the scores. Returns (B, L, H, 64).
+    Shapes: ``q`` (B, L, H, D), ``k`` and ``v`` (B, T, H, D), ``D`` the width of a head, ``mask`` None or broadcastable
+    to (B, H, L, T): boolean, true where a query may attend, or in the type of ``q`` and added to the scores. Returns
+    (B, L, H, D).
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor: ...
@@ -30,10 +31,10 @@ class KeyValues(Protocol):
     """The keys and values that the queries of a transformer's blocks attend to."""
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add this step's keys and values (B, L, H, 64); return those of all tokens so far (B, T, H, 64)."""
+        """Add this step's keys and values (B, L, H, D); return those of all tokens so far (B, T, H, D)."""
 
     def text(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The text's keys and values (B', T, H, 64): one row for each row of the batch, or for each pair."""
+        """The text's keys and values (B', T, H, D): one row for each row of the batch, or for each pair."""
 
     @property
     def text_mask(self) -> Tensor:

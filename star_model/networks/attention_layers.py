@@ -1,7 +1,7 @@
 """Self-attention and cross-attention of a transformer block, for each way to normalise queries and keys.
 
-Shapes: ``B`` rows, ``L`` tokens of this step, ``C`` the width, ``H`` heads of 64, ``T`` text positions. Both ways leave
-queries and keys such that the softmax needs no scale.
+Shapes: ``B`` rows, ``L`` tokens of this step, ``C`` the width, ``H`` heads of width ``D``, ``T`` text positions. All
+ways leave queries and keys such that the softmax needs no scale.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from star_model.config import HEAD_DIM, TransformerConfig
+from star_model.config import TransformerConfig
 from star_model.networks.attention import Attend, KeyValues
 from star_model.networks.norms import RmsNorm, layer_norm
 from star_model.networks.rope import rotate
@@ -27,6 +27,7 @@ class Attention(nn.Module, ABC):
     def __init__(self, config: TransformerConfig, attend: Attend) -> None:
         super().__init__()
         self.attend = attend
+        self.head_dim = config.head_dim
         self._add_temperature(config)
         self.proj = nn.Linear(config.width, config.width)
 
@@ -43,11 +44,11 @@ class SelfAttention(Attention):
 
     @abstractmethod
     def turn_and_normalize(self, qk: Tensor, rope: Tensor | None) -> Tensor:
-        """Heads of queries and keys (B, L, 2 H, 64) -> the same, rotated and normalised, in float32."""
+        """Heads of queries and keys (B, L, 2 H, D) -> the same, rotated and normalised, in float32."""
 
     def queries_keys_values(self, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, L, C) -> queries and keys, rotated and normalised, and values: (B, L, H, 64) each."""
-        heads = self.qkv(x).unflatten(-1, (-1, HEAD_DIM))  # (B, L, 3 H, 64)
+        """Tokens (B, L, C) -> queries and keys, rotated and normalised, and values: (B, L, H, D) each."""
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, L, 3 H, D)
         num_heads = heads.shape[2] // 3
         qk, v = heads.split((2 * num_heads, num_heads), dim=2)
         q, k = self.turn_and_normalize(qk, rope).to(v.dtype).chunk(2, dim=2)
@@ -69,26 +70,26 @@ class CrossAttention(Attention):
         super().__init__(config, attend)
         self.text_norm = RmsNorm(config.text_dim) if config.block_norm == "rms_sandwich" else None
         self.q = nn.Linear(config.width, config.width)
-        self.kv = nn.Linear(config.text_dim, 2 * config.width)
+        self.kv = nn.Linear(config.cross_attention_width, 2 * config.width)
 
     @abstractmethod
     def normalize_queries(self, q: Tensor) -> Tensor:
-        """Heads (B, L, H, 64) -> normalised heads in their type."""
+        """Heads (B, L, H, D) -> normalised heads in their type."""
 
     @abstractmethod
     def normalize_keys(self, k: Tensor) -> Tensor:
-        """Heads (B, T, H, 64) -> normalised heads in their type."""
+        """Heads (B, T, H, D) -> normalised heads in their type."""
 
     def keys_values(self, hidden: Tensor) -> Tensor:
-        """Text hidden states (B, T, text_dim) -> (2, B, T, H, 64): normalised keys, and values."""
+        """What is attended to (B, T, cross_attention_width) -> (2, B, T, H, D): normalised keys, and values."""
         if self.text_norm is not None:
             hidden = self.text_norm(hidden)
-        k, v = self.kv(hidden).unflatten(-1, (2, -1, HEAD_DIM)).unbind(2)
+        k, v = self.kv(hidden).unflatten(-1, (2, -1, self.head_dim)).unbind(2)
         return torch.stack([self.normalize_keys(k), v])
 
     def queries(self, x: Tensor) -> Tensor:
-        """Tokens (B, L, C) -> normalised queries (B, L, H, 64)."""
-        return self.normalize_queries(self.q(x).unflatten(-1, (-1, HEAD_DIM)))
+        """Tokens (B, L, C) -> normalised queries (B, L, H, D)."""
+        return self.normalize_queries(self.q(x).unflatten(-1, (-1, self.head_dim)))
 
     def forward(self, x: Tensor, layer: int, context: KeyValues) -> Tensor:
         k, v = context.text(layer)
@@ -116,7 +117,7 @@ class CosineAttention(Attention):
         return self.log_temperature.float().clamp(max=MAX_LOG_TEMPERATURE).exp()
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Give the heads of ``x`` (B, L, heads, 64) the lengths of :meth:`lengths`; float32."""
+        """Give the heads of ``x`` (B, L, heads, D) the lengths of :meth:`lengths`; float32."""
         frozen = None if self.training else self._frozen_lengths
         lengths = self.lengths() if frozen is None else frozen
         x = x.float()
@@ -154,12 +155,14 @@ class CosineCrossAttention(CosineAttention, CrossAttention):
 
 
 def _normalize_width(heads: Tensor) -> Tensor:
-    """LayerNorm over all heads (..., H, 64) together; float32."""
-    return torch.unflatten(layer_norm(heads.flatten(-2).float()), -1, (-1, HEAD_DIM))
+    """LayerNorm over all heads (..., H, D) together; float32."""
+    return layer_norm(heads.flatten(-2).float()).view(heads.shape)
 
 
-SOFTMAX_SCALE = HEAD_DIM**-0.5
-"""1/8, by which queries are multiplied: exact in every floating-point type, so it may be done before the product."""
+def _scale_queries(q: Tensor) -> Tensor:
+    """Divide queries (..., D) by the root of D, before the product; exact for heads of 64, whose root is 8."""
+    scaled: Tensor = q * q.shape[-1] ** -0.5
+    return scaled
 
 
 class LayerNormSelfAttention(SelfAttention):
@@ -167,7 +170,7 @@ class LayerNormSelfAttention(SelfAttention):
 
     def turn_and_normalize(self, qk: Tensor, rope: Tensor | None) -> Tensor:
         q, k = (_normalize_width(part) for part in qk.chunk(2, dim=2))
-        qk = torch.cat([q * SOFTMAX_SCALE, k], dim=2)
+        qk = torch.cat([_scale_queries(q), k], dim=2)
         return qk if rope is None else rotate(qk, rope)
 
 
@@ -175,19 +178,35 @@ class LayerNormCrossAttention(CrossAttention):
     """Cross-attention whose queries and keys go through a LayerNorm over the full width."""
 
     def normalize_queries(self, q: Tensor) -> Tensor:
-        scaled: Tensor = _normalize_width(q) * SOFTMAX_SCALE
-        return scaled.to(q.dtype)
+        return _scale_queries(_normalize_width(q)).to(q.dtype)
 
     def normalize_keys(self, k: Tensor) -> Tensor:
         return _normalize_width(k).to(k.dtype)
+
+
+class PlainCrossAttention(CrossAttention):
+    """Cross-attention whose queries and keys are used as they are."""
+
+    def normalize_queries(self, q: Tensor) -> Tensor:
+        return _scale_queries(q.float()).to(q.dtype)
+
+    def normalize_keys(self, k: Tensor) -> Tensor:
+        return k
 
 
 SELF_ATTENTIONS: dict[str, type[SelfAttention]] = {
     "cosine": CosineSelfAttention,
     "layer": LayerNormSelfAttention,
 }
-CROSS_ATTENTIONS: dict[str, type[CrossAttention]] = {
+"""By ``transformer.qk_norm`` of the configuration."""
+_CROSS_ATTENTIONS: dict[str, type[CrossAttention]] = {
     "cosine": CosineCrossAttention,
     "layer": LayerNormCrossAttention,
+    "none": PlainCrossAttention,
 }
-"""Both by ``transformer.qk_norm`` of the configuration."""
+
+
+def cross_attention(config: TransformerConfig, attend: Attend) -> CrossAttention:
+    """The cross-attention that ``config`` describes."""
+    norm = config.qk_norm if config.cross_qk_norm == "qk_norm" else config.cross_qk_norm
+    return _CROSS_ATTENTIONS[norm](config, attend)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from star_model.config import TransformerConfig
 from star_model.networks.attention import Attend, KeyValues
-from star_model.networks.attention_layers import CROSS_ATTENTIONS, SELF_ATTENTIONS
+from star_model.networks.attention_layers import SELF_ATTENTIONS, cross_attention
 from star_model.networks.feed_forward import FEED_FORWARDS
 from star_model.networks.norms import BLOCK_NORMS
 
@@ -22,12 +22,12 @@ class StarBlock(nn.Module):
         super().__init__()
         norms = BLOCK_NORMS[config.block_norm]
         self.self_attention = SELF_ATTENTIONS[config.qk_norm](config, attend)
-        self.cross_attention = (
-            CROSS_ATTENTIONS[config.qk_norm](config, attend) if config.text_dim else None
-        )
+        self.cross_attention = cross_attention(config, attend) if config.text_dim else None
         self.feed_forward = FEED_FORWARDS[config.feed_forward](config)
         self.self_attention_norm = norms(config.width)
-        self.cross_attention_norm = norms(config.width) if config.text_dim else None
+        affine = config.cross_attention_norm == "affine"
+        cross_norms = BLOCK_NORMS["affine"] if affine else norms
+        self.cross_attention_norm = cross_norms(config.width) if config.text_dim else None
         self.feed_forward_norm = norms(config.width)
         if config.adaptive_norm == "block":
             self.modulation = nn.Linear(config.width, 6 * config.width)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from star_model.config import ImageTokenizerConfig
-from star_model.networks.quantizer import MultiScaleQuantizer
-from star_model.scales import ScaleSchedule
+from star_model.networks.quantizer import Quantizer
 
 
 class ImageTokenizer(nn.Module, ABC):
@@ -29,10 +28,10 @@ class ImageTokenizer(nn.Module, ABC):
     encoder: nn.Module
     decoder: nn.Module
 
-    def __init__(self, config: ImageTokenizerConfig, schedule: ScaleSchedule) -> None:
+    def __init__(self, config: ImageTokenizerConfig, quantizer: Quantizer) -> None:
         super().__init__()
         self.config = config
-        self.quantizer = MultiScaleQuantizer(config, schedule)
+        self.quantizer = quantizer
 
     @abstractmethod
     def features(self, image: Tensor) -> Tensor:
@@ -49,7 +48,7 @@ class ImageTokenizer(nn.Module, ABC):
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> list[Tensor]:
-        """The token maps of images (B, 3, H, W) in [-1, 1]: for each scale a (B, p * p) tensor of indices."""
+        """The token maps of images (B, 3, H, W) in [-1, 1]: the tokens of each scale, see :class:`Quantizer`."""
         return self.quantizer.encode(self.features(image))
 
     def set_decoder_format(self, dtype: torch.dtype) -> None:
@@ -64,6 +63,6 @@ class ImageTokenizer(nn.Module, ABC):
         return image.to(f_hat.dtype).clamp(-1, 1)
 
     def decode_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] of the given token maps, of all scales or of the first few."""
+        """Images (B, 3, H, W) in [-1, 1] of the given token maps of the first shape, of all scales or the first few."""
         *_, f_hat = self.quantizer.f_hats(tokens)
         return self.decode(f_hat)

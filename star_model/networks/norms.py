@@ -68,8 +68,21 @@ class RmsSandwich(nn.Module):
         return out
 
 
+class AffineLayerNorms(LayerNorms):
+    """A LayerNorm with a learnt weight and bias before a layer, nothing after it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+
+    def before(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        x = self.norm(x)
+        return x if scale is None or shift is None else x * (1 + scale) + shift
+
+
 BLOCK_NORMS: dict[str, type[LayerNorms] | type[RmsSandwich]] = {
     "layer": LayerNorms,
     "rms_sandwich": RmsSandwich,
+    "affine": AffineLayerNorms,
 }
-"""By ``transformer.block_norm`` of the configuration."""
+"""By ``transformer.block_norm`` and ``transformer.cross_attention_norm`` of the configuration."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from star_model.config import PatchTokenizerConfig
 from star_model.networks.image_tokenizer import ImageTokenizer
+from star_model.networks.quantizer import MultiScaleQuantizer
 from star_model.scales import ScaleSchedule
 
 MLP_RATIO = 4
@@ -142,10 +143,12 @@ class PatchTokenizer(ImageTokenizer):
     encoder: PatchEncoder
     decoder: PatchDecoder
 
+    quantizer: MultiScaleQuantizer
+
     def __init__(self, config: PatchTokenizerConfig, schedule: ScaleSchedule) -> None:
-        super().__init__(config, schedule)
+        super().__init__(config, MultiScaleQuantizer(config, schedule))
         self.encoder = PatchEncoder(config)
-        self.decoder = PatchDecoder(config, schedule.last_side)
+        self.decoder = PatchDecoder(config, schedule.last_size[0])
 
     def features(self, image: Tensor) -> Tensor:
         out: Tensor = self.encoder(image)

@@ -1,8 +1,9 @@
 """Text encoders: from prompts to conditioning.
 
-There are four families. ``clip``, as in the published STAR: hidden states of all 77 positions, and the feature at the
+There are five families. ``clip``, as in the published STAR: hidden states of all 77 positions, and the feature at the
 end of the text, for the start token map. ``clip_pair``, two of those: :mod:`star_model.networks.clip_pair`.
-``sentence``, a sentence-embedding BERT: hidden states of all positions, and their mean, normalised. ``imagenet``, for
+``sentence``, a sentence-embedding BERT: hidden states of all positions, and their mean, normalised. ``t5``, as in the
+published Infinity: hidden states of the prompt's own tokens, without padding, and no pooled feature. ``imagenet``, for
 class-conditional models: the number of the class that the prompt names. The ``transformers`` library takes seconds to
 import, so it is imported only when an encoder is loaded.
 """
@@ -30,7 +31,7 @@ class TextConditioning:
     """An encoded prompt.
 
     Args:
-        hidden: hidden states (T, D).
+        hidden: hidden states (T, D), of all positions that the text encoder has, or of the used ones alone.
         mask: True for positions that are not padding, boolean (T,).
         pooled: the feature (D,) from which the start token map is made.
         truncated: the end of the prompt that did not fit into T positions, or "".
@@ -97,7 +98,7 @@ class TransformersTextEncoder:
     """A :class:`TextEncoder` around an encoder and a tokenizer of the ``transformers`` library.
 
     Args:
-        model: a CLIP text model, or a BERT model.
+        model: a CLIP text model, a BERT model, or the encoder of a T5 model.
         tokenizer: its fast tokenizer.
         config: the family, and the maximum number of tokens.
     """
@@ -114,12 +115,14 @@ class TransformersTextEncoder:
 
     @property
     def pooled_size(self) -> int:
-        """Width of the pooled feature."""
-        return self.hidden_size
+        """Width of the pooled feature; 0 if there is none."""
+        return 0 if self.config.family == "t5" else self.hidden_size
 
     @property
     def positions(self) -> int:
         """The most tokens that it can encode."""
+        if self.config.family == "t5":  # its positions are relative
+            return self.config.max_tokens
         return int(self.model.config.max_position_embeddings)
 
     def is_word(self, word: str) -> bool:
@@ -171,16 +174,16 @@ class TransformersTextEncoder:
             k: to_device(batch[k][:1, :length], device) for k in ("input_ids", "attention_mask")
         }
         output = self.model(**inputs)
-        hidden = F.pad(
-            output.last_hidden_state[0].float(), (0, 0, 0, self.config.max_tokens - length)
-        )
+        hidden = output.last_hidden_state[0].float()
+        truncated = _overflow(prompt, batch["offset_mapping"])
+        if self.config.family == "t5":
+            return TextConditioning(hidden, mask[:length], torch.empty(0), truncated)
+        hidden = F.pad(hidden, (0, 0, 0, self.config.max_tokens - length))
         if self.config.family == "clip":
             pooled = output.pooler_output[0].float()
         else:
             pooled = F.normalize(hidden[:length].mean(0), dim=0)
-        return TextConditioning(
-            hidden, mask, pooled, truncated=_overflow(prompt, batch["offset_mapping"])
-        )
+        return TextConditioning(hidden, mask, pooled, truncated)
 
     @torch.inference_mode()
     def pooled(self, prompts: Sequence[str]) -> Tensor:
@@ -251,10 +254,11 @@ def load_text_encoder(
             raise CheckpointError(
                 f"{directory / name} is missing; the text encoder cannot be loaded without it"
             )
-    from transformers import AutoTokenizer, BertModel, CLIPTextModel
+    from transformers import AutoTokenizer, BertModel, CLIPTextModel, T5EncoderModel
 
-    if config.family == "clip":
-        return _load(directory, config, CLIPTextModel, {}, directory, AutoTokenizer, device, dtype)
+    if config.family in ("clip", "t5"):
+        model = CLIPTextModel if config.family == "clip" else T5EncoderModel
+        return _load(directory, config, model, {}, directory, AutoTokenizer, device, dtype)
     no_pooler = {"add_pooling_layer": False}  # the mean of all positions is used instead
     return _load(directory, config, BertModel, no_pooler, directory, AutoTokenizer, device, dtype)
 
@@ -276,10 +280,23 @@ def load_published_clip(
     return load_published_encoder(encoder, tokenizer, config, dtype=dtype)
 
 
+def load_published_t5(
+    folder: Path, config: TextEncoderConfig, *, dtype: torch.dtype
+) -> TransformersTextEncoder:
+    """Load the encoder and the tokenizer of a T5 model from its repository's files in ``folder``, on the CPU.
+
+    Raises:
+        CheckpointError: naming what is missing or damaged.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is missing; it is the folder of the text encoder")
+    return load_published_encoder(folder, folder, config, dtype=dtype)
+
+
 def load_published_encoder(
     encoder: Path, tokenizer: Path, config: TextEncoderConfig, *, dtype: torch.dtype
 ) -> TransformersTextEncoder:
-    """Load a CLIP text model and its tokenizer from the folders of each, which may be the same, on the CPU.
+    """Load a text model and its tokenizer from the folders of each, which may be the same, on the CPU.
 
     Raises:
         CheckpointError: naming what is missing or damaged.
@@ -294,11 +311,14 @@ def load_published_encoder(
             raise CheckpointError(
                 f"{alternatives[0]} is missing; the text encoder cannot be loaded without it"
             )
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-    return _load(
-        encoder, config, CLIPTextModel, {}, tokenizer, CLIPTokenizer, torch.device("cpu"), dtype
-    )
+    published: dict[str, tuple[Any, Any]] = {
+        "clip": (CLIPTextModel, CLIPTokenizer),
+        "t5": (T5EncoderModel, T5Tokenizer),
+    }
+    model, tokens = published[config.family]
+    return _load(encoder, config, model, {}, tokenizer, tokens, torch.device("cpu"), dtype)
 
 
 def _load(

@@ -3,15 +3,16 @@
 Nothing is sampled here, and keys and values are kept by the caller. The only state besides the weights is computed from
 them: :meth:`StarTransformer.freeze` caches the length that each attention normalises its heads to, and the crop
 condition; loading other weights drops that cache. Shapes: ``B`` rows, ``L`` tokens of this step, ``C`` the width, ``H``
-heads of 64, ``T`` text positions, ``D`` the width of a pooled text feature, ``z`` latent channels, ``V`` codebook
-vectors. The parts and their order are those of the STAR paper, section 3, on VAR's architecture (arXiv 2404.02905,
-section 3.2).
+heads, ``d`` the width of a head, ``T`` text positions, ``D`` the width of a pooled text feature, ``z`` latent channels
+of a token, ``V`` logits of a token. The parts and their order are those of the STAR paper, section 3, on VAR's
+architecture (arXiv 2404.02905, section 3.2).
 
 Other families are the same network, configured differently. VAR is conditioned on a class instead of a text, which
 modulates every layer (AdaLN) instead of being attended to, and learns a vector for each position instead of rotating.
 Switti is conditioned on a text that is attended to and modulates, and its blocks have other norms, feed-forward layers
-and, in one of its variants, tokens that attend to their own scale alone. The parts are in
-:mod:`~star_model.networks.block` and the modules that it imports.
+and, in one of its variants, tokens that attend to their own scale alone. Infinity refines and pools the text by itself,
+and predicts the bits of a token instead of its index. The parts are in :mod:`~star_model.networks.block` and the
+modules that it imports.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from star_model.config import HEAD_DIM, ModelConfig
+from star_model.config import ModelConfig
 from star_model.networks.attention import Attend, KeyValues, sdpa
 from star_model.networks.attention_layers import CosineAttention
 from star_model.networks.block import StarBlock
 from star_model.networks.crop_condition import CropCondition
 from star_model.networks.norms import layer_norm, modulate
 from star_model.networks.rope import rope_table
+from star_model.networks.text_refiner import TextRefiner
+from star_model.scales import ScaleSchedule
 
 
 class StarTransformer(nn.Module):
@@ -41,22 +44,27 @@ class StarTransformer(nn.Module):
         super().__init__()
         t = config.transformer
         self.config = t
-        self.schedule = config.schedule
-        if t.text_dim:
-            self.text_projection = nn.Linear(t.pooled_width, t.width)
-        else:
+        self._model = config
+        self.schedules = config.schedules
+        if t.num_classes:
             # The last class is the unconditional one.
             self.class_embedding = nn.Embedding(t.num_classes + 1, t.width)
-        self.start_position = nn.Parameter(torch.zeros(t.width))
-        self.token_projection = nn.Linear(config.tokenizer.latent_channels, t.width)
-        self.scale_embedding = nn.Embedding(len(self.schedule), t.width)
-        if t.positions == "rope":
-            rope = rope_table(self.schedule, theta=t.rope_theta, norm=t.rope_norm)
-            self.register_buffer("rope", rope, persistent=False)
-            if t.place_features:
-                self.place_projection = nn.Linear(HEAD_DIM, t.width, bias=False)
+        elif t.refiner_heads:
+            self.text_refiner = TextRefiner(config)
         else:
+            self.text_projection = nn.Linear(t.pooled_width, t.width)
+        self.start_position = nn.Parameter(torch.zeros(t.width))
+        self.token_projection = nn.Linear(config.token_channels, t.width)
+        self.scale_embedding = nn.Embedding(t.scale_embeddings or len(self.schedule), t.width)
+        if t.positions == "absolute":
             self.position_embedding = nn.Parameter(torch.zeros(self.schedule.num_tokens, t.width))
+        else:
+            self.register_buffer("rope", rope_table(config), persistent=False)
+            self._ropes: dict[
+                int, Tensor
+            ] = {}  # of other shapes, made when they are first asked for
+            if t.place_features:
+                self.place_projection = nn.Linear(t.head_dim, t.width, bias=False)
         if t.adaptive_norm == "shared":
             self.shared_modulation = nn.Linear(t.width, 6 * t.width)
         if t.crop_condition:
@@ -64,7 +72,12 @@ class StarTransformer(nn.Module):
         self.blocks = nn.ModuleList(StarBlock(t, attend) for _ in range(t.depth))
         if t.adaptive_norm != "none":
             self.head_modulation = nn.Linear(t.width, 2 * t.width)
-        self.head = nn.Linear(t.width, config.tokenizer.vocab_size)
+        self.head = nn.Linear(t.width, config.token_logits)
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        """The token maps of the first shape."""
+        return self.schedules[0]
 
     def embed_start(self, condition: Tensor) -> Tensor:
         """Pooled text features (B, D), or class numbers (B,) -> the 1x1 start token map (B, 1, C)."""
@@ -73,17 +86,19 @@ class StarTransformer(nn.Module):
 
     def _embed(self, condition: Tensor) -> Tensor:
         """Pooled text features (B, D), or class numbers (B,), in the transformer's width: (B, C)."""
+        if self.config.refiner_heads:
+            return condition  # it was pooled to that width
         embed = self.text_projection if self.config.text_dim else self.class_embedding
         out: Tensor = embed(condition)
         return out
 
     def embed_scale(self, next_input: Tensor, scale: int) -> Tensor:
-        """The quantizer's input for ``scale`` (B, p * p, z) -> tokens (B, p * p, C)."""
+        """The quantizer's input for ``scale`` (B, l, z) -> tokens (B, l, C)."""
         out: Tensor = self.token_projection(next_input) + self.place(scale)
         return out
 
     def place(self, scale: int) -> Tensor:
-        """The embedding of the scale and, in some models, the position: (C,) for all tokens, or (p * p, C)."""
+        """The embedding of the scale and, in some models, the position: (C,) for all tokens, or (l, C)."""
         embedding = self.scale_embedding.weight[scale]
         if self.config.positions == "absolute":
             embedding = embedding + self.position_embedding[self._tokens_of(scale)]
@@ -92,14 +107,16 @@ class StarTransformer(nn.Module):
         return embedding
 
     def place_features(self, rope: Tensor) -> Tensor:
-        """A linear map of the cosines and sines (2, L, 32) of positions: (L, C)."""
+        """A linear map of the cosines and sines (2, L, d / 2) of positions: (L, C)."""
         features: Tensor = self.place_projection(
             rope.transpose(0, 1).flatten(1).to(self.start_position.dtype)
         )
         return features
 
     def text_keys_values(self, hidden: Tensor) -> Tensor:
-        """Text hidden states (B, T, text_dim) -> cross-attention keys and values (layers, 2, B, T, H, 64)."""
+        """Text hidden states (B, T, text_dim) -> cross-attention keys and values (layers, 2, B, T, H, d)."""
+        if self.config.refiner_heads:
+            hidden = self.text_refiner(hidden)
         blocks = cast("Iterable[StarBlock]", self.blocks)
         attentions = [
             block.cross_attention for block in blocks
@@ -129,12 +146,22 @@ class StarTransformer(nn.Module):
             parts = [block.modulation(activated).unflatten(1, (6, -1)) for block in blocks]
         return torch.cat([*parts, self.head_modulation(activated).unflatten(1, (2, -1))], dim=1)
 
-    def rope_of(self, scale: int) -> Tensor | None:
-        """Cosines and sines of the positions of ``scale``: (2, p * p, 32); None without rotation."""
-        return self.rope[:, self._tokens_of(scale)] if self.config.positions == "rope" else None
+    def rope_of(self, scale: int, shape: int = 0) -> Tensor | None:
+        """Cosines and sines of the positions of ``scale``: (2, l, d / 2); None without rotation."""
+        if self.config.positions == "absolute":
+            return None
+        return self._rope_table(shape)[:, self._tokens_of(scale, shape)]
 
-    def _tokens_of(self, scale: int) -> slice:
-        return slice(self.schedule.offsets[scale], self.schedule.offsets[scale + 1])
+    def _rope_table(self, shape: int) -> Tensor:
+        if shape == 0:
+            return self.rope
+        if shape not in self._ropes or self._ropes[shape].device != self.rope.device:
+            self._ropes[shape] = rope_table(self._model, shape).to(self.rope.device)
+        return self._ropes[shape]
+
+    def _tokens_of(self, scale: int, shape: int = 0) -> slice:
+        schedule = self.schedules[shape]
+        return slice(schedule.offsets[scale], schedule.offsets[scale + 1])
 
     def forward(
         self,
@@ -144,7 +171,7 @@ class StarTransformer(nn.Module):
         mask: Tensor | None = None,
         modulation: Tensor | None = None,
     ) -> Tensor:
-        """Embedded tokens (B, L, C) at the positions of ``rope`` (2, L, 32) -> logits (B, L, V).
+        """Embedded tokens (B, L, C) at the positions of ``rope`` (2, L, d / 2) -> logits (B, L, V).
 
         See :meth:`features`.
         """

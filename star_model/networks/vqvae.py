@@ -5,17 +5,21 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from star_model.config import TokenizerConfig
+from star_model.config import BitTokenizerConfig, TokenizerConfig
+from star_model.networks.bit_quantizer import BitQuantizer
 from star_model.networks.image_tokenizer import ImageTokenizer
+from star_model.networks.quantizer import MultiScaleQuantizer
 from star_model.scales import ScaleSchedule
 
+ConvolutionalConfig = TokenizerConfig | BitTokenizerConfig
 
-def conv3x3(config: TokenizerConfig, in_channels: int, out_channels: int) -> nn.Conv2d:
+
+def conv3x3(config: ConvolutionalConfig, in_channels: int, out_channels: int) -> nn.Conv2d:
     """A 3x3 convolution that keeps height and width."""
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=config.padding_mode)
 
 
-def group_norm(config: TokenizerConfig, channels: int) -> nn.GroupNorm:
+def group_norm(config: ConvolutionalConfig, channels: int) -> nn.GroupNorm:
     """A GroupNorm of the configured number of groups."""
     return nn.GroupNorm(config.num_groups, channels, eps=1e-6)
 
@@ -23,7 +27,7 @@ def group_norm(config: TokenizerConfig, channels: int) -> nn.GroupNorm:
 class ResidualBlock(nn.Module):
     """Two normalised convolutions around a shortcut: (B, C_in, h, w) -> (B, C_out, h, w)."""
 
-    def __init__(self, config: TokenizerConfig, in_channels: int, out_channels: int) -> None:
+    def __init__(self, config: ConvolutionalConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm1 = group_norm(config, in_channels)
         self.conv1 = conv3x3(config, in_channels, out_channels)
@@ -45,7 +49,7 @@ class ResidualBlock(nn.Module):
 class SpatialAttention(nn.Module):
     """Single-head attention over all positions of a feature map: (B, C, h, w) -> (B, C, h, w)."""
 
-    def __init__(self, config: TokenizerConfig, channels: int) -> None:
+    def __init__(self, config: ConvolutionalConfig, channels: int) -> None:
         super().__init__()
         self.norm = group_norm(config, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
@@ -64,7 +68,7 @@ class SpatialAttention(nn.Module):
 class Downsample(nn.Module):
     """Strided convolution that halves the side; padded on the right and bottom only."""
 
-    def __init__(self, config: TokenizerConfig, channels: int) -> None:
+    def __init__(self, config: ConvolutionalConfig, channels: int) -> None:
         super().__init__()
         self.padding_mode = "constant" if config.padding_mode == "zeros" else config.padding_mode
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
@@ -77,7 +81,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Nearest-neighbour doubling of the side, then a convolution."""
 
-    def __init__(self, config: TokenizerConfig, channels: int) -> None:
+    def __init__(self, config: ConvolutionalConfig, channels: int) -> None:
         super().__init__()
         self.conv = conv3x3(config, channels, channels)
 
@@ -91,7 +95,7 @@ class Level(nn.Module):
 
     def __init__(
         self,
-        config: TokenizerConfig,
+        config: ConvolutionalConfig,
         in_channels: int,
         out_channels: int,
         num_blocks: int,
@@ -117,7 +121,7 @@ class Level(nn.Module):
         return x if self.resample is None else self.resample(x)
 
 
-def middle(config: TokenizerConfig, channels: int) -> nn.Sequential:
+def middle(config: ConvolutionalConfig, channels: int) -> nn.Sequential:
     """The blocks at the lowest resolution, between encoder or decoder levels and the latent."""
     attention = [SpatialAttention(config, channels)] if config.attention else []
     return nn.Sequential(
@@ -130,7 +134,7 @@ def middle(config: TokenizerConfig, channels: int) -> nn.Sequential:
 class Encoder(nn.Module):
     """Images (B, 3, H, W) in [-1, 1] -> features (B, z, H / f, W / f), f the downsampling factor."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: ConvolutionalConfig) -> None:
         super().__init__()
         widths = config.level_channels
         last = len(widths) - 1
@@ -162,7 +166,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (B, z, h, w) -> images (B, 3, f * h, f * w), nominally in [-1, 1] but not clamped."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: ConvolutionalConfig) -> None:
         super().__init__()
         widths = config.level_channels
         last = len(widths) - 1
@@ -197,8 +201,10 @@ class VQVAE(ImageTokenizer):
     encoder: Encoder
     decoder: Decoder
 
-    def __init__(self, config: TokenizerConfig, schedule: ScaleSchedule) -> None:
-        super().__init__(config, schedule)
+    quantizer: MultiScaleQuantizer
+
+    def __init__(self, config: TokenizerConfig, *schedules: ScaleSchedule) -> None:
+        super().__init__(config, MultiScaleQuantizer(config, *schedules))
         self.encoder = Encoder(config)
         self.quant_conv = conv3x3(config, config.latent_channels, config.latent_channels)
         self.post_quant_conv = conv3x3(config, config.latent_channels, config.latent_channels)
@@ -215,3 +221,28 @@ class VQVAE(ImageTokenizer):
     @property
     def decoding_modules(self) -> tuple[nn.Module, ...]:
         return self.post_quant_conv, self.decoder
+
+
+class BitAutoencoder(ImageTokenizer):
+    """The convolutional image tokenizer of Infinity: the same networks around bits, without convolutions between."""
+
+    encoder: Encoder
+    decoder: Decoder
+    quantizer: BitQuantizer
+
+    def __init__(self, config: BitTokenizerConfig, *schedules: ScaleSchedule) -> None:
+        super().__init__(config, BitQuantizer(config, *schedules))
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def features(self, image: Tensor) -> Tensor:
+        out: Tensor = self.encoder(image)
+        return out
+
+    def paint(self, latent: Tensor) -> Tensor:
+        image: Tensor = self.decoder(latent)
+        return image
+
+    @property
+    def decoding_modules(self) -> tuple[nn.Module, ...]:
+        return (self.decoder,)

@@ -20,11 +20,15 @@ def official_parameter(salt: str, name: str, shape: tuple[int, ...]) -> Tensor:
     """The value of an official parameter in the golden models; see ``tests/data/README.md``."""
     x = normal(salt + name, shape)
     last = name.rpartition(".")[2]
+    if name.endswith(".sa.scale_mul_1H11"):
+        return x + math.log(25)
     if last == "scale_mul_1H11":
         return 0.3 * x + math.log(4)
     if name in ("quantize.embedding.weight", "crop_embed.weight"):
         return x
-    if last == "crop_cond_scales":
+    if last in ("crop_cond_scales", "cfg_uncond", "mat_q"):
+        return 0.5 * x
+    if last == "ada_gss" and name.startswith("block_chunks."):
         return 0.5 * x
     if name in ("pos_start", "pos_1LC", "lvl_embed.weight", "class_emb.weight"):
         return 0.5 * x
@@ -45,6 +49,8 @@ def fill(module: nn.Module, salt: str) -> None:
                 pass
             elif name.endswith(
                 (
+                    "unconditional",
+                    "pooling.query",
                     "_position",
                     "position_embedding",
                     "scale_embedding.weight",

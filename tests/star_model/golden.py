@@ -13,12 +13,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
-from star_model.families import switti
+from star_model.config import (
+    BitTokenizerConfig,
+    ModelConfig,
+    TextEncoderConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from star_model.families import infinity, switti
 from star_model.networks.text_encoder import TextConditioning
 from star_model.sampling import Sampling
-from tests.star_model.formula import official_parameter
-from tests.star_model.tiny import HashTextEncoder, write_tiny_clip, write_tiny_clip_repository
+from tests.star_model.formula import normal, official_parameter
+from tests.star_model.tiny import (
+    HashTextEncoder,
+    write_tiny_clip,
+    write_tiny_clip_repository,
+    write_tiny_t5,
+)
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -58,9 +69,34 @@ class Golden:
         return "use_swiglu_ffn" in self.description["config"]
 
     @property
+    def is_infinity(self) -> bool:
+        """Whether it is of that family."""
+        return "patchify" in self.description["config"]
+
+    def infinity_config(self, run: str = "generate") -> ModelConfig:
+        """The native configuration for one of its runs, which differ in shape and number of scales."""
+        c = self.description["config"]
+        given = c["runs"][run]
+        patch, levels = (2, (1, 2, 4, 4)) if c["patchify"] else (1, (1, 2, 4, 4, 4))
+        return infinity.model_config(
+            self.name.replace("_", "-"),
+            infinity.transformer_config(c["depth"], c["width"] // 128, text_dim=c["text_dim"]),
+            BitTokenizerConfig(
+                latent_channels=c["d"],
+                token_patch=patch,
+                base_channels=c["ch"],
+                channel_multipliers=levels,
+            ),
+            scales=given["scales"],
+            shapes=() if given["ratio"] == 1 else (infinity.PORTRAIT[f"{given['ratio']:.3f}"],),
+        )
+
+    @property
     def config(self) -> ModelConfig:
         """The native configuration."""
         c = self.description["config"]
+        if self.is_infinity:
+            return self.infinity_config()
         if self.is_var:
             text_encoder = TextEncoderConfig(family="imagenet", max_tokens=0)
             transformer = TransformerConfig(
@@ -123,9 +159,12 @@ class Golden:
     def runs(self) -> dict[str, Sampling]:
         """The parameters of each recorded image, by the first part of its tensors' names."""
         config = self.description["config"]
-        scales = len(config["patch_nums"])
+        scales = len(self.config.schedule)
         runs = {}
         for name, given in config.get("runs", {"generate": config}).items():
+            if self.is_infinity:
+                runs[name] = _infinity_sampling(given)
+                continue
             runs[name] = Sampling(
                 guidance_scale=given["cfg"],
                 top_k=1,
@@ -144,6 +183,12 @@ class Golden:
             name: official_parameter(f"{salt}{part}.", name, tuple(shape))
             for name, shape in shapes.items()
         }
+        if self.is_infinity:
+            for name, buffer in self.description["buffers"][part].items():
+                (count,) = buffer["shape"]
+                mask = 2 ** torch.arange(count - 1, -1, -1)
+                state[name] = mask if "lfq" in name else torch.zeros(count)
+            return state
         sides = self.description["config"]["patch_nums"]
         if part == "vae":
             state["quantize.ema_vocab_hit_SV"] = torch.full(
@@ -164,14 +209,22 @@ class Golden:
     @property
     def visible(self) -> Tensor:
         """Which tokens (columns) each token (row) attends to, booleans (L, L)."""
-        sides = self.description["config"]["patch_nums"]
-        scale_of = torch.cat([torch.full((side * side,), k) for k, side in enumerate(sides)])
+        lengths = self.config.schedule.lengths
+        scale_of = torch.cat([torch.full((n,), k) for k, n in enumerate(lengths)])
         rows, columns = scale_of[:, None], scale_of[None, :]
         own_scale = self.config.transformer.self_attention == "own_scale"
         return rows == columns if own_scale else rows >= columns
 
+    def tokens(self, prefix: str, scale: int) -> list[list[int]]:
+        """The recorded tokens, or bits, of ``prefix`` at ``scale``, for each image."""
+        kind = "bits" if self.is_infinity else "tokens"
+        found: list[list[int]] = self.tensors[f"{prefix}.{kind}.{scale}"].flatten(1).tolist()
+        return found
+
     def write_official(self, directory: Path) -> OfficialFiles:
         """Write the files as the downloads are laid out: transformer, VQVAE, and the CLIP folder of a STAR."""
+        if self.is_infinity:
+            return self._write_infinity(directory)
         if self.is_switti:
             return self._write_switti(directory)
         transformer, vqvae = directory / f"{self.name}.pth", directory / "vae_tiny.pth"
@@ -186,6 +239,13 @@ class Golden:
         )
         clip = write_tiny_clip(directory / "CLIP", hidden_size=self.config.transformer.text_dim)
         return transformer, vqvae, clip
+
+    def _write_infinity(self, directory: Path) -> OfficialFiles:
+        transformer, vqvae = directory / "infinity_reg.pth", directory / "infinity_vae.pth"
+        torch.save(self.official_state("transformer"), transformer)
+        torch.save({"vae": self.official_state("vae")}, vqvae)
+        t5 = write_tiny_t5(directory / "flan-t5", hidden_size=self.config.transformer.text_dim)
+        return transformer, vqvae, t5
 
     def _write_switti(self, directory: Path) -> OfficialFiles:
         files = []
@@ -210,9 +270,13 @@ VAR = Golden("var_tiny")
 VAR_SHARED = Golden("var_tiny_shared_aln")
 SWITTI = Golden("switti_tiny")
 SWITTI_AR = Golden("switti_tiny_ar")
-ALL = (STAR, VAR, VAR_SHARED, SWITTI, SWITTI_AR)
+INFINITY = Golden("infinity_tiny")
+INFINITY_PATCHIFY = Golden("infinity_tiny_patchify")
+ALL = (STAR, VAR, VAR_SHARED, SWITTI, SWITTI_AR, INFINITY, INFINITY_PATCHIFY)
 
 RECORDED_PROMPT = "the recorded prompt"
+NEGATIVE_PROMPT = "the recorded negative prompt"
+"""Of an Infinity."""
 
 
 class GoldenTextEncoder:
@@ -225,6 +289,8 @@ class GoldenTextEncoder:
         return [self._encode_one(prompt) for prompt in prompts]
 
     def _encode_one(self, prompt: str) -> TextConditioning:
+        if self.recorded.is_infinity:
+            return self._without_padding(prompt)
         if prompt not in ("", RECORDED_PROMPT):
             t = self.recorded.config.transformer
             return HashTextEncoder(t.text_dim, 77, t.pooled_width).encode([prompt])[0]
@@ -234,3 +300,26 @@ class GoldenTextEncoder:
             for name in ("hidden_states", "attention_mask", "pooled")
         )
         return TextConditioning(hidden.float(), mask.bool(), pooled)
+
+    def _without_padding(self, prompt: str) -> TextConditioning:
+        """As Infinity reads texts: hidden states of the used positions alone."""
+        hidden = {
+            RECORDED_PROMPT: self.recorded.tensors["text.hidden_states"],
+            NEGATIVE_PROMPT: self.recorded.tensors["negative.hidden_states"],
+        }.get(prompt)
+        if hidden is None:
+            text_dim = self.recorded.config.transformer.text_dim
+            hidden = normal(f"hidden/{prompt}", (len(prompt.split()) + 1, text_dim))
+        return TextConditioning(hidden, torch.ones(len(hidden), dtype=torch.bool), torch.empty(0))
+
+
+def _infinity_sampling(given: dict[str, Any]) -> Sampling:
+    """The parameters of a recorded run, each a number or one for each scale."""
+    parameters: dict[str, Any] = {"top_k": 1, "top_p": 0.0}
+    for ours, theirs in (("guidance", "cfg"), ("temperature", "tau")):
+        value = given[theirs]
+        if isinstance(value, list):
+            parameters[f"{ours}_by_scale"] = ",".join(f"{number:g}" for number in value)
+        else:
+            parameters["guidance_scale" if ours == "guidance" else ours] = value
+    return Sampling(**parameters)

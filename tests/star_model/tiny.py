@@ -12,8 +12,14 @@ from typing import Any, Literal
 import torch
 
 from star_model.checkpoints.saving import save_model
-from star_model.config import ModelConfig, TextEncoderConfig, TokenizerConfig, TransformerConfig
-from star_model.families import switti
+from star_model.config import (
+    BitTokenizerConfig,
+    ModelConfig,
+    TextEncoderConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from star_model.families import infinity, switti
 from star_model.model import StarModel
 from star_model.networks.clip_pair import load_published_clip_pair
 from star_model.networks.text_encoder import (
@@ -21,6 +27,7 @@ from star_model.networks.text_encoder import (
     TextConditioning,
     TextEncoder,
     TransformersTextEncoder,
+    load_published_t5,
 )
 from star_model.networks.tokenizers import build_tokenizer
 from star_model.networks.transformer import StarTransformer
@@ -51,12 +58,20 @@ def tiny_config(**changes: Any) -> ModelConfig:
 
 
 class HashTextEncoder:
-    """Features that depend on nothing but the prompt; as many unmasked positions as it has words, and two."""
+    """Features that depend on nothing but the prompt; as many unmasked positions as it has words, and two.
+
+    Without padding, those are all, and there is no pooled feature.
+    """
 
     def __init__(
-        self, text_dim: int = TEXT_DIM, max_tokens: int = MAX_TOKENS, pooled_dim: int = 0
+        self,
+        text_dim: int = TEXT_DIM,
+        max_tokens: int = MAX_TOKENS,
+        pooled_dim: int = 0,
+        *,
+        pads: bool = True,
     ) -> None:
-        self.text_dim, self.max_tokens = text_dim, max_tokens
+        self.text_dim, self.max_tokens, self.pads = text_dim, max_tokens, pads
         self.pooled_dim = pooled_dim or text_dim
 
     def encode(self, prompts: Sequence[str]) -> list[TextConditioning]:
@@ -65,6 +80,10 @@ class HashTextEncoder:
     def _encode_one(self, prompt: str) -> TextConditioning:
         hidden = normal(f"hidden/{prompt}", (self.max_tokens, self.text_dim))
         used = min(len(prompt.split()) + 2, self.max_tokens)
+        if not self.pads:
+            return TextConditioning(
+                hidden[:used], torch.ones(used, dtype=torch.bool), torch.empty(0)
+            )
         pooled = normal(f"pooled/{prompt}", (self.pooled_dim,))
         return TextConditioning(hidden, torch.arange(self.max_tokens) < used, pooled)
 
@@ -74,7 +93,12 @@ def tiny_encoder(config: ModelConfig) -> TextEncoder:
     if classes := config.transformer.num_classes:
         return ClassEncoder(classes)
     t = config.transformer
-    return HashTextEncoder(t.text_dim, config.text_encoder.max_tokens, t.pooled_width)
+    return HashTextEncoder(
+        t.text_dim,
+        config.text_encoder.max_tokens,
+        t.pooled_width,
+        pads=config.text_encoder.family != "t5",
+    )
 
 
 def build_tiny_model(
@@ -150,12 +174,43 @@ def switti_like(
     }
 
 
+WIDE = ((1, 1), (1, 2), (3, 5), (4, 7))
+"""The token maps of a second shape for the schedule of :func:`tiny_config`: 16 x 28 pixels there."""
+
+
+def infinity_like(token_patch: int = 1) -> dict[str, Any]:
+    """The changes to :func:`tiny_config` that make it an Infinity, of two shapes."""
+    transformer = replace(
+        infinity.transformer_config(2, 1, text_dim=TEXT_DIM, head_dim=16),
+        refiner_heads=2,
+        scale_embeddings=6,
+    )
+    return {
+        "transformer": transformer,
+        "tokenizer": BitTokenizerConfig(
+            latent_channels=6,
+            token_patch=token_patch,
+            base_channels=8,
+            channel_multipliers=(1, 2, 2)[: 4 - token_patch],
+            num_res_blocks=1,
+            num_groups=4,
+        ),
+        "text_encoder": TextEncoderConfig("t5", MAX_TOKENS),
+        "sampling": infinity.SAMPLING_2B,
+        "guidance": "constant",
+        "other_shapes": (WIDE,),
+        "rope_grids": ((9, 9), (6, 11)),
+    }
+
+
 FAMILIES: dict[str, dict[str, Any]] = {
     "star": {},
     "var": class_conditional(),
     "var-shared": class_conditional(adaptive_norm="shared"),
     "switti": switti_like(),
     "switti-ar": switti_like("earlier_scales"),
+    "infinity": infinity_like(),
+    "infinity-patches": infinity_like(token_patch=2),
 }
 """The changes to :func:`tiny_config` for each architecture, by name."""
 
@@ -175,6 +230,10 @@ def write_tiny_model(directory: Path, **changes: Any) -> Path:
                 for width in (t.text_dim - t.pooled_width, t.pooled_width)
             ]
             encoder = load_published_clip_pair(clips, config.text_encoder, dtype=torch.float32)
+    elif config.text_encoder.family == "t5":
+        with TemporaryDirectory() as folder:
+            t5 = write_tiny_t5(Path(folder) / "t5", hidden_size=t.text_dim)
+            encoder = load_published_t5(t5, config.text_encoder, dtype=torch.float32)
     elif not t.num_classes:
         encoder = tiny_bert(t.text_dim, tokens)
     save_model(build_tiny_model(config, encoder), directory)
@@ -211,6 +270,32 @@ def write_tiny_clip_repository(folder: Path, *, hidden_size: int, max_tokens: in
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=4))
     fill(model, "clip")
     model.save_pretrained(folder)
+    return folder
+
+
+def write_tiny_t5(folder: Path, *, hidden_size: int) -> Path:
+    """Write a folder laid out as the repository of a T5 model is, with its decoder; returns ``folder``."""
+    from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(letter, -3.0) for letter in f"{_LETTERS},.!?"]
+    pieces += [(f"▁{word}", -1.0) for word in ("red", "green", "blue", "apple", "cat", "on")]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=2)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=hidden_size,
+        d_kv=8,
+        d_ff=16,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    model = T5ForConditionalGeneration(config)
+    fill(model, "t5")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -10,7 +10,6 @@ import torch
 
 from benchmarks.plain import PlainLoop
 from benchmarks.workload import paint, prepare
-from star_model.config import HEAD_DIM
 from star_model.engine.engine import Engine, Mode
 from star_model.sampling import Sampling
 from tests.star_model.tiny import build_tiny_model, tiny_config
@@ -37,7 +36,7 @@ def test_the_engine_gives_the_tokens_of_the_plain_loop(
     config = replace(
         config, transformer=replace(config.transformer, cross_attention_rows=rows, num_heads=2)
     )
-    assert config.transformer.width == 2 * HEAD_DIM
+    assert config.transformer.width == 2 * config.transformer.head_dim
     model = build_tiny_model(config)
     expected, images = PlainLoop(model).generate(PROMPTS, SAMPLINGS, SEEDS)
     engine = Engine(model, slots=len(SAMPLINGS), mode=mode)

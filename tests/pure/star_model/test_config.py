@@ -43,6 +43,9 @@ def test_presets() -> None:
         "switti-512-ar": (512, 30, 1920),
         "switti-1024": (1024, 30, 1920),
         "switti-1024-ar": (1024, 30, 1920),
+        "infinity-2b": (1024, 32, 2048),
+        "infinity-8b": (1024, 40, 3584),
+        "infinity-8b-512": (512, 40, 3584),
         "var-d16": (256, 16, 1024),
         "var-d20": (256, 20, 1280),
         "var-d24": (256, 24, 1536),
@@ -103,7 +106,7 @@ def test_frozen() -> None:
         ("tokenizer", "channel_multipliers", ()),
         ("tokenizer", "phi_ratio", 1.5),
         ("tokenizer", "padding_mode", "reflect"),
-        ("text_encoder", "family", "t5"),
+        ("text_encoder", "family", "gpt"),
         ("text_encoder", "max_tokens", 1),
     ],
 )
@@ -159,7 +162,7 @@ def changed(*path: str, **values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (changed(nmae="x"), "unknown key nmae; known are name, patch_nums"),
+        (changed(nmae="x"), "unknown key nmae; known are guidance, name, other_shapes, patch_nums"),
         (changed("transformer", dept=3), r"unknown key transformer\.dept"),
         (changed(name=None), "missing key name"),
         (changed("transformer", depth=None), r"missing key transformer\.depth"),
@@ -179,7 +182,7 @@ def changed(*path: str, **values: Any) -> dict[str, Any]:
         (changed("sampling", guidance_scale=math.nan), r"sampling\.guidance_scale"),
         (
             changed("text_encoder", family=3),
-            r"text_encoder\.family must be 'clip', 'clip_pair', 'sentence' or 'imagenet', got 3",
+            r"text_encoder\.family must be 'clip', 'clip_pair', 'sentence', 't5' or 'imagenet', got 3",
         ),
     ],
 )
@@ -219,7 +222,9 @@ def test_absurd_sizes_are_refused(path: tuple[str, ...], key: str, value: Any) -
 
 
 def test_an_image_may_not_be_too_large() -> None:
-    tokenizer = replace(tiny_config().tokenizer, patch_size=64)
+    tokenizer = tiny_config().tokenizer
+    assert isinstance(tokenizer, TokenizerConfig)
+    tokenizer = replace(tokenizer, patch_size=64)
     with pytest.raises(ConfigError, match="images of 16384 pixels a side; at most 8192"):
         tiny_config(patch_nums=(1, 128), tokenizer=tokenizer)
 

@@ -24,9 +24,9 @@ from star_model.checkpoints.published import (
     transformer_sources,
     vqvae_sources,
 )
-from star_model.config import ModelConfig
+from star_model.config import ModelConfig, TokenizerConfig
 from star_model.errors import CheckpointError, ConfigError, UnsafeCheckpointError
-from star_model.families.registry import PRESETS
+from star_model.families.registry import PRESETS, family_of
 from tests.star_model import golden
 from tests.star_model.golden import Golden, OfficialFiles
 from tests.star_model.tiny import tiny_config, write_tiny_clip
@@ -115,14 +115,16 @@ def test_every_native_tensor_has_a_source_of_its_size(config: ModelConfig) -> No
 @pytest.mark.parametrize("recorded", golden.ALL, ids=lambda recorded: recorded.name)
 def test_the_map_covers_the_official_names(recorded: Golden) -> None:
     """With the exception of what STAR has left over from VAR."""
-    for part, sources in (
-        ("transformer", transformer_sources(recorded.config)),
-        ("vae", vqvae_sources(recorded.config)),
+    family = family_of(recorded.config)
+    for part, network, sources in (
+        ("transformer", family.transformer, transformer_sources(recorded.config)),
+        ("vae", family.vqvae, vqvae_sources(recorded.config)),
     ):
         official = {name: shape for s in sources.values() for name, shape in s.published.items()}
         parameters = recorded.description["shapes"][part]
+        canonical = network.canonical(parameters)
         assert official == {
-            name: tuple(shape)
+            canonical[name]: tuple(shape)
             for name, shape in parameters.items()
             if recorded.is_var or name != "class_emb.weight"
         }
@@ -503,9 +505,9 @@ def test_an_unknown_preset(convert: Conversion) -> None:
         ConfigError, match="dtype must be one of float32, float16, bfloat16, got 'int8'"
     ):
         convert(dtype="int8")
-    shallow = replace(
-        golden.STAR.config, tokenizer=replace(golden.STAR.config.tokenizer, num_phi=5)
-    )
+    tokenizer = golden.STAR.config.tokenizer
+    assert isinstance(tokenizer, TokenizerConfig)
+    shallow = replace(golden.STAR.config, tokenizer=replace(tokenizer, num_phi=5))
     with pytest.raises(CheckpointError, match=r"quantize\.quant_resi\.qresi_ls\.4\.bias"):
         convert(preset=shallow)
 

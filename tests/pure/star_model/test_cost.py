@@ -72,10 +72,10 @@ def test_a_published_models_operations(name: str) -> None:
 @pytest.mark.parametrize("name", ["tiny", "star-512", "star-1024"])
 def test_the_decoders_operations(name: str) -> None:
     config = PRESETS.get(name) or tiny_config()
-    side = config.schedule.last_side
+    size = config.latent_size()
     with META:
         vqvae = build_tokenizer(config)
-        f_hat = torch.zeros(2, config.tokenizer.latent_channels, side, side)
+        f_hat = torch.zeros(2, config.tokenizer.latent_channels, *size)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         vqvae.decode(f_hat)
     assert decode_work(config, 2).flops == counter.get_total_flops()

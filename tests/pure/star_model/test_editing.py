@@ -155,12 +155,12 @@ def test_a_hole_is_filled_from_its_rim() -> None:
 @pytest.mark.parametrize(
     ("mask", "expected"),
     [
-        (SMALL, Window(2, 1, 9)),  # 6 wide with half as much again, about the middle
-        (box(0, 0, 6, 2), Window(0, 0, 9)),  # pushed into the image
-        (box(27, 26, 28, 28), Window(21, 21, 7)),  # no smaller than a quarter of it
-        (box(0, 13, 28, 14), Window(0, 0, 28)),
-        (NOTHING, Window(0, 0, 28)),
-        (EVERYTHING, Window(0, 0, 28)),
+        (SMALL, Window(2, 1, 9, 9)),  # 6 wide with half as much again, about the middle
+        (box(0, 0, 6, 2), Window(0, 0, 9, 9)),  # pushed into the image
+        (box(27, 26, 28, 28), Window(21, 21, 7, 7)),  # no smaller than a quarter of it
+        (box(0, 13, 28, 14), Window(0, 0, 28, 28)),
+        (NOTHING, Window(0, 0, 28, 28)),
+        (EVERYTHING, Window(0, 0, 28, 28)),
     ],
 )
 def test_window(mask: Tensor, expected: Window) -> None:
@@ -168,7 +168,7 @@ def test_window(mask: Tensor, expected: Window) -> None:
     window = window_around(mask)
     assert window == expected
     assert window.crop(mask).sum() == mask.sum()
-    assert window.crop(mask).shape == (window.side, window.side)
+    assert window.crop(mask).shape == window.size
 
 
 def test_resize() -> None:
@@ -304,7 +304,7 @@ def test_what_is_erased_has_no_influence(tiny_model: StarModel, focus: bool) -> 
 def test_a_window_is_painted_at_full_size(tiny_model: StarModel) -> None:
     image = picture()
     edit = make_edit(tiny_model, image, SMALL, erase=False)
-    assert edit.window == Window(2, 1, 9)
+    assert edit.window == Window(2, 1, 9, 9)
     own = encoded(tiny_model, resize(image[2:11, 1:10], (SIDE, SIDE)))
     for found, expected in zip(edit.tokens, own, strict=True):
         assert torch.equal(found, expected)

@@ -10,6 +10,7 @@ from star_model.engine.engine import Engine, Mode
 from star_model.engine.sequence import ImageSequence
 from star_model.errors import OutOfSlotsError
 from star_model.model import StarModel
+from star_model.networks.quantizer import with_codebook
 from star_model.networks.text_encoder import ClassConditioning, TextConditioning
 from star_model.sampling import SEEDS, Sampling
 from tests.star_model.captures import RecordingCapture
@@ -56,7 +57,7 @@ def test_f_hat_is_what_the_tokens_add_up_to(tiny_model: StarModel) -> None:
 def test_smooth_scales_add_up_means(tiny_model: StarModel) -> None:
     engine = Engine(tiny_model, slots=3)
     drawn, smooth, whole = (prepare(engine, top_k=5, top_p=1.0, smooth_scales=n) for n in (0, 2, 4))
-    codebook = tiny_model.vqvae.quantizer.codebook.weight
+    codebook = with_codebook(tiny_model.vqvae.quantizer).codebook.weight
     for scale in range(engine.num_scales):
         f_hat, logits = smooth.f_hat, engine._predict([smooth])
         engine.step([drawn])

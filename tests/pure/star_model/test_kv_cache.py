@@ -78,9 +78,10 @@ def test_the_last_scale_is_not_stored() -> None:
 def test_text(slots: list[int]) -> None:
     c = cache()
     for slot in range(4):
-        keys_values = torch.full((2, 2, 2, MAX_TOKENS, 1, 64), float(slot))
+        keys_values = torch.full((2, 2, MAX_TOKENS, 1, 64), float(slot))
         keys_values[:, 1] += 0.5
-        c.write_text(slot, keys_values, torch.arange(MAX_TOKENS).expand(2, -1) < slot + 1)
+        for row in (0, 1):
+            c.write_text(slot, row, keys_values, torch.arange(MAX_TOKENS) < slot + 1)
     view = c.view(slots, 0)
     k, v = view.text(1)
     assert k.shape == (2 * len(slots), MAX_TOKENS, 1, 64)
@@ -90,6 +91,17 @@ def test_text(slots: list[int]) -> None:
     assert (view.text_mask == 0).sum((1, 2, 3)).tolist() == [
         slot + 1 for slot in slots for _ in range(2)
     ]
+
+
+def test_a_shorter_text_leaves_nothing_of_a_longer_one() -> None:
+    c = cache()
+    for length in (MAX_TOKENS, 3):
+        keys_values = torch.full((2, 2, length, 1, 64), 1.0)
+        c.write_text(0, 0, keys_values, torch.ones(length, dtype=torch.bool))
+    k, v = c.view([0], 0).text(0)
+    assert (k[0, :, 0, 0] == v[0, :, 0, 0]).all()
+    assert k[0, :, 0, 0].tolist() == [1.0] * 3 + [0.0] * (MAX_TOKENS - 3)
+    assert (c.view([0], 0).text_mask[0] == 0).sum() == 3
 
 
 def test_adjacent_slots_are_read_where_they_lie() -> None:

@@ -244,16 +244,16 @@ def test_it_has_no_published_form() -> None:
 # ---- cost --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("config", [patch_config(), FULL], ids=["tiny", "full"])
 def test_operations_and_bytes(config: ModelConfig) -> None:
-    side = config.schedule.last_side
+    size = config.latent_size()
     with torch.device("meta"):
         tokenizer = build_tokenizer(config)
-        f_hat = torch.zeros(2, config.tokenizer.latent_channels, side, side)
+        f_hat = torch.zeros(2, config.tokenizer.latent_channels, *size)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         tokenizer.decode(f_hat)
     assert decode_work(config, 2).flops == counter.get_total_flops()
     with torch.inference_mode(), Allocations() as allocations:
         tokenizer.paint(f_hat[:1])
-    counted = 4 * decoder_cost(config.tokenizer, side).workspace_values
+    counted = 4 * decoder_cost(config.tokenizer, size).workspace_values
     assert counted == pytest.approx(allocations.peak, rel=0.25)
 
 

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 
 from star_model.model import StarModel
-from star_model.networks.quantizer import Phi
+from star_model.networks.quantizer import Phi, with_codebook
 
 
 def test_nearest_is_nearest(tiny_model: StarModel) -> None:
-    quantizer = tiny_model.vqvae.quantizer
+    quantizer = with_codebook(tiny_model.vqvae.quantizer)
     features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)) * 2
     expected = torch.cdist(features, quantizer.codebook.weight).argmin(1)
     assert quantizer.nearest(features).tolist() == expected.tolist()
@@ -23,8 +23,9 @@ def test_phi_mixes_with_its_input() -> None:
 
 
 def test_contribution(tiny_model: StarModel) -> None:
-    quantizer, schedule = tiny_model.vqvae.quantizer, tiny_model.config.schedule
-    for scale, side in enumerate(schedule.patch_nums):
+    quantizer = with_codebook(tiny_model.vqvae.quantizer)
+    schedule = tiny_model.config.schedule
+    for scale, (side, _) in enumerate(schedule.sizes):
         tokens = torch.arange(2 * side * side).view(2, -1) % 96
         vectors = quantizer.codebook.weight[tokens].view(2, side, side, 8).permute(0, 3, 1, 2)
         large = F.interpolate(vectors, size=(7, 7), mode="bicubic") if side != 7 else vectors
@@ -34,7 +35,7 @@ def test_contribution(tiny_model: StarModel) -> None:
 
 @torch.inference_mode()
 def test_each_scale_encodes_what_is_left(tiny_model: StarModel) -> None:
-    quantizer = tiny_model.vqvae.quantizer
+    quantizer = with_codebook(tiny_model.vqvae.quantizer)
     features = torch.randn(2, 8, 7, 7, generator=torch.Generator().manual_seed(2))
     *_, (_, f_hat) = quantizer.decompose(features)
     tokens = quantizer.encode(features)
@@ -49,7 +50,7 @@ def test_each_scale_encodes_what_is_left(tiny_model: StarModel) -> None:
 
 @torch.inference_mode()
 def test_teacher_forcing_is_what_the_steps_see(tiny_model: StarModel) -> None:
-    quantizer, schedule = tiny_model.vqvae.quantizer, tiny_model.config.schedule
+    quantizer, schedule = with_codebook(tiny_model.vqvae.quantizer), tiny_model.config.schedule
     tokens = [torch.full((1, n), scale + 1) for scale, n in enumerate(schedule.lengths)]
     given = quantizer.teacher_forcing_input(tokens)
     assert given.shape == (1, schedule.num_tokens - 1, 8)
@@ -66,7 +67,7 @@ def test_area_downsampling(tiny_model: StarModel) -> None:
 
 
 def test_gradients_reach_codebook_and_phi_alone(tiny_model: StarModel) -> None:
-    quantizer = tiny_model.vqvae.quantizer
+    quantizer = with_codebook(tiny_model.vqvae.quantizer)
     features = torch.randn(1, 8, 7, 7, requires_grad=True)
     quantizer.requires_grad_(True)
     try:

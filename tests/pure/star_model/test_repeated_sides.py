@@ -10,6 +10,7 @@ from star_model.engine.editing import make_edit
 from star_model.engine.engine import Engine, Mode
 from star_model.engine.sequence import ImageSequence
 from star_model.model import StarModel
+from star_model.networks.quantizer import with_codebook
 from star_model.sampling import Sampling
 from tests.star_model.captures import RecordingCapture
 from tests.star_model.tiny import build_tiny_model, class_conditional, tiny_config
@@ -73,7 +74,7 @@ def test_scales_of_one_side_have_the_same_positions(model: StarModel) -> None:
 
 @torch.inference_mode()
 def test_the_quantizer_encodes_what_is_left_at_the_same_side(model: StarModel) -> None:
-    quantizer = model.vqvae.quantizer
+    quantizer = with_codebook(model.vqvae.quantizer)
     features = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(1))
     tokens = quantizer.encode(features)
     assert [t.shape[1] for t in tokens] == [side * side for side in SIDES]

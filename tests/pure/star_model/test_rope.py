@@ -1,24 +1,28 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from star_model.networks.rope import rope_table, rotate
 from star_model.scales import ScaleSchedule
+from tests.star_model.tiny import tiny_config
 
 SCHEDULE = ScaleSchedule((1, 2, 3, 5, 8))
 
 
 def table(norm: float = 64.0) -> Tensor:
-    return rope_table(SCHEDULE, theta=10000.0, norm=norm)
+    config = tiny_config(patch_nums=SCHEDULE.patch_nums)
+    return rope_table(replace(config, transformer=replace(config.transformer, rope_norm=norm)))
 
 
 def by_complex_numbers(x: Tensor, norm: float) -> Tensor:
     """The published formula: pairs of channels as complex numbers, columns first, then rows."""
     frequencies = 1.0 / (10000.0 ** (torch.arange(0, 64, 4)[:16].float() / 64))
     turns = []
-    for side in SCHEDULE.patch_nums:
+    for side, _ in SCHEDULE.sizes:
         t = torch.arange(side * side, dtype=torch.float32)
         t_x, t_y = t % side, torch.div(t, side, rounding_mode="floor")
         if side > 1:
@@ -39,7 +43,7 @@ def test_the_published_formula(norm: float) -> None:
 
 def test_the_corners_of_all_scales_coincide() -> None:
     corners = []
-    for scale, side in enumerate(SCHEDULE.patch_nums[1:], start=1):
+    for scale, side in enumerate([h for h, _ in SCHEDULE.sizes[1:]], start=1):
         of_scale = table()[:, SCHEDULE.offsets[scale] : SCHEDULE.offsets[scale + 1]]
         corners.append(of_scale[:, [0, side - 1, side * (side - 1), side * side - 1]])
     for corner in corners[1:]:

@@ -12,7 +12,7 @@ def test_star_512() -> None:
     assert len(STAR_512) == 10
     assert STAR_512.num_tokens == 2240
     assert STAR_512.cached_tokens == 2240 - 1024
-    assert STAR_512.last_side == 32
+    assert STAR_512.last_size == (32, 32)
     assert STAR_512.lengths[:4] == (1, 4, 9, 16)
     assert STAR_512.offsets == (0, 1, 5, 14, 30, 66, 147, 316, 640, 1216, 2240)
 
@@ -46,7 +46,7 @@ def test_sides_may_repeat() -> None:
     schedule = ScaleSchedule((1, 2, 4, 4, 4))
     assert schedule.lengths == (1, 4, 16, 16, 16)
     assert schedule.offsets == (0, 1, 5, 21, 37, 53)
-    assert (schedule.last_side, schedule.cached_tokens) == (4, 37)
+    assert (schedule.last_size, schedule.cached_tokens) == ((4, 4), 37)
     assert schedule.labels == ("1x1", "2x2", "4x4", "4x4 #2", "4x4 #3")
 
 

@@ -78,7 +78,8 @@ def test_steps_compute_what_one_pass_computes(rows: Rows) -> None:
     whole = transformer(x, transformer.rope, NoCache(keys_values, mask), causal)
 
     cache = KVCache(model.config, slots=1, device=CPU, dtype=torch.float32)
-    cache.write_text(0, keys_values, mask)
+    for row in range(model.config.transformer.text_rows):
+        cache.write_text(0, row, keys_values[:, :, row], mask[row])
     for scale, part in enumerate(torch.split(x, list(schedule.lengths), dim=1)):
         logits = transformer(part, transformer.rope_of(scale), cache.view([0], scale))
         expected = whole[:, schedule.offsets[scale] : schedule.offsets[scale + 1]]
