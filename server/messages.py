@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from star_model.guidance import GuidanceKind
 from star_model.reading import Reading
 from star_model.sampling import Sampling
 from star_model.vocabulary import Vocabulary
@@ -43,7 +44,7 @@ class ImageEdit:
     """The image that an edit starts from, and how it is edited.
 
     Args:
-        image: has the model's image size.
+        image: has one of the model's image sizes.
         mask: one byte per pixel, row by row; non-zero pixels are painted. None paints everywhere.
         keep_scales: coarse scales taken from the image inside the mask too.
         erase: discard the image's content inside the mask.
@@ -71,6 +72,7 @@ class Job:
         sampling: parameters of all images.
         partial_images: previews wanted of each image.
         edit: the image to start from; None generates from nothing.
+        shape: number of the images' shape among those of the model.
     """
 
     id: str
@@ -80,6 +82,7 @@ class Job:
     sampling: Sampling
     partial_images: int = 0
     edit: ImageEdit | None = None
+    shape: int = 0
 
     @property
     def parameters(self) -> dict[str, float | int | str]:
@@ -142,12 +145,31 @@ ToWorker = Accept | Paint | Cancel | ReadPrompt | Shutdown
 
 
 @dataclass(frozen=True, slots=True)
+class ImageShape:
+    """One of the shapes of images that a model makes.
+
+    Args:
+        width, height: in pixels.
+        tokens: of an image, all scales together.
+    """
+
+    width: int
+    height: int
+    tokens: int
+
+    @property
+    def size(self) -> str:
+        """Width and height, as the API writes them: ``512x512``."""
+        return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """The loaded model and how it runs: what validation, answers and estimates need.
 
     Args:
         name: public name.
-        image_size: side of the square image in pixels.
+        image_size: side of the square image, the first shape, in pixels.
         patch_nums: side of each scale's token map.
         parameters: number of parameters of the transformer and the VQVAE.
         sampling: defaults for parameters that a request leaves out.
@@ -160,6 +182,8 @@ class ModelInfo:
         examples: prompts that it draws well.
         num_classes: of a class-conditional model, whose prompts are class names; 0 for a text-conditional one.
         vocabulary: of a model that knows few things; None for one that takes any prompt.
+        other_shapes: shapes of images that it makes beside the square one.
+        guidance: how the strength of guidance follows from ``guidance_scale``; see :mod:`star_model.guidance`.
     """
 
     name: str
@@ -176,21 +200,29 @@ class ModelInfo:
     examples: tuple[str, ...] = ()
     num_classes: int = 0
     vocabulary: Vocabulary | None = None
+    other_shapes: tuple[ImageShape, ...] = ()
+    guidance: GuidanceKind = "rising"
+
+    @property
+    def shapes(self) -> tuple[ImageShape, ...]:
+        """All shapes of images that it makes; the first is the default."""
+        tokens = sum(side * side for side in self.patch_nums)
+        return (ImageShape(self.image_size, self.image_size, tokens), *self.other_shapes)
 
     @property
     def size(self) -> str:
-        """Width and height of an image, as the API writes them: ``512x512``."""
-        return f"{self.image_size}x{self.image_size}"
+        """Width and height of an image, as the API writes them: ``512x512``; if it makes others, of the default."""
+        return self.shapes[0].size
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Width and height of the images of each shape."""
+        return tuple(shape.size for shape in self.shapes)
 
     @property
     def num_scales(self) -> int:
         """Number of scales."""
         return len(self.patch_nums)
-
-    @property
-    def tokens_per_image(self) -> int:
-        """Tokens of one image, all scales together."""
-        return sum(side * side for side in self.patch_nums)
 
 
 @dataclass(frozen=True, slots=True)

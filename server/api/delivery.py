@@ -14,7 +14,7 @@ from server.api.context import Context
 from server.api.deadline import before_deadline
 from server.api.disconnect import unless_disconnected
 from server.api.image_file import encode_file
-from server.api.jobs import make_job, timeout_of
+from server.api.jobs import make_job, shape_of, timeout_of
 from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
 from server.api.warnings_header import warnings_header
@@ -27,7 +27,7 @@ from server.errors import (
 )
 from server.http.rate_limit import caller_of
 from server.http.request_log import record_of
-from server.images.canvas import EditOptions, parse_place
+from server.images.canvas import EditOptions, Size, parse_place
 from server.images.decode_process import EditSource
 from server.images.encode import MEDIA_TYPES
 from server.images.uploads import EditFiles
@@ -141,14 +141,26 @@ async def admit(
         record.details["prompt"] = job.prompt
     if files is not None:
         _check_limits(context, caller, images)
-        source = EditSource(
-            files, options, model.image_size, model.num_scales, context.settings.max_image_pixels
-        )
+        pixels = context.settings.max_image_pixels
+        source = EditSource(files, options, _canvas_sizes(body, model), model.num_scales, pixels)
         decoding = _Decoding(context, source, caller, images)
         work = before_deadline(deadline - client.clock(), decoding.run(), "its image was decoded")
-        job = replace(job, edit=await unless_disconnected(request, work))
+        job = _editing(job, await unless_disconnected(request, work), model)
     ticket = _submit(context, job, deadline, caller)
     return Delivery(request, context, body, ticket, notes)
+
+
+def _canvas_sizes(body: GenerateRequest, model: ModelInfo) -> tuple[Size, ...]:
+    """Width and height that the result of an edit may have: what the request names, or any of the model's."""
+    named = shape_of(body, model)
+    shapes = model.shapes if named is None else (model.shapes[named],)
+    return tuple((shape.width, shape.height) for shape in shapes)
+
+
+def _editing(job: Job, edit: ImageEdit, model: ModelInfo) -> Job:
+    """Return the job with the decoded image, whose shape its images have."""
+    size = f"{edit.image.width}x{edit.image.height}"
+    return replace(job, edit=edit, shape=model.sizes.index(size))
 
 
 def _submit(context: Context, job: Job, deadline: float, caller: str) -> Ticket:

@@ -125,7 +125,7 @@ def _json_answer(delivery: Delivery, body: GenerateRequest, files: Sequence[byte
     answer = GenerateResponse(
         created=int(time.time()),
         model=ticket.model.name,
-        size=ticket.model.size,
+        size=ticket.shape.size,
         format=body.image_format,
         parameters=ticket.job.parameters,
         data=[

@@ -78,7 +78,12 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
             f"Accept must allow {', '.join(FORMATS)}; it is {shorten(accept or '')}.",
             param="accept",
         )
-    native = GenerateRequest(prompt=body.inputs, format=FORMATS[media_type], **parameters.sampling)
+    native = GenerateRequest(
+        prompt=body.inputs,
+        format=FORMATS[media_type],
+        size=_size(parameters, model),
+        **parameters.sampling,
+    )
     delivery = await admit(request, native, context, model)
     return delivery.image_answer(await delivery.files())
 
@@ -86,14 +91,30 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
 def _check(parameters: TextToImageParameters, model: ModelInfo) -> None:
     """Check that the parameters are those of the model."""
     possible = {
-        "width": model.image_size,
-        "height": model.image_size,
-        "num_inference_steps": len(model.patch_nums),
+        "width": sorted({shape.width for shape in model.shapes}),
+        "height": sorted({shape.height for shape in model.shapes}),
+        "num_inference_steps": [len(model.patch_nums)],
     }
-    for name, value in possible.items():
+    for name, values in possible.items():
         given = getattr(parameters, name)
-        if given not in (None, value):
+        if given is not None and given not in values:
+            only = ", the only value" if len(values) == 1 else ", the values"
             raise InvalidRequest(
-                f"{name} must be {value}, the only value for {model.name}; got {given}.",
+                f"{name} must be {' or '.join(map(str, values))}{only} for {model.name}; got {given}.",
                 param=f"parameters.{name}",
             )
+
+
+def _size(parameters: TextToImageParameters, model: ModelInfo) -> str | None:
+    """Return the size that is asked for, the first with the width or the height if only one of them is given."""
+    asked = (parameters.width, parameters.height)
+    if asked == (None, None):
+        return None
+    for shape in model.shapes:
+        if asked[0] in (None, shape.width) and asked[1] in (None, shape.height):
+            return shape.size
+    raise InvalidRequest(
+        f"width and height must be one of {', '.join(model.sizes)}, the sizes of {model.name}; "
+        f"got {asked[0]}x{asked[1]}.",
+        param="parameters.width",
+    )

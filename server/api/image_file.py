@@ -30,7 +30,7 @@ async def encode_file(
         event.image,
         body.metadata or context.settings.metadata,
         model=model.name,
-        size=model.size,
+        size=ticket.shape.size,
         scales=model.num_scales,
     )
     work = context.encoder.encode(

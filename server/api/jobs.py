@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 
 from server.api.class_names import check_class
@@ -10,6 +11,7 @@ from server.api.schemas import GenerateRequest
 from server.errors import InvalidRequest
 from server.messages import Job, ModelInfo
 from server.settings import Settings
+from star_model.guidance import is_off
 from star_model.sampling import SEEDS
 
 _SCALES = ("keep_scales", "smooth_scales", "unguided_scales", "guidance_from", "mixed_scales")
@@ -43,11 +45,12 @@ def make_job(request: GenerateRequest, model: ModelInfo, settings: Settings, *, 
             f"draft must be less than {model.num_scales}, the scales of {model.name}; got {sampling.draft}.",
             param="draft",
         )
-    if request.negative_prompt and not sampling.guidance_scale:
+    scales = sampling.guidance_scales(model.num_scales)
+    if request.negative_prompt and all(is_off(scale, model.guidance) for scale in scales):
         default = f", the default of {model.name}" if request.guidance_scale is None else ""
         raise InvalidRequest(
-            f"negative_prompt needs guidance, and guidance_scale is 0{default}; set guidance_scale, "
-            "to 2 for example.",
+            f"negative_prompt needs guidance, and guidance_scale is {sampling.guidance_scale:g}{default}; "
+            "set guidance_scale, to 2 for example.",
             param="negative_prompt",
         )
     seed = request.seed if request.seed is not None else secrets.randbelow(SEEDS)
@@ -58,7 +61,39 @@ def make_job(request: GenerateRequest, model: ModelInfo, settings: Settings, *, 
         seeds=tuple((seed + i) % SEEDS for i in range(request.n)),
         sampling=sampling,
         partial_images=request.partial_images,
+        shape=shape_of(request, model) or 0,
     )
+
+
+def shape_of(request: GenerateRequest, model: ModelInfo) -> int | None:
+    """Return the number of the shape that a request names, by ``size`` or ``aspect_ratio``; None if by neither.
+
+    Raises:
+        InvalidRequest: the model does not make such images, or both are given.
+    """
+    if request.size is not None and request.aspect_ratio is not None:
+        raise InvalidRequest(
+            "aspect_ratio chooses the size; leave one of them out.", param="aspect_ratio"
+        )
+    if request.aspect_ratio is not None:
+        width, height = map(float, request.aspect_ratio.split(":"))
+        return nearest_shape(model, height / width)
+    if request.size is None:
+        return None
+    if request.size not in model.sizes:
+        sizes = " or ".join(json.dumps(size) for size in model.sizes)
+        noun = "the size" if len(model.sizes) == 1 else "the sizes"
+        raise InvalidRequest(
+            f"size must be {sizes}, {noun} of {model.name}; got {json.dumps(request.size)}.",
+            param="size",
+        )
+    return model.sizes.index(request.size)
+
+
+def nearest_shape(model: ModelInfo, ratio: float) -> int:
+    """Return the number of the shape whose height, divided by its width, is nearest to ``ratio`` in proportion."""
+    distances = [abs(math.log(shape.height / shape.width / ratio)) for shape in model.shapes]
+    return distances.index(min(distances))
 
 
 def timeout_of(request: GenerateRequest, settings: Settings) -> float:
@@ -77,12 +112,7 @@ def timeout_of(request: GenerateRequest, settings: Settings) -> float:
 
 
 def _check_delivery(request: GenerateRequest, model: ModelInfo, settings: Settings) -> None:
-    """Check size, previews and file quality."""
-    if request.size is not None and request.size != model.size:
-        raise InvalidRequest(
-            f'size must be "{model.size}", the size of {model.name}; got {json.dumps(request.size)}.',
-            param="size",
-        )
+    """Check previews and file quality."""
     if request.partial_images and not request.stream:
         raise InvalidRequest(
             'partial_images needs "stream": true; other answers have no place for them.',

@@ -52,6 +52,7 @@ def _card(model: ModelInfo, context: Context, name: str) -> ModelCard:
         alias_of=model.name if name != model.name else None,
         created=int(time.time() - context.client.uptime_seconds),
         size=model.size,
+        sizes=list(model.sizes),
         scales=list(model.patch_nums),
         parameters=model.parameters,
         **model.sampling.model_dump(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from server.api.context import AppContext, Context
 from server.api.delivery import Delivery, admit
 from server.api.image_content import keep_images
+from server.api.jobs import nearest_shape
 from server.api.model_names import check_images_name
 from server.api.openai_requests import OpenAIRequest, read_generation
 from server.api.openai_schemas import (
@@ -105,18 +107,24 @@ def _fitted(
         warnings.append(
             f"{model.name} generated this; {shorten(named)} is another name for it here."
         )
-    if body.size is not None and body.size.strip().lower() not in ("auto", model.size):
-        changes["size"] = None
-        shown = json.dumps(body.size, ensure_ascii=False)
-        warnings.append(
-            f"size {shown} is not one of {model.name}; the images are {model.size}, the nearest that it has."
-        )
-    elif body.size is not None:
-        changes["size"] = body.size.strip().lower()
+    if body.size is not None:
+        size = body.size.strip().lower()
+        if size not in ("auto", *model.sizes):
+            shown, size = json.dumps(body.size, ensure_ascii=False), _nearest_size(model, size)
+            warnings.append(
+                f"size {shown} is not one of {model.name}; the images are {size}, the nearest that it has."
+            )
+        changes["size"] = size
     if body.partial_images and not settings.previews:
         changes["partial_images"] = None
         warnings.append("partial_images had no effect: this server sends no previews.")
     return body.model_copy(update=changes), warnings
+
+
+def _nearest_size(model: ModelInfo, size: str) -> str:
+    """Return the size of the model whose ratio is nearest; the default if ``size`` is no width and height."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
+    return model.sizes[nearest_shape(model, int(found[2]) / int(found[1])) if found else 0]
 
 
 def _answers_url(
@@ -186,7 +194,7 @@ def _answer(
             OpenAIImage(seed=seed, **image) for seed, image in zip(job.seeds, images, strict=True)
         ],
         output_format=native.image_format,
-        size=model.size,
+        size=ticket.shape.size,
         usage=usage_of(ticket, len(images)),
         model=model.name,
         parameters=job.parameters,

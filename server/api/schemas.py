@@ -163,7 +163,13 @@ class GenerateRequest(EditFields, SamplingFields, PromptField):
     size: str | None = Field(
         None,
         max_length=32,
-        description='Width and height in pixels, such as "512x512"; only the size that the model generates.',
+        description='Width and height in pixels, such as "512x512"; one of the sizes that the model generates, which '
+        "/v1/models lists. When left out, the first of them; for an edit, the one with the shape of the image.",
+    )
+    aspect_ratio: str | None = Field(
+        None,
+        pattern=r"^([1-9]\d{0,3}(\.\d{1,4})?):([1-9]\d{0,3}(\.\d{1,4})?)$",
+        description='Width to height, such as "16:9", in place of size: the model\'s size of the nearest ratio.',
     )
     format: ImageFormat | None = Field(
         None,
@@ -336,6 +342,7 @@ _CARD: dict[str, Any] = {
     "owned_by": "star",
     "alias_of": None,
     "size": "512x512",
+    "sizes": ["512x512"],
     "scales": [1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
     "parameters": 34_000_000,
     **SAMPLED,
@@ -366,8 +373,9 @@ class ModelCard(Sampling, _OpenAIModel):
     alias_of: str | None = Field(
         description="Name of the loaded model, where `id` is another name for it."
     )
-    size: str
-    scales: list[int] = Field(description="Side of each scale's token map.")
+    size: str = Field(description="Width and height of its images, if a request names no other.")
+    sizes: list[str] = Field(description="All sizes of images that it makes, the default first.")
+    scales: list[int] = Field(description="Side of each scale's token map, of a square image.")
     parameters: int
     device: str
     dtype: str

@@ -32,7 +32,7 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 def usage_of(ticket: Ticket, images: int) -> Usage:
     """Return the usage of this many images of a request, in tokens."""
-    tokens = ticket.model.tokens_per_image
+    tokens = ticket.shape.tokens
     edited = tokens if ticket.job.edit is not None else 0
     return Usage.of(ticket.text_tokens, tokens * images, edited)
 
@@ -118,7 +118,7 @@ class ImageStream(EventSourceResponse):
             "type": f"{self._kind}.{name}",
             "b64_json": base64.b64encode(data).decode("ascii"),
             "created_at": int(time.time()),
-            "size": ticket.model.size,
+            "size": ticket.shape.size,
             "output_format": body.image_format,
             "image_index": event.image if len(ticket.job.seeds) > 1 else None,
         }

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from server.errors import ServerError
-from server.messages import Job, ModelInfo, Painted, Preview
+from server.messages import ImageShape, Job, ModelInfo, Painted, Preview
 
 
 class Ticket:
@@ -57,6 +57,11 @@ class Ticket:
         self._preview_buffer = preview_buffer
         self._changed = asyncio.Event()
         self._leave = leave
+
+    @property
+    def shape(self) -> ImageShape:
+        """Size and tokens of its images."""
+        return self.model.shapes[self.job.shape]
 
     @property
     def over(self) -> bool:

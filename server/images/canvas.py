@@ -1,4 +1,4 @@
-"""Preparation of an edit: from the uploaded files to a canvas of the model's size and a mask.
+"""Preparation of an edit: from the uploaded files to a canvas of one of the model's sizes and a mask.
 
 A mask marks the part to generate: with its transparent pixels or with its white pixels, see
 :mod:`server.images.mask`. Without a mask, the transparent pixels of the image mark it, if there are any.
@@ -7,6 +7,7 @@ A mask marks the part to generate: with its transparent pixels or with its white
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -19,8 +20,11 @@ from server.messages import ImageEdit, Pixels
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge, as fractions of the canvas."""
 
-_SQUARE = 1.01
-"""Ratio of the sides up to which an image counts as a square."""
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+_SAME_SHAPE = 1.01
+"""How many times longer, relative to the other side, an image may be than a canvas whose shape it counts as having."""
 _NUMBER = re.compile(r"\d*\.?\d+")
 
 
@@ -61,14 +65,19 @@ def parse_place(text: str) -> Box:
 
 
 def read_edit(
-    files: EditFiles, options: EditOptions, *, side: int, scales: int, max_pixels: int
+    files: EditFiles,
+    options: EditOptions,
+    *,
+    sizes: Sequence[Size],
+    scales: int,
+    max_pixels: int,
 ) -> ImageEdit:
     """Decode the files of an edit and lay them out on the canvas.
 
     Args:
         files: as they were uploaded.
         options: see :class:`EditOptions`.
-        side: of the model's images, in pixels.
+        sizes: that the canvas may have: those of the model's images, or the one that the request names.
         scales: number of the model's scales.
         max_pixels: pixels of an uploaded image at most.
 
@@ -77,7 +86,8 @@ def read_edit(
     """
     image = read_image(files.image, max_pixels)
     holes = _holes(files, image, options.mask_kind, max_pixels)
-    canvas, mask = _lay_out(image, holes, _target(image, options.place, side), side)
+    size = sizes[0] if options.place is not None else _fitting(image, sizes)
+    canvas, mask = _lay_out(image, holes, _target(image, options.place, size), size)
     if mask is not None:
         _check(mask, files.mask or files.image)
     elif options.place is not None:
@@ -88,7 +98,7 @@ def read_edit(
     if keep_scales is None:
         keep_scales = scales // 2 if mask is None else 1
     return ImageEdit(
-        image=Pixels(side, side, canvas.tobytes()),
+        image=Pixels(*size, canvas.tobytes()),
         mask=mask.tobytes() if mask is not None else None,
         keep_scales=keep_scales,
         erase=not options.keep_scales,  # scales to keep need the content inside the mask
@@ -113,17 +123,32 @@ def _holes(
     return marked(files.mask, mask, kind)
 
 
-def _target(image: Image.Image, place: Box | None, side: int) -> tuple[int, int, int, int]:
+def _fitting(image: Image.Image, sizes: Sequence[Size]) -> Size:
+    """Return the size with the shape of the image; raises ``InvalidRequest`` if there is none."""
+    for width, height in sizes:
+        ratio = (image.width * height) / (image.height * width)
+        if 1 / _SAME_SHAPE <= ratio <= _SAME_SHAPE:
+            return width, height
+    if len(sizes) > 1:
+        shapes = ", ".join(f"{width} x {height}" for width, height in sizes)
+        rule, remedy = f"the model generates {shapes}", "crop it to the shape of one of them"
+    elif sizes[0][0] == sizes[0][1]:
+        rule, remedy = "the model generates squares", "crop it to one"
+    else:
+        rule, remedy = f"the result has {sizes[0][0]} x {sizes[0][1]}", "crop it to that shape"
+    raise InvalidRequest(
+        f"image has {image.width} x {image.height} pixels, and {rule}: {remedy}, or "
+        'send place="0,0,1,1" to have the missing part generated.',
+        param="image",
+    )
+
+
+def _target(image: Image.Image, place: Box | None, canvas: Size) -> tuple[int, int, int, int]:
     """Return the box of the image on the canvas, in pixels: centred in ``place``, as large as fits."""
     if place is None:
-        if max(image.size) > _SQUARE * min(image.size):
-            raise InvalidRequest(
-                f"image has {image.width} x {image.height} pixels, and the model generates squares: crop it to one, or "
-                'send place="0,0,1,1" to have the missing part generated.',
-                param="image",
-            )
-        return 0, 0, side, side
-    left, top, right, bottom = (edge * side for edge in place)
+        return 0, 0, *canvas
+    left, right = (edge * canvas[0] for edge in place[::2])
+    top, bottom = (edge * canvas[1] for edge in place[1::2])
     factor = min((right - left) / image.width, (bottom - top) / image.height)
     width, height = round(image.width * factor), round(image.height * factor)
     if not width or not height:
@@ -136,19 +161,19 @@ def _target(image: Image.Image, place: Box | None, side: int) -> tuple[int, int,
 
 
 def _lay_out(
-    image: Image.Image, holes: Image.Image | None, target: tuple[int, int, int, int], side: int
+    image: Image.Image, holes: Image.Image | None, target: tuple[int, int, int, int], whole: Size
 ) -> tuple[Image.Image, Image.Image | None]:
     """Return the canvas in RGB and the mask of the part to generate; None is all of it, starting from the image."""
     left, top, right, bottom = target
     size = (right - left, bottom - top)
     fitted = image.resize(size, Image.Resampling.BICUBIC)  # the image itself if it has that size
-    canvas = Image.new("RGB", (side, side))
+    canvas = Image.new("RGB", whole)
     canvas.paste(
         Image.alpha_composite(Image.new("RGBA", size, "white"), fitted).convert("RGB"), (left, top)
     )
-    if holes is None and size == (side, side):
+    if holes is None and size == whole:
         return canvas, None
-    mask = Image.new("L", (side, side), 255)
+    mask = Image.new("L", whole, 255)
     if holes is None:
         mask.paste(0, target)
     else:  # a pixel that the mask touches at all is generated

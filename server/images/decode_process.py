@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 
 from server.child_process import group_signals_blocked, obey_parent_alone
 from server.errors import InvalidRequest, UnusableImage, UploadReason
-from server.images.canvas import EditOptions, read_edit
+from server.images.canvas import EditOptions, Size, read_edit
 from server.images.uploads import EditFiles
 from server.messages import ImageEdit
 
@@ -30,7 +30,7 @@ class EditSource:
 
     files: EditFiles
     options: EditOptions
-    side: int
+    sizes: tuple[Size, ...]
     scales: int
     max_pixels: int
 
@@ -39,7 +39,7 @@ class EditSource:
         return read_edit(
             self.files,
             self.options,
-            side=self.side,
+            sizes=self.sizes,
             scales=self.scales,
             max_pixels=self.max_pixels,
         )

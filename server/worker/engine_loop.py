@@ -143,7 +143,10 @@ class EngineLoop(Generic[TextT, SequenceT]):
         """Prepare arrivals and choose the batch."""
         self._prepare_arrivals()
         self._observe(idle=False)
-        return self._scheduler.next_batch({k: s.scale for k, s in self._sequences.items()})
+        return self._scheduler.next_batch(
+            {k: s.scale for k, s in self._sequences.items()},
+            {k: s.shape for k, s in self._sequences.items()},
+        )
 
     def _prepare_arrivals(self) -> None:
         """Prepare arrivals; while others are in flight, at most one new prompt or edit per turn."""
@@ -244,7 +247,10 @@ class EngineLoop(Generic[TextT, SequenceT]):
         def publish(key: Key, pixels: Pixels) -> None:
             self._publish(Preview(*key, indices[key], pixels))
 
-        self._decode(keys, self._engine.preview, publish)
+        shapes = {key: self._sequences[key].shape for key in keys}
+        for shape in sorted(set(shapes.values())):
+            alike = [key for key in keys if shapes[key] == shape]
+            self._decode(alike, self._engine.preview, publish)
 
     def _scales_of(self, key: Key) -> int:
         """Scales that an image is painted at: all, but those that a draft leaves out."""

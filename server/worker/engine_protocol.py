@@ -43,6 +43,11 @@ class ScaledSequence(Protocol):
         """The scale that the next step predicts, from 0; the number of scales when all are done."""
         ...
 
+    @property
+    def shape(self) -> int:
+        """Number of the image's shape; images of different shapes neither step nor are decoded together."""
+        ...
+
 
 TextT = TypeVar("TextT", bound=Text)
 SequenceT = TypeVar("SequenceT", bound=ScaledSequence)

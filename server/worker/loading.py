@@ -11,7 +11,7 @@ from dataclasses import replace
 import structlog
 import torch
 
-from server.messages import Job, LoadPhase, ModelInfo
+from server.messages import ImageShape, Job, LoadPhase, ModelInfo
 from server.settings import ModelSettings, WorkerSettings
 from server.worker.processors import threads_for
 from server.worker.scheduler import Policy, resolve_max_step, token_shares
@@ -250,6 +250,13 @@ def _describe(model: StarModel, engine: StarEngine, mode: Mode, seconds: float) 
         examples=model.about.examples,
         num_classes=model.config.transformer.num_classes,
         vocabulary=model.reader.vocabulary if model.reader is not None else None,
+        other_shapes=tuple(
+            ImageShape(width, height, schedule.num_tokens)
+            for (height, width), schedule in zip(
+                model.config.sizes[1:], model.config.schedules[1:], strict=True
+            )
+        ),
+        guidance=model.config.guidance,
     )
 
 

@@ -4,8 +4,8 @@ It is pure: no clock, no torch, no asyncio. Capacity and the scale of each image
 milliseconds, and the simulation of :mod:`server.commands.simulation` runs this very code. All images here hold a slot
 of the engine; :mod:`server.dispatch.dispatcher` decides who gets one.
 
-**Cohorts.** Only images at the same scale can step together: a cohort. An image joins at any scale boundary, so
-several cohorts are in flight at a time, and each step advances one of them.
+**Cohorts.** Only images of the same shape at the same scale can step together: a cohort. An image joins at any scale
+boundary, so several cohorts are in flight at a time, and each step advances one of them.
 
 **Turns.** The image with the lowest turn leads, and its cohort steps. Turns are given in order of arrival, but an
 image yields ``max_batch`` places for each image of its own job that arrived before it. So ten images of one job do
@@ -103,18 +103,25 @@ class Scheduler:
         """Remove an image that is finished, cancelled or failed; an unknown one is ignored."""
         self._turns.pop(key, None)
 
-    def next_batch(self, scales: Mapping[Key, int]) -> tuple[Key, ...]:
+    def next_batch(
+        self, scales: Mapping[Key, int], shapes: Mapping[Key, int] | None = None
+    ) -> tuple[Key, ...]:
         """Choose the images that step next: the leader's cohort, up to the policy's limit.
 
         Args:
             scales: the next scale of each image here; others are ignored.
+            shapes: the number of each one's shape; all have the same if not given.
 
         Returns:
-            images at one scale in the order of their turns; empty when there are none.
+            images of one shape at one scale in the order of their turns; empty when there are none.
         """
         if not self._turns:
             return ()
         ordered = sorted(self._turns, key=self._turns.__getitem__)
-        scale = scales[ordered[0]]
-        cohort = [key for key in ordered if scales[key] == scale]
-        return tuple(cohort[: self.policy.batch_limit(scale)])
+        leader = ordered[0]
+        cohort = [
+            key
+            for key in ordered
+            if scales[key] == scales[leader] and (shapes is None or shapes[key] == shapes[leader])
+        ]
+        return tuple(cohort[: self.policy.batch_limit(scales[leader])])

@@ -91,7 +91,9 @@ class StarEngine:
         self, text: Conditioning, negative: Conditioning | None, job: Job, seed: int
     ) -> ImageSequence:
         edit = self._edit(job.edit) if job.edit is not None else None
-        return self._engine.prepare(text, job.sampling, seed=seed, negative=negative, edit=edit)
+        return self._engine.prepare(
+            text, job.sampling, seed=seed, negative=negative, edit=edit, shape=job.shape
+        )
 
     def step(self, sequences: Sequence[ImageSequence]) -> Pending[None]:
         self._engine.step(sequences)

@@ -57,6 +57,10 @@ class FakeSequence:
     slot: int | None
     scale: int = 0
 
+    @property
+    def shape(self) -> int:
+        return self.job.shape
+
 
 @dataclass(frozen=True)
 class Step:

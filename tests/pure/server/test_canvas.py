@@ -28,7 +28,7 @@ def edit_of(
     return read_edit(
         files,
         EditOptions(keep_scales, box, focus=True, feather=True),
-        side=SIDE,
+        sizes=[(SIDE, SIDE)],
         scales=SCALES,
         max_pixels=1 << 20,
     )
