@@ -13,7 +13,7 @@ from star_model.families.registry import PRESETS
 
 
 class Convert(BaseModel):
-    """Convert the files of a published STAR, Switti or VAR checkpoint into a native model directory."""
+    """Convert the files of a published STAR, Switti, Infinity or VAR checkpoint into a native model directory."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -23,8 +23,8 @@ class Convert(BaseModel):
     vqvae: Path = Field(description="the VQVAE, likewise")
     text_encoder: list[Path] = Field(
         [],
-        description="directory of the CLIP text encoder; given twice for the two of a Switti, the smaller first; VAR "
-        "models have none",
+        description="directory of the text encoder, CLIP for a STAR and T5 for an Infinity; given twice for the two of a "
+        "Switti, the smaller first; VAR models have none",
     )
     out: Path = Field(description="directory to create")
     preset: str = Field("star-512", description="published model that the files belong to")

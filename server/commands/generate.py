@@ -55,6 +55,11 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
         "", max_length=2000, description="text that guidance leads away from"
     )
     quality: int | None = Field(None, ge=1, le=100, description="quality of webp and jpeg")
+    size: str | None = Field(
+        None,
+        max_length=32,
+        description="width and height in pixels, such as 1024x1024; one of those that info lists",
+    )
     batch: int = Field(8, ge=1, le=1024, description="images in flight at a time")
 
     def cli_cmd(self) -> None:
@@ -67,7 +72,7 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
         from star_model import Engine
 
         model = open_model(self, remark)
-        job = self._job(model.sampling_defaults)
+        job = self._job(model.sampling_defaults, model.config.sizes)
         engine = StarEngine(
             Engine(
                 model,
@@ -100,7 +105,14 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
             raise UsageError("--quality is for webp and jpeg; png is lossless.")
         return paths
 
-    def _job(self, defaults: Sampling) -> Job:
+    def _shape(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """Return the number of the size that is asked for among the model's, which are heights and widths."""
+        names = [f"{width}x{height}" for height, width in sizes]
+        if self.size is not None and self.size not in names:
+            raise UsageError(f"--size must be {' or '.join(names)}; got {self.size}.")
+        return 0 if self.size is None else names.index(self.size)
+
+    def _job(self, defaults: Sampling, sizes: Sequence[tuple[int, int]]) -> Job:
         sampling = defaults.changed(self.model_dump(include=set(SamplingOverrides.model_fields)))
         if self.negative_prompt and not sampling.guidance_scale:
             raise UsageError(
@@ -112,6 +124,7 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
             prompt=self.prompt,
             negative_prompt=self.negative_prompt,
             seeds=tuple((first + i) % SEEDS for i in range(self.n)),
+            shape=self._shape(sizes),
             sampling=sampling,
         )
 

@@ -61,6 +61,7 @@ def describe(name: str, cache_dir: Path | None) -> dict[str, Any]:
         "name": config.name,
         "path": str(path) if path is not None else None,
         "image_size": config.image_size,
+        "sizes": [f"{width}x{height}" for height, width in config.sizes],
         "scales": list(config.patch_nums),
         "tokens_per_image": sum(side * side for side in config.patch_nums),
         "parameters": {
@@ -116,6 +117,12 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
     return transformer, tokenizer
 
 
+def _kind_of_tokens(tokenizer: Mapping[str, Any]) -> str:
+    if tokenizer["kind"] == "bits":
+        return f"of {tokenizer['latent_channels'] * tokenizer['token_patch'] ** 2} bits each"
+    return f"from a codebook of {tokenizer['vocab_size']:,}"
+
+
 def description_text(info: Mapping[str, Any]) -> str:
     """Return the result of :func:`describe` as text."""
     config = info["config"]
@@ -125,10 +132,11 @@ def description_text(info: Mapping[str, Any]) -> str:
         ("model", info["name"]),
         ("path", info["path"] or "not downloaded yet; `star-server serve --model` downloads it"),
         ("image", f"{side}x{side} pixels"),
+        *([("other sizes", " ".join(info["sizes"][1:]))] if len(info["sizes"]) > 1 else []),
         ("scales", f"{len(info['scales'])}: " + " ".join(str(side) for side in info["scales"])),
         (
             "tokens",
-            f"{info['tokens_per_image']:,} per image, from a codebook of {config['tokenizer']['vocab_size']:,}",
+            f"{info['tokens_per_image']:,} per image, {_kind_of_tokens(config['tokenizer'])}",
         ),
         (
             "parameters",

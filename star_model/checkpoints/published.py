@@ -254,9 +254,7 @@ def _convert(
     published = {
         name: shape for source in sources.values() for name, shape in source.published.items()
     }
-    native_shapes = {
-        name: source.shape for source in sources.values() for name in source.published
-    }
+    native_shapes = {name: source.shape for source in sources.values() for name in source.published}
     check_names(file, expected=published.keys(), found=state.keys() - buffers)
     for name, shape in published.items():
         other = network.other_shapes.get(name.rpartition(".")[2])

@@ -78,8 +78,9 @@ class Family:
         transformer: the transformer's tensors.
         vqvae: the image tokenizer's tensors.
         transformer_files: name of a preset -> the file of its transformer.
-        vqvae_file: one for all presets.
+        vqvae_file: one for all presets but those in ``other_vqvae_files``.
         text_encoders: folder of each text encoder; none for a class-conditional family.
+        other_vqvae_files: name of a preset -> the file of its VQVAE, if it is another one.
         unpublished: names of models that the authors describe but have not uploaded -> a sentence that says so.
     """
 
@@ -90,11 +91,13 @@ class Family:
     transformer_files: Mapping[str, HubFile]
     vqvae_file: HubFile
     text_encoders: tuple[HubFile, ...]
+    other_vqvae_files: Mapping[str, HubFile] = field(default_factory=dict)
     unpublished: Mapping[str, str] = field(default_factory=dict)
 
     def files(self, name: str) -> tuple[HubFile, ...]:
         """Everything that the preset called ``name`` is made of: transformer, VQVAE, then its text encoders, if any."""
-        return (self.transformer_files[name], self.vqvae_file, *self.text_encoders)
+        vqvae = self.other_vqvae_files.get(name, self.vqvae_file)
+        return (self.transformer_files[name], vqvae, *self.text_encoders)
 
 
 def names_in_blocks(block: Names, depth: int) -> dict[str, str | tuple[str | None, ...]]:

@@ -242,4 +242,8 @@ FAMILY = Family(
             folder="flan-t5-xl",
         ),
     ),
+    other_vqvae_files=dict.fromkeys(
+        ("infinity-8b", "infinity-8b-512"),
+        HubFile(REPOSITORY, "infinity_vae_d56_f8_14_patchify.pth"),
+    ),
 )

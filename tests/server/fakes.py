@@ -141,6 +141,7 @@ class FakeEngine:
     def step(self, sequences: Sequence[FakeSequence]) -> Pending[None]:
         scales = {s.scale for s in sequences}
         assert len(scales) == 1, f"a step over scales {scales}"
+        assert len({s.shape for s in sequences}) == 1, "a step over several shapes"
         assert all(s.slot is not None and s.scale < self.num_scales for s in sequences)
         assert len({id(s) for s in sequences}) == len(sequences), "one sequence twice in a step"
         step = Step(scales.pop(), tuple(s.seed for s in sequences))

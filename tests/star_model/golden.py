@@ -241,8 +241,21 @@ class Golden:
         return transformer, vqvae, clip
 
     def _write_infinity(self, directory: Path) -> OfficialFiles:
+        """A bare ``.pth`` as the 2B model is published, or shards with an index as the 8B models are."""
         transformer, vqvae = directory / "infinity_reg.pth", directory / "infinity_vae.pth"
-        torch.save(self.official_state("transformer"), transformer)
+        state = self.official_state("transformer")
+        if self.description["config"]["patchify"]:
+            transformer = directory / "infinity_weights"
+            transformer.mkdir()
+            placed: dict[str, str] = {}
+            for number, names in enumerate((list(state)[::2], list(state)[1::2]), start=1):
+                shard = f"model-0000{number}-of-00002.safetensors"
+                save_file({name: state[name] for name in names}, transformer / shard)
+                placed |= dict.fromkeys(names, shard)
+            index = {"metadata": {"total_size": 0}, "weight_map": placed}
+            (transformer / "model.safetensors.index.json").write_text(json.dumps(index))
+        else:
+            torch.save(state, transformer)
         torch.save({"vae": self.official_state("vae")}, vqvae)
         t5 = write_tiny_t5(directory / "flan-t5", hidden_size=self.config.transformer.text_dim)
         return transformer, vqvae, t5

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from server.errors import InvalidRequest
-from server.images.canvas import EditOptions, parse_place, read_edit
+from server.images.canvas import Box, EditOptions, parse_place, read_edit
 from server.images.uploads import EditFiles, Upload
 from server.messages import ImageEdit
 from tests.server.pictures import file_of, mask, photo, see_through
@@ -32,6 +32,24 @@ def edit_of(
         scales=SCALES,
         max_pixels=1 << 20,
     )
+
+
+def test_the_canvas_has_the_shape_of_the_image() -> None:
+    files = EditFiles(Upload("image", file_of(Image.new("RGB", (60, 30), "red"))))
+    sizes = [(SIDE, SIDE), (2 * SIDE, SIDE), (SIDE, 2 * SIDE)]
+
+    def edit(place: Box | None = None) -> ImageEdit:
+        options = EditOptions(None, place, focus=True, feather=True)
+        return read_edit(files, options, sizes=sizes, scales=SCALES, max_pixels=1 << 20)
+
+    found = edit()
+    assert (found.image.width, found.image.height) == (2 * SIDE, SIDE)
+    assert found.mask is None
+    placed = edit(place=(0.0, 0.0, 1.0, 0.5))
+    assert (placed.image.width, placed.image.height) == (SIDE, SIDE)
+    assert placed.mask is not None
+    mask = Image.frombytes("L", (SIDE, SIDE), placed.mask)
+    assert mask.getbbox() == (0, SIDE // 2, SIDE, SIDE)
 
 
 def painted(edit: ImageEdit) -> Image.Image:

@@ -72,6 +72,17 @@ def test_the_image_that_came_first_leads_and_does_not_wait_for_newcomers() -> No
     assert [images.step_names() for _ in range(19)] == ["a"] * 9 + ["b"] * 10
 
 
+def test_images_of_other_shapes_take_turns() -> None:
+    images = Images()
+    images.add_jobs("abcd")
+    shapes = {key: int(key.job_id in "bd") for key in images.scales}
+    scheduler = images.scheduler
+    assert [key.job_id for key in scheduler.next_batch(images.scales, shapes)] == ["a", "c"]
+    for key in list(images.scales)[::2]:
+        images.remove(key)
+    assert [key.job_id for key in scheduler.next_batch(images.scales, shapes)] == ["b", "d"]
+
+
 def test_images_that_meet_at_a_scale_step_together_from_there_on() -> None:
     images = Images(max_batch=2)
     images.add_jobs("abc")

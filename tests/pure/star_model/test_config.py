@@ -60,7 +60,7 @@ def test_presets() -> None:
     assert PRESETS["var-d30"].transformer.adaptive_norm == "block"
     assert PRESETS["var-d36"].transformer.adaptive_norm == "shared"
     assert PRESETS["var-d30-cca"].sampling == Sampling(guidance_scale=0, top_k=900, top_p=0.96)
-    assert not any(map(PRESETS["var-d30-cca"].is_guided, range(10)))
+    assert not any(PRESETS["var-d30-cca"].guided_scales)
     assert all(c.transformer.logit_norm for c in PRESETS.values())
     assert PRESETS["star-512"].sampling == Sampling(guidance_scale=4.0, top_k=600, top_p=0.8)
 

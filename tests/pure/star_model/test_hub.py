@@ -13,14 +13,14 @@ from star_model.checkpoints import hub
 from star_model.checkpoints.hub import resolve_model
 from star_model.checkpoints.native import read_config
 from star_model.errors import CheckpointError, ModelNotFoundError
-from star_model.families import star, switti, var
+from star_model.families import infinity, star, switti, var
 from star_model.families.registry import PRESETS, family_of
 from tests.star_model import golden
 from tests.star_model.golden import OfficialFiles
 
 OFFICIAL_TRANSFORMERS = {
     name: file.place
-    for family in (star.FAMILY, switti.FAMILY, var.FAMILY)
+    for family in (star.FAMILY, switti.FAMILY, infinity.FAMILY, var.FAMILY)
     for name, file in family.transformer_files.items()
 }
 OFFICIAL_VQVAE = "vae_ch160v4096z32.pth"
@@ -30,7 +30,12 @@ OFFICIAL_VQVAE = "vae_ch160v4096z32.pth"
 def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published names, with a model behind them that a test can hold."""
     for name in PRESETS:
-        recorded = {"star": golden.STAR, "switti": golden.SWITTI, "var": golden.VAR}
+        recorded = {
+            "star": golden.STAR,
+            "switti": golden.SWITTI,
+            "infinity": golden.INFINITY,
+            "var": golden.VAR,
+        }
         small = recorded[name.partition("-")[0]].config
         monkeypatch.setitem(PRESETS, name, replace(small, name=name))
 
@@ -66,7 +71,7 @@ def test_every_preset_has_an_official_file() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_belongs_to_its_own_family(name: str) -> None:
-    families = {"star": star, "switti": switti, "var": var}
+    families = {"star": star, "switti": switti, "infinity": infinity, "var": var}
     assert family_of(PRESETS[name]) is families[name.partition("-")[0]].FAMILY
 
 
