@@ -23,7 +23,7 @@ class Convert(BaseModel):
     vqvae: Path = Field(description="the VQVAE, likewise")
     text_encoder: list[Path] = Field(
         [],
-        description="directory of the text encoder, CLIP for a STAR and T5 for an Infinity; given twice for the two of a "
+        description="directory of the text encoder: CLIP for a STAR, T5 for an Infinity; given twice for the two of a "
         "Switti, the smaller first; VAR models have none",
     )
     out: Path = Field(description="directory to create")
