@@ -66,6 +66,7 @@ class SleepingSequence:
 
     seed: int
     scale: int = 0
+    shape: int = 0
     released: bool = False
 
 
