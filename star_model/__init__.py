@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from star_model.config import ModelConfig
     from star_model.engine.editing import Edit, make_edit, place_on_canvas
     from star_model.engine.engine import Engine
+    from star_model.engine.generation import generate, generate_many
     from star_model.engine.sequence import ImageSequence
     from star_model.families.registry import PRESETS
     from star_model.model import StarModel
@@ -38,6 +39,8 @@ _HOMES = {
     "ScaleSchedule": "scales",
     "StarModel": "model",
     "TextConditioning": "networks.text_encoder",
+    "generate": "engine.generation",
+    "generate_many": "engine.generation",
     "load_model": "checkpoints.native",
     "make_edit": "engine.editing",
     "place_on_canvas": "engine.editing",
@@ -57,6 +60,8 @@ __all__ = [
     "StarModel",
     "TextConditioning",
     "errors",
+    "generate",
+    "generate_many",
     "load_model",
     "make_edit",
     "place_on_canvas",

@@ -111,7 +111,7 @@ def load_model(
     path: Path | str,
     *,
     device: str = "auto",
-    dtype: str | torch.dtype | None = None,
+    dtype: str | torch.dtype = "auto",
     attention: str | None = None,
     verify: bool = False,
 ) -> StarModel:
@@ -120,9 +120,9 @@ def load_model(
     Args:
         path: see the top of this module.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: of the transformer, whatever the file holds; by default float32 on a CPU and bfloat16 elsewhere.
-            The other networks follow, see :func:`star_model.networks.precision.choose_precision`;
-            ``auto`` lets it decide.
+        dtype: of the transformer, whatever the file holds; the other networks follow, see
+            :func:`star_model.networks.precision.choose_precision`. ``auto`` is what the server runs: the fastest
+            precision that changes no token. ``float32`` is exact everywhere, and the one to save a model again from.
         attention: backend of the transformer's attention, by default the device's.
         verify: compare all files with ``SHA256SUMS`` first.
 
@@ -134,8 +134,6 @@ def load_model(
     directory = Path(path)
     config = read_config(directory)
     place = choose_device(device)
-    if dtype is None:
-        dtype = torch.float32 if place.type == "cpu" else "auto"
     precision = choose_precision(place, None if dtype == "auto" else parse_dtype(dtype))
     if verify:
         verify_checksums(directory)

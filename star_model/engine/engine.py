@@ -45,6 +45,15 @@ from star_model.transfer import to_device
 Mode = Literal["deterministic", "fast"]
 
 
+def default_mode(device: str) -> Mode:
+    """Return the mode of an engine that was not told one: deterministic where that costs nothing, which is on a CPU.
+
+    Args:
+        device: type of the device, as PyTorch names it.
+    """
+    return "deterministic" if device == "cpu" else "fast"
+
+
 class Engine:
     """Advances sequences over preallocated slots.
 
@@ -137,7 +146,7 @@ class Engine:
     def prepare(
         self,
         conditioning: Conditioning,
-        sampling: Sampling,
+        sampling: Sampling | None = None,
         *,
         seed: int,
         negative: Conditioning | None = None,
@@ -148,7 +157,7 @@ class Engine:
 
         Args:
             conditioning: of the prompt, from the model's encoder.
-            sampling: guidance, and which tokens may be drawn.
+            sampling: guidance, and which tokens may be drawn; by default the model's own.
             seed: start of the image's own random stream, 0 to 2**32 - 1.
             negative: conditioning that guidance leads away from; the empty prompt, a learnt text, or no class, as the
                 model was trained, if not given.
@@ -164,6 +173,7 @@ class Engine:
             raise ValueError(f"seed must be 0 to {SEEDS - 1}, got {seed}")
         if not 0 <= shape < len(self.schedules):
             raise ValueError(f"shape must be 0 to {len(self.schedules) - 1}, got {shape}")
+        sampling = sampling or self.model.sampling_defaults
         if sampling.draft >= self.num_scales:
             raise ValueError(f"draft must be less than {self.num_scales}, the scales of the model")
         if edit is not None:

@@ -33,9 +33,9 @@ def test_a_slot_takes_what_is_said() -> None:
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_default_models_peak_is_predicted_within_five_percent(batch: int) -> None:
-    predicted, found = measure(load_model(resolve_model("star-mini"), device="cpu"), 4, batch)[
-        "peak"
-    ]
+    predicted, found = measure(
+        load_model(resolve_model("star-mini"), device="cpu", dtype="float32"), 4, batch
+    )["peak"]
     assert predicted == pytest.approx(found, rel=0.05)
 
 

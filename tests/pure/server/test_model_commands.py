@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,12 @@ def opened(path: Path) -> Image.Image:
 
 
 def test_generate_writes_images_that_say_what_they_are(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     output = tmp_path / "apple.png"
     arguments = ["generate", "a red apple", "-o", str(output), "--model", str(model), "--seed", "7"]
     assert main([*arguments, "--n", "3", "--batch", "2"]) == 0
@@ -43,9 +48,11 @@ def test_generate_writes_images_that_say_what_they_are(
     assert generations[0]["prompt"] == "a red apple"
     assert len({p.tobytes() for p in pictures}) == 3
 
-    # Alone and without a number, the same seed is the same picture.
+    # Alone and without a number, the same seed is the same picture. Off a terminal, there is no progress bar.
+    monkeypatch.undo()
     assert main([*arguments[:-1], "8"]) == 0
     assert opened(output).tobytes() == pictures[1].tobytes()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_carries_the_negative_prompt_and_the_parameters(model: Path, tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def recorded_model(recorded: Golden, tmp_path_factory: pytest.TempPathFactory) -
     """It, written as a download, converted and loaded; a STAR with the recorded text features."""
     directory = tmp_path_factory.mktemp("recorded")
     model = load_model(
-        convert(recorded, recorded.write_official(directory), directory / "native"), device="cpu"
+        convert(recorded, recorded.write_official(directory), directory / "native"),
+        device="cpu",
+        dtype="float32",
     )
     return (
         model

@@ -16,6 +16,8 @@ PUBLIC = {
     "StarModel",
     "TextConditioning",
     "errors",
+    "generate",
+    "generate_many",
     "load_model",
     "make_edit",
     "place_on_canvas",

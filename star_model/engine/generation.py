@@ -1,0 +1,129 @@
+"""From a prompt to an image in one call, with the defaults of the model and the pixels of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from star_model.engine.editing import Edit
+from star_model.engine.engine import Engine, Mode, default_mode
+from star_model.errors import ConfigError
+from star_model.model import StarModel
+from star_model.sampling import SEEDS, Sampling
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def generate(
+    model: StarModel,
+    prompt: str,
+    *,
+    seed: int = 0,
+    negative_prompt: str = "",
+    sampling: Sampling | None = None,
+    edit: Edit | None = None,
+    mode: Mode | None = None,
+) -> Image:
+    """Generate one image.
+
+    It is the server's image for the same request, bit for bit, in deterministic mode with the same number of threads,
+    type of device and release of PyTorch.
+
+    Args:
+        model: a loaded model.
+        prompt: describes the image; for a class-conditional model, the name of a class.
+        seed: 0 to 2^32 - 1; the same seed gives the same image.
+        negative_prompt: what guidance leads away from; empty for none.
+        sampling: parameters, by default the model's own (:attr:`StarModel.sampling_defaults`).
+        edit: an image to start from, made by :func:`star_model.make_edit`.
+        mode: see :class:`star_model.Engine`; by default the server's: deterministic on a CPU, fast on a GPU.
+
+    Returns:
+        a PIL image in RGB.
+
+    Raises:
+        ConfigError: the seed is out of range, or a negative prompt is given without guidance.
+        UnknownClassError: a class-conditional model has no such class.
+    """
+    (image,) = generate_many(
+        model,
+        [prompt],
+        seed=seed,
+        negative_prompt=negative_prompt,
+        sampling=sampling,
+        edit=edit,
+        mode=mode,
+        batch=1,
+    )
+    return image
+
+
+def generate_many(
+    model: StarModel,
+    prompts: Iterable[str],
+    *,
+    seed: int = 0,
+    negative_prompt: str = "",
+    sampling: Sampling | None = None,
+    edit: Edit | None = None,
+    mode: Mode | None = None,
+    batch: int = 8,
+) -> Iterator[Image]:
+    """Generate an image of each prompt, in order, and yield each batch as it is done.
+
+    Image ``i`` is ``generate(model, prompts[i], seed=seed + i)``; in fast mode, but for the rounding of a batch.
+
+    Args:
+        model: a loaded model.
+        prompts: as of :func:`generate`; read as far as they are needed.
+        seed: of the first image; each image has the next one.
+        negative_prompt: of all images.
+        sampling: of all images.
+        edit: of all images.
+        mode: see :func:`generate`.
+        batch: images in flight at a time, at least 1; each takes memory.
+
+    Raises:
+        ConfigError, UnknownClassError: see :func:`generate`.
+    """
+    sampling = sampling or model.sampling_defaults
+    if negative_prompt and not sampling.guidance_scale:
+        raise ConfigError("a negative prompt needs guidance, and guidance_scale is 0; raise it")
+    if not 0 <= seed < SEEDS:
+        raise ConfigError(f"seed must be from 0 to {SEEDS - 1}, got {seed}")
+    return _images(
+        Engine(model, slots=batch, mode=mode or default_mode(model.device.type)),
+        iter(prompts),
+        seed,
+        negative_prompt,
+        sampling,
+        edit,
+    )
+
+
+def _images(
+    engine: Engine,
+    prompts: Iterator[str],
+    seed: int,
+    negative_prompt: str,
+    sampling: Sampling,
+    edit: Edit | None,
+) -> Iterator[Image]:
+    """Yield the images of ``prompts``, as many in flight as the engine has slots."""
+    from PIL import Image
+
+    model = engine.model
+    # A negative prompt need not be something that the model can draw, so it is never read as something else.
+    negative = model.text_encoder.encode([negative_prompt])[0] if negative_prompt else None
+    while texts := [model.encode_prompt(prompt) for prompt in islice(prompts, engine.total_slots)]:
+        sequences = [
+            engine.prepare(text, sampling, seed=(seed + i) % SEEDS, negative=negative, edit=edit)
+            for i, text in enumerate(texts)
+        ]
+        seed += len(texts)
+        while not sequences[0].done:
+            engine.step(sequences)
+        for pixels in engine.finish(sequences).cpu():
+            yield Image.fromarray(pixels.numpy())
