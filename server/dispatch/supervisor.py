@@ -30,6 +30,7 @@ from server.settings import Settings
 _LONGEST_BACKOFF = 60.0
 _WATCH_SECONDS = 0.5
 _STOP_SECONDS = 5.0
+_REPORT_SECONDS = 10.0
 _LOAD_SILENCE_SECONDS = 30.0
 
 
@@ -103,6 +104,7 @@ class Supervisor:
         self._generation = 0
         self._launch_at = clock()
         self._load_seconds = 10.0  # a guess until the first load
+        self._reported_at = clock()  # when the log last said that it loads
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("star.engine").bind(worker=index)
 
@@ -221,11 +223,21 @@ class Supervisor:
         """Kill a worker that is silent, whose load takes too long, or whose engine hangs."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
+            self._report_load()
             worker = self.worker
             if worker is not None and (hang := self._hang()):
                 self._blame(*hang)
                 self.beat, self.heard_at = None, self._clock()
                 worker.kill()
+
+    def _report_load(self) -> None:
+        """Log every ten seconds that a worker still loads, so that a long start is not a silent one."""
+        now = self._clock()
+        if self.worker is None or self._ready_at is not None:
+            self._reported_at = now
+        elif now - max(self._reported_at, self._launch_at) >= _REPORT_SECONDS:
+            self._reported_at = now
+            self._log.info("still loading", phase=self.phase, seconds=round(now - self._launch_at))
 
     def _hang(self) -> tuple[EndCause, str] | None:
         """Return why the running worker must be replaced; None if it need not be."""

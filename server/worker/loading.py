@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import structlog
 import torch
@@ -18,7 +19,7 @@ from server.worker.scheduler import Policy, resolve_max_step, token_shares
 from server.worker.star_engine import StarEngine
 from star_model import Engine, Sampling, StarModel, load_model, resolve_model
 from star_model.engine.compilation import compile_networks, restore_networks
-from star_model.engine.engine import Mode
+from star_model.engine.engine import Mode, default_mode
 from star_model.engine.graphs import Capture, choose_capture
 from star_model.errors import CaptureError, ConfigError
 from star_model.host_memory import keep_freed_memory
@@ -31,14 +32,26 @@ Report = Callable[[LoadPhase], None]
 """Called when the next phase of loading begins."""
 
 
+class Announce(Protocol):
+    """Called when a step of loading begins, for the log."""
+
+    def __call__(self, step: str, **details: object) -> None: ...
+
+
 def open_model(
-    settings: ModelSettings, say: Callable[[str], None], *, index: int = 0, workers: int = 1
+    settings: ModelSettings,
+    say: Callable[[str], None],
+    *,
+    announce: Announce = lambda step, **details: None,
+    index: int = 0,
+    workers: int = 1,
 ) -> StarModel:
     """Resolve and load the model that the settings name, fetching and converting it if need be.
 
     Args:
         settings: name the model and the device.
         say: receives a sentence about each thing that takes long, or will.
+        announce: see :class:`Announce`.
         index: of this worker; on several GPUs it decides which one.
         workers: workers that share this machine's processors; 0 when not known yet.
 
@@ -59,6 +72,8 @@ def open_model(
         progress=say,
     )
     attention = None if settings.attention == "auto" else settings.attention
+    size = sum(f.stat().st_size for f in path.rglob("*.safetensors"))
+    announce("reading weights", directory=str(path), megabytes=round(size / 1e6))
     model = load_model(path, device=device, dtype=settings.dtype, attention=attention)
     if is_imitated(model.device, model.dtype):
         say(
@@ -89,9 +104,9 @@ def choose_device(device: str, index: int) -> str:
 
 
 def resolve_mode(mode: str, device: str) -> Mode:
-    """Resolve ``auto``: deterministic where that costs nothing, which is on a CPU; fast on a GPU."""
+    """Resolve ``auto``; see :func:`star_model.engine.engine.default_mode`."""
     if mode == "auto":
-        return "deterministic" if device == "cpu" else "fast"
+        return default_mode(device)
     return "fast" if mode == "fast" else "deterministic"
 
 
@@ -141,6 +156,7 @@ def load_engine(
     model = open_model(
         settings,
         lambda sentence: log.info(sentence, model=settings.model),
+        announce=_announce,
         index=index,
         workers=settings.workers,
     )
@@ -178,6 +194,7 @@ def _prepare(
         the engine, and the seconds that one image took.
     """
     if settings.compile:
+        _announce("compiling networks, which may take minutes")
         compile_networks(model)
         try:
             engine = _build_engine(model, settings, mode, policy, report)
@@ -200,6 +217,7 @@ def _build_engine(
     model: StarModel, settings: WorkerSettings, mode: Mode, policy: Policy, report: Report
 ) -> StarEngine:
     """Build an engine, and capture its graphs if the settings ask for them; without them it is slower, not wrong."""
+    _announce("allocating slots", slots=settings.slots)
     capture: Capture | None = choose_capture(model.device, settings.cuda_graphs)
     engine = Engine(
         model,
@@ -212,7 +230,13 @@ def _build_engine(
         report("capturing")
         _capture_graphs(engine)
     report("warming")
+    _announce("generating one image to warm up")
     return StarEngine(engine)
+
+
+def _announce(step: str, **details: object) -> None:
+    """Log that a step of loading begins."""
+    structlog.get_logger("star.worker").info("loading", step=step, **details)
 
 
 def _capture_graphs(engine: Engine) -> None:

@@ -125,6 +125,7 @@ def worker_main(
     structlog.contextvars.bind_contextvars(worker=index)
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, inbox), name="inbox", daemon=True).start()
+    structlog.get_logger("star.worker").info("loading", step="importing PyTorch")
     try:
         from server.worker.engine_loop import EngineLoop
 

@@ -183,13 +183,16 @@ class _Fetch:
             return local
         from huggingface_hub import hf_hub_download
 
-        self.say(f"fetching {part.path} from {part.repository}")
+        from star_model.checkpoints.fetch_progress import progress_of
+
+        self._announce(part.path, part.repository)
         return Path(
             hf_hub_download(
                 part.repository,
                 part.path,
                 cache_dir=self.downloads,
                 local_files_only=self.offline,
+                tqdm_class=progress_of(part.path, self.say),
             )
         )
 
@@ -197,7 +200,7 @@ class _Fetch:
         """Get a folder from ``official/``, or else from its repository."""
         if (local := self.official / part.place).is_dir():
             return local
-        self.say(f"fetching {part.path or 'text encoder'} from {part.repository}")
+        self._announce(part.path or "text encoder", part.repository)
         folder = self._snapshot(part, "*.bin")
         if any(
             name.endswith(".safetensors") and not (folder / name).is_file() for name in part.files
@@ -208,8 +211,17 @@ class _Fetch:
             raise FileNotFoundError(f"{part.path or configs[0]} is not in {part.repository}")
         return folder
 
+    def _announce(self, what: str, repository: str) -> None:
+        """Say what comes from where; offline, that is the hub library's cache alone."""
+        if self.offline:
+            self.say(f"looking for {what} of {repository} in the cache; nothing is fetched")
+        else:
+            self.say(f"fetching {what} from {repository}")
+
     def _snapshot(self, part: HubFile, *ignored: str) -> Path:
         from huggingface_hub import snapshot_download
+
+        from star_model.checkpoints.fetch_progress import progress_of
 
         # Of a whole repository only what is needed: it may hold the same weights in several formats.
         weights = ["model*.safetensors", "pytorch_model*.bin"]
@@ -220,5 +232,6 @@ class _Fetch:
             ignore_patterns=["*.fp16.*", *ignored],
             cache_dir=self.downloads,
             local_files_only=self.offline,
+            tqdm_class=progress_of(part.path or part.repository, self.say),
         )
         return Path(root) / part.path

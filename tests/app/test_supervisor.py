@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import structlog
 
 from server.dispatch import supervisor as module
 from server.dispatch.supervisor import Supervisor, SupervisorCallbacks
@@ -238,3 +239,20 @@ async def test_a_start_may_be_silent_for_longer_than_a_running_worker() -> None:
         assert supervisor._hang() is None
         launches.now += 2
         await until(lambda: worker.killed)
+
+
+async def test_a_long_load_is_reported_in_the_log() -> None:
+    launches = Launches()
+    async with supervised(launches) as supervisor:
+        with structlog.testing.capture_logs() as logs:
+            worker = await started(supervisor, launches, 1)
+            worker.deliver(Loading("loading"))
+            await until(lambda: supervisor.phase == "loading")
+            launches.now += 10
+            await until(lambda: any(line["event"] == "still loading" for line in logs))
+            worker.deliver(Ready(MODEL))
+            await until(lambda: supervisor.phase == "ready")
+            launches.now += 10
+            await until(lambda: supervisor._reported_at == launches.now)
+    (line,) = [line for line in logs if line["event"] == "still loading"]
+    assert (line["phase"], line["seconds"]) == ("loading", 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -28,6 +29,23 @@ pytestmark = needs_proc
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("start") / "model")
+
+
+def test_the_log_tells_the_steps_of_a_start(model: Path, tmp_path: Path) -> None:
+    flags = ("--model", str(model), "--threads", "1", "--slots", "2", "--log-format", "json")
+    with running_server(*flags, log=tmp_path / "log") as server:
+        lines = [json.loads(line) for line in server.written.splitlines()]
+    told = [line["step"] if line["event"] == "loading" else line["event"] for line in lines]
+    assert told == [
+        "listening",
+        "importing PyTorch",
+        "reading weights",
+        "allocating slots",
+        "generating one image to warm up",
+        "ready",
+    ]
+    weights = next(line for line in lines if line.get("step") == "reading weights")
+    assert weights["directory"] == str(model)
 
 
 @contextlib.contextmanager

@@ -248,7 +248,12 @@ def test_fetching(
     calls: list[tuple[Any, ...]] = []
 
     def download(
-        repository: str, filename: str, *, cache_dir: Path | None, local_files_only: bool
+        repository: str,
+        filename: str,
+        *,
+        cache_dir: Path | None,
+        local_files_only: bool,
+        tqdm_class: type,
     ) -> str:
         calls.append((repository, filename, cache_dir, local_files_only))
         return str(
