@@ -77,6 +77,16 @@ def step_work(
     return Work(2.0 * length * (linears + attention), float(bytes_per_value * (weights + cached)))
 
 
+KERNELS_A_BLOCK = {"text": 34, "class": 26}
+"""Kernels that a transformer block launches in a step, with and without cross-attention; a test counts them."""
+
+
+def step_launches(config: ModelConfig) -> int:
+    """Kernels that the transformer's blocks launch in a step without CUDA graphs, whatever its size."""
+    kind = "text" if config.transformer.text_dim else "class"
+    return KERNELS_A_BLOCK[kind] * config.transformer.depth
+
+
 def decode_work(config: ModelConfig, batch: int = 1, *, bytes_per_value: int = 2) -> Work:
     """The decoder's work for ``batch`` images."""
     cost = decoder_cost(config.tokenizer, config.latent_size())

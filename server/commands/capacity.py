@@ -19,11 +19,10 @@ from server.commands.simulation import Outcome, Simulation, StepTimes, Strategy
 from server.errors import UsageError
 from server.worker.scheduler import Policy
 from star_model.config import ModelConfig
-from star_model.cost import Device, decode_work, step_work
+from star_model.cost import Device, decode_work, step_launches, step_work
 
-_LAUNCH_SECONDS = (
-    0.2e-3  # of what a step does besides the network: sampling, quantizing, bookkeeping
-)
+# Of what a step does besides the transformer: sampling, quantizing, bookkeeping.
+_OTHER_SECONDS = 0.2e-3
 _MOST_GPUS = 1024
 _MOST_LOAD = 0.9  # of capacity; beyond it every burst leaves a queue that lasts, which a short simulation hides
 _LOADS = (0.3, 0.6, 0.9, 1.2)
@@ -95,12 +94,20 @@ def _fewest(demand: Demand, times: StepTimes, policy: Policy, each: float) -> tu
 class CountedTimes:
     """Step times computed from the floor of a device, its least time, and the share of it that the engine reaches.
 
-    A packed step reads the weights once for all scales in it.
+    A step takes at least as long as launching its kernels one by one: small models and coarse scales are bound by
+    that. A packed step reads the weights once for all scales in it.
+
+    Args:
+        config: of the model.
+        device: its speed.
+        efficiency: share of the floor that is reached, above 0 and up to 1.
+        launch_seconds: of the processor for each kernel; 0 where CUDA graphs are replayed.
     """
 
     config: ModelConfig
     device: Device
     efficiency: float
+    launch_seconds: float = 0.0
 
     def step(self, scales: Sequence[int]) -> float:
         parts = [
@@ -113,7 +120,8 @@ class CountedTimes:
         total = sum(parts[1:], parts[0])
         shared = total.bytes - weights * (len(parts) - 1)
         floor = max(total.flops / self.device.flops, shared / self.device.bandwidth)
-        return floor / self.efficiency + _LAUNCH_SECONDS
+        launches = self.launch_seconds * step_launches(self.config) * len(parts)
+        return max(floor / self.efficiency, launches) + _OTHER_SECONDS
 
     def decode(self, batch: int) -> float:
         return decode_work(self.config, batch).floor(self.device) / self.efficiency

@@ -64,6 +64,13 @@ class Plan(BaseModel):
         le=1,
         description="share of the floor, the least time on this GPU, that is reached; benchmarks.bench_gpu measures it",
     )
+    launch_us: float = Field(
+        5.0,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="microseconds to launch a kernel, which bound small models; 0 if serve runs with --cuda-graphs",
+    )
     price: float = Field(
         0.0,
         ge=0,
@@ -96,7 +103,12 @@ class Plan(BaseModel):
         config, _ = find_config(self.model, self.cache_dir)
         times, source = self._times(config)
         policy = self.policy(config)
-        about: dict[str, Any] = {"model": config.name, "gpu": self.gpu, "step_times": source}
+        about: dict[str, Any] = {
+            "model": config.name,
+            "gpu": self.gpu,
+            "step_times": source,
+            "left_out": self._left_out(),
+        }
         if self.compare:
             rows = compare(
                 times, policy, gpus=self.gpus or 1, slots=self.slots, requests=self.requests
@@ -104,7 +116,7 @@ class Plan(BaseModel):
             print(
                 json.dumps({**about, "loads": rows})
                 if self.as_json
-                else comparison_text(rows, source)
+                else f"{comparison_text(rows, source)}\nleft out: {about['left_out']}"
             )
             return
         about["memory_bytes"] = self._memory(config)
@@ -130,7 +142,20 @@ class Plan(BaseModel):
         if self.step_times is not None:
             return read_times(self.step_times, config), f"measured, {self.step_times}"
         source = f"modelled, {self.gpu} at {100 * self.efficiency:.0f} % of its floor"
-        return CountedTimes(config, self._device(), self.efficiency), source
+        if self.launch_us:
+            source += f", {self.launch_us:g} us to launch a kernel"
+        launch = self.launch_us / 1e6
+        return CountedTimes(config, self._device(), self.efficiency, launch), source
+
+    def _left_out(self) -> str:
+        """Return what the numbers do not tell."""
+        always = "the text encoder, uploaded images, image files, the network"
+        if self.step_times is not None:
+            return f"{always}; the steps are those of the machine that measured them"
+        return (
+            f"{always}; the steps are arithmetic, not measured on a {self.gpu}: take them for an upper bound, and "
+            "measure with benchmarks.bench_engine and --step-times before you buy"
+        )
 
     def _memory(self, config: ModelConfig) -> int | None:
         """Return the bytes that each GPU needs; None with measured step times, whose machine is unknown."""
@@ -204,5 +229,6 @@ def plan_text(found: Mapping[str, Any]) -> str:
         *costs,
         ("target", "met" if found["kept"] else "missed: more GPUs are needed"),
         ("step times", found["step_times"]),
+        ("left out", found["left_out"]),
     ]
     return "\n".join(f"{label:<12}{text}" for label, text in lines)

@@ -39,7 +39,17 @@ def test_more_load_needs_more_gpus(capsys: pytest.CaptureFixture[str]) -> None:
         assert found["kept"]
         assert found["p99"] <= 2.0
         assert 0.9 * found["capacity_rps"] >= found["rps"], "some headroom"
-    assert few["step_times"] == "modelled, h200 at 50 % of its floor"
+    assert few["step_times"] == "modelled, h200 at 50 % of its floor, 5 us to launch a kernel"
+    assert "not measured on a h200" in few["left_out"]
+
+
+def test_launching_kernels_bounds_a_small_model(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--model", "star-mini", "--rps", "20")
+    launched, replayed = (plan(capsys, *flags, "--launch-us", us) for us in ("5", "0"))
+    # Ten steps of 34 kernels in each of its blocks, 5 us each, and what is beside the transformer.
+    assert launched["one_image_alone"] > 10 * 34 * 5e-6
+    assert launched["capacity_rps"] < 0.5 * replayed["capacity_rps"]
+    assert "launch" not in replayed["step_times"]
 
 
 def test_a_thousand_images_have_a_price(capsys: pytest.CaptureFixture[str]) -> None:
