@@ -75,7 +75,10 @@ class ModelSettings(BaseSettings):
     cache_dir: Path | None = Field(
         None, description="directory for downloaded and converted models"
     )
-    offline: bool = Field(False, description="never download a model; a missing one is an error")
+    offline: bool = Field(
+        False,
+        description="use no network for models: what is neither shipped nor cached is an error that lists its files",
+    )
     allow_unsafe_pickle: bool = Field(
         False,
         description="read tensors of kinds that no published file has; this runs any code that is in the file",

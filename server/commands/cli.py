@@ -1,4 +1,4 @@
-"""The command line: ``star-server serve | generate | info | convert | plan``.
+"""The command line: ``star-server serve | generate | info | convert | plan | settings``.
 
 A mistake of the user ends in one sentence on stderr and exit code 2, never in a traceback.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
@@ -27,13 +27,16 @@ from server.commands.generate import Generate, remark
 from server.commands.info import Info
 from server.commands.plan import Plan
 from server.errors import UsageError
+from server.setting_groups import GROUPS, OTHERS, example_file, group_of
 from server.settings import Settings, SettingsFileError
 from server.validation import complaints, nearest, unknown
 from star_model.errors import StarError
+from star_model.sampling import Sampling
 
 PROGRAM = "star-server"
 EXIT_USAGE = 2
 EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
+_SAMPLING = "sampling, by default as the model has it"
 _NULL = "\0"
 """Stands for null in arguments. They cannot contain it, so the prompt "None" is a prompt."""
 
@@ -46,6 +49,14 @@ class Serve(Settings):
         from server.commands.serve import serve
 
         serve(self)
+
+
+class PrintSettings(BaseModel):
+    """Print all settings of the server with their defaults, as a YAML file for `serve --config`."""
+
+    def cli_cmd(self) -> None:
+        """Print the file."""
+        print(example_file(), end="")
 
 
 class Cli(BaseModel):
@@ -68,6 +79,7 @@ class Cli(BaseModel):
     info: CliSubCommand[Info] = Field(description="describe a model")
     convert: CliSubCommand[Convert] = Field(description="convert a published checkpoint")
     plan: CliSubCommand[Plan] = Field(description="estimate the GPUs that a load needs")
+    settings: CliSubCommand[PrintSettings] = Field(description="print all settings as a YAML file")
 
     def cli_cmd(self) -> None:
         """Run the subcommand."""
@@ -80,6 +92,7 @@ _COMMANDS: dict[str, type[BaseModel]] = {
     "info": Info,
     "convert": Convert,
     "plan": Plan,
+    "settings": PrintSettings,
 }
 
 
@@ -124,10 +137,45 @@ def _run(arguments: list[str]) -> None:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help that shows no default where there is none."""
+    """Help that shows settings in their groups, and no default where there is none."""
+
+    def add_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[Any],
+        prefix: str | None = None,
+    ) -> None:
+        """Add the usage; flags are many, and listed below it with what they mean."""
+        given = list(actions)
+        named = [action for action in given if not action.option_strings]
+        flags = "[options]" if len(named) < len(given) else ""
+        short = ["%(prog)s", flags, self._format_actions_usage(named, [])]
+        super().add_usage(usage or " ".join(filter(None, short)), given, groups, prefix)
+
+    def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
+        """Add the arguments of a section; settings get sections of their own, after the others."""
+        grouped: dict[str, list[argparse.Action]] = {}
+        for action in actions:
+            names = [option.removeprefix("--") for option in action.option_strings]
+            title = next((t for t in map(_title_of, names) if t), "")
+            grouped.setdefault(title, []).append(action)
+        super().add_arguments(grouped.pop("", []))
+        for title in filter(grouped.__contains__, (_SAMPLING, *GROUPS)):
+            self.end_section()
+            self.start_section(title)
+            super().add_arguments(grouped[title])
 
     def _expand_help(self, action: argparse.Action) -> str:
         return super()._expand_help(action).replace(f" (default: {_NULL})", "")
+
+
+def _title_of(flag: str) -> str:
+    """Return the title of a flag's section of the help; empty for those of the command itself."""
+    if flag.replace("-", "_") in Sampling.model_fields:
+        return _SAMPLING
+    title = group_of(flag)
+    return "" if title == OTHERS else title
 
 
 def _normalised(arguments: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from server import __version__
 from server.commands.cli import main
-from server.commands.generate import Generate, output_paths
+from server.commands.generate import Generate
+from server.commands.image_files import output_paths
 from server.errors import UsageError
+from server.setting_groups import GROUPS
 from tests.live_server import ROOT
 
 
@@ -30,7 +33,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), ("serve, generate, info, convert, plan", "star-server --help")),
+        ((), ("serve, generate, info, convert, plan, settings", "star-server --help")),
         (("--port", "1"), ("Unknown command --port", "serve, generate")),
         (("srve",), ("Unknown command srve", "did you mean serve?")),
         (("serve", "--prot", "1"), ("Unknown flag --prot", "did you mean --port?")),
@@ -39,7 +42,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("serve", "--port", "99999"), ("port must be an integer from 0 to 65535", '"99999"')),
         (("serve", "--port"), ("port", "one argument")),
         (("serve", "--config", "/nowhere.yaml"), ("/nowhere.yaml cannot be read",)),
-        (("generate",), ("PROMPT",)),
+        (("generate",), ("PROMPT", "--prompts")),
+        (("generate", "a", "--prompts", "b.txt"), ("not both",)),
         (("generate", ""), ("prompt must be a string of 1 to 2,000 characters", "empty")),
         (("generate", " "), ("prompt must be a string of 1 to 2,000 characters", "empty")),
         (("generate", "a", "red", "apple"), ("Unexpected argument red", "in quotes")),
@@ -103,6 +107,19 @@ def test_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     shown = capsys.readouterr().out
     assert "usage: star-server" in shown
     assert "\0" not in shown
+
+
+def test_the_help_shows_settings_in_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    shown = capsys.readouterr().out
+    titles = [line[:-1] for line in shown.splitlines() if re.fullmatch(r"\S.*:", line)]
+    assert titles == ["options", *GROUPS]
+    sections = dict(zip(titles, re.split(r"(?m)^\S.*:$", shown)[1:], strict=True))
+    for title, names in GROUPS.items():
+        flags = re.findall(r"(?m)^  --([a-z0-9-]+)", sections[title])
+        assert set(flags) == {name.replace("_", "-") for name in names}
+    assert set(re.findall(r"--([a-z-]+)", sections["options"])) == {"help", "config"}
 
 
 @pytest.mark.parametrize("flag", ["--version", "--help"])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from server.setting_groups import GROUPS, example_file
 from server.settings import Settings, SettingsFileError
 from server.validation import complaints
+from tests.live_server import ROOT
 
 
 def test_flags_go_before_the_environment_before_the_file(
@@ -175,3 +179,27 @@ def test_a_worker_starts_whatever_variables_its_parent_did_not_read(
 def test_every_setting_says_what_it_is() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
+
+
+# ---- groups, and the example file --------------------------------------------------------------------------
+def test_every_setting_is_in_one_group() -> None:
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == set(Settings.model_fields) - {"config"}
+
+
+def test_the_example_in_the_repository_is_up_to_date() -> None:
+    """`star-server settings > deploy/star.example.yaml` writes it anew."""
+    assert (ROOT / "deploy" / "star.example.yaml").read_text("utf-8") == example_file()
+
+
+def test_the_example_changes_nothing_as_it_is_nor_with_all_its_lines_in_force(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "star.yaml"
+    file.write_text(example_file(), "utf-8")
+    assert Settings(config=file) == Settings().model_copy(update={"config": file})
+    lines = [re.sub(r"^#(?=[a-z_0-9]+: )", "", line) for line in example_file().splitlines()]
+    file.write_text("\n".join(lines), "utf-8")
+    assert set(yaml.safe_load(file.read_text("utf-8"))) == set(Settings.model_fields) - {"config"}
+    assert Settings(config=file) == Settings().model_copy(update={"config": file})
