@@ -1,6 +1,6 @@
 # On a machine with git, make and Python 3.11 or newer, `make serve` and `make test` do everything.
-# The first of them creates .venv and installs; after that nothing is installed again until pyproject.toml or
-# constraints.txt changes. ARGS passes flags on: make serve ARGS="--port 9000", make test ARGS="-k scheduler".
+# The first of them creates .venv and installs: `make serve` what a server needs, `make test` and others the tools of
+# developers too. After that nothing is installed again until pyproject.toml or constraints.txt changes. ARGS passes flags on: make serve ARGS="--port 9000", make test ARGS="-k scheduler".
 # EXTRAS and TOOLS name the extras and the dependency groups of pyproject.toml to install, separated by commas.
 
 ARGS ?=
@@ -14,6 +14,8 @@ PYTHON_NAMES ?= python3.13 python3.12 python3.11 python3 python
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed-$(TOOLS)+$(EXTRAS)
+# What a server needs and nothing else.
+SERVER := $(VENV)/.installed-server
 # With the tools that check and list what is deployed.
 DEPLOY_INSTALLED := $(VENV)/.installed-test,deploy+train,ray
 # Clients of other projects, for tests/clients.
@@ -28,15 +30,16 @@ CODE := $(wildcard star_model server training benchmarks tests)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-fast clients peers reliability soak bench check lint types format deploy-check sbom licenses clean
+.PHONY: help install serve test test-fast clients peers reliability soak bench check lint types format deploy-check \
+    wheelhouse sbom licenses clean
 
 help: ## Say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-install: $(INSTALLED) ## Create the environment and install, once
+install: $(INSTALLED) ## Create the environment and install what developers need, once
 
-serve: $(INSTALLED) ## Serve the embedded default model on port 8000
-	$(PY) -m server serve $(ARGS)
+serve: $(SERVER) ## Serve the embedded default model on port 8000; installs no more than that needs
+	$(VENV)/bin/star-server serve $(ARGS)
 
 test: $(INSTALLED) $(MOTO)/.installed ## Run every test that needs no special hardware
 	$(PY) -m pytest -q $(PARALLEL) --no-loadscope-reorder --durations=15 $(ARGS)
@@ -83,6 +86,9 @@ format: $(INSTALLED) ## Rewrite the code as ruff would have it
 deploy-check: $(DEPLOY_INSTALLED) ## Check all that deploys; says what ran, and what was skipped and why
 	$(PY) -m pytest -q tests/deploy -m "network or not network" --deploy-report $(ARGS)
 
+wheelhouse: $(SERVER) ## Collect all wheels of a server in dist/wheelhouse, to install without a network
+	$(PY) -m pip wheel --disable-pip-version-check -c constraints.txt --wheel-dir dist/wheelhouse .
+
 sbom: $(RUNTIME)/.installed ## List what a server runs on, as CycloneDX, in dist/
 	@test -x build/sbom/bin/cyclonedx-py || { $(PY) -m venv --clear build/sbom && \
 	    build/sbom/bin/python -m pip install --disable-pip-version-check -c constraints.txt cyclonedx-bom; }
@@ -111,6 +117,11 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(PY)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --default-pip
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt 'pip>=25.1'
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt $(GROUP_FLAGS) -e '.[$(lastword $(PARTS))]'
+	@touch $@
+
+$(SERVER): pyproject.toml constraints.txt | $(PY)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --default-pip
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(RUNTIME)/.installed: pyproject.toml constraints.txt | $(PY)

@@ -47,6 +47,14 @@ The body of every error, of every endpoint, is `{"error": {"message", "type", "p
 `x-request-id`, taken from the request or generated, and `x-total-time` in seconds.
 """
 
+_TAGS = (
+    ("images", "The native API: all parameters, previews, edits."),
+    ("OpenAI", "Images and models as OpenAI's clients ask for them."),
+    ("Hugging Face", "Text to image as Hugging Face's client asks for it."),
+    ("operation", "Probes, metrics and the playground."),
+)
+"""Sections of the documentation, in the order of its page."""
+
 _EXPOSED_HEADERS = (
     *("x-request-id", "x-queue-time", "x-inference-time", "x-total-time", "x-seed", "x-warnings"),
     *("retry-after", "x-should-retry", "content-disposition", "content-range", "etag"),
@@ -108,6 +116,7 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        openapi_tags=[{"name": name, "description": text} for name, text in _TAGS],
         docs_url=None,  # FastAPI's own pages load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,  # the target is wrong behind a proxy; the error names the right path

@@ -46,6 +46,14 @@ async def test_every_operation_has_examples_of_what_goes_in_and_comes_out(servic
                 assert shown or binary, f"{name}: {kind} has no example"
 
 
+async def test_the_page_begins_with_images_and_ends_with_probes(service: Service) -> None:
+    spec = (await service.http.get("/openapi.json")).json()
+    order = [tag["name"] for tag in spec["tags"]]
+    assert order == ["images", "OpenAI", "Hugging Face", "operation"]
+    used = {t for path in spec["paths"].values() for found in path.values() for t in found["tags"]}
+    assert used == set(order)
+
+
 async def test_every_operation_says_what_it_is(service: Service) -> None:
     found = await operations(service)
     assert set(found) == {

@@ -17,6 +17,7 @@ PYTHON = """\
 echo "$(basename "$0") $*" >> "$LOG"
 case "$*" in
 *"-m venv "*) for folder; do :; done; mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" ;;
+*"-m pip install "*) cp "$0" "${0%/*}/star-server" ;;
 esac
 """
 OLD_PYTHON = "#!/bin/sh\nexit 1\n"
@@ -69,13 +70,17 @@ class Machine:
 def test_a_second_run_installs_nothing(tmp_path: Path) -> None:
     machine = Machine(tmp_path, python3_12=PYTHON)
     assert machine.make("serve", "ARGS=--port 9000").returncode == 0
-    pip, install = machine.installs
-    assert pip.endswith("-c constraints.txt pip>=25.1")
-    assert install.endswith("-c constraints.txt --group test -e .[train,s3,c2pa]")
-    assert machine.asked[-1] == "python -m server serve --port 9000"
+    (install,) = machine.installs
+    assert install.endswith("-m pip install --disable-pip-version-check -c constraints.txt -e .")
+    assert machine.asked[-1] == "star-server serve --port 9000"
+    assert machine.make("serve").returncode == 0
+    assert machine.asked == ["star-server serve"]
 
     assert machine.make("test").returncode == 0
-    *moto, run = machine.asked
+    pip, install = machine.installs[:2]
+    assert pip.endswith("-c constraints.txt pip>=25.1")
+    assert install.endswith("-c constraints.txt --group test -e .[train,s3,c2pa]")
+    *moto, run = machine.asked[-3:]
     assert [line.split("-m ", 1)[1] for line in moto] == [
         "venv --clear build/moto",
         "pip install --disable-pip-version-check -r tests/processes/moto.txt",
