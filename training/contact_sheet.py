@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from star_model import Engine, load_model
+from training.machine import command
 from training.painting import paint
 from training.sprites import Pixels
 
@@ -147,6 +148,7 @@ SHEETS: dict[str, Callable[[Engine], Image.Image]] = {
 }
 
 
+@command
 def main() -> None:
     """Parse the command line and draw."""
     parser = argparse.ArgumentParser(description="Draw the README's and the model card's pictures.")

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from star_model import Engine, StarModel, load_model
 from star_model.engine.editing import make_edit, place_on_canvas
 from training.contact_sheet import grid, label
+from training.machine import command
 from training.painting import paint
 
 SCENE, SCENE_SEED = "a red apple on a blue background", 1
@@ -69,6 +70,7 @@ def sheet(model: StarModel) -> Image.Image:
     return grid(tiles, 5)
 
 
+@command
 def main() -> None:
     """Parse the command line and draw."""
     parser = argparse.ArgumentParser(description="Draw the pictures of what editing does.")

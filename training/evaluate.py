@@ -37,6 +37,7 @@ from training.backdrop_recognition import BackdropJudge
 from training.captions import plain_caption
 from training.concepts import held_out_keywords, load_concepts
 from training.contact_sheet import grid, label
+from training.machine import command
 from training.painting import paint
 from training.recognition import References, Window, background_of, find_object, to_canvas
 from training.scene import Arrangement, Scene, nearest_colour
@@ -232,6 +233,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     """Paint, score, print a table and one JSON line."""
     arguments = parse_arguments()

@@ -1,13 +1,20 @@
-"""Write the trained model as a native directory: ``python -m training.export --out weights/star-mini``."""
+"""Write the trained model as a native directory: ``python -m training.export --out weights/star-mini``.
+
+The directory has all that serving needs: weights, configuration and name, text encoder, vocabulary if there is one,
+checksums, and ``about.json``, which an existing one of the same directory is kept for.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from star_model.about import ABOUT, About
 from star_model.checkpoints.saving import save_model
 from star_model.model import StarModel
 from star_model.networks.text_encoder import load_text_encoder
@@ -17,9 +24,14 @@ from star_model.vocabulary import Vocabulary, words_of
 from training.backdrops import BACKDROPS
 from training.captions import COLOUR_WORDS
 from training.concepts import Concept, held_out_keywords, load_concepts, with_article
+from training.machine import command
+from training.pictures import FolderPictures, ScenePictures, has_own_pictures
 from training.scenes import FOR_TRANSFORMER, SceneGenerator
 from training.sources import STYLES
 from training.tokenize import config_of, load_tokenizer, trained_weights
+
+EXAMPLES = 6
+"""Prompts to try in ``about.json``."""
 
 CAPTIONS = 20_000
 """Captions of training whose words a model is taken to know: all that it met often enough to learn."""
@@ -66,6 +78,34 @@ def kinds_of(concepts: Sequence[Concept]) -> dict[str, tuple[str, ...]]:
     return {kind: tuple(phrases) for kind, phrases in kinds.items()}
 
 
+def about(data: Path, vocabulary: str) -> About:
+    """Return the words about a model that was trained on ``data``: what it draws, and prompts to try."""
+    if has_own_pictures(data):
+        pictures = FolderPictures(data)
+        captions = dict.fromkeys(pictures.plain_caption(i) for i in range(pictures.count))
+        count = f"{pictures.count:,} pictures"
+        return About(f"Trained on {count} with captions.", tuple(captions)[:EXAMPLES])
+    concepts = load_concepts(data, vocabulary)
+    labels = sorted(concept.label for concept in concepts)
+    things = f"{len(labels)} things, from {labels[0]} to {labels[-1]}" if labels else "nothing"
+    scenes = ScenePictures(data, seed=1, vocabulary=vocabulary, max_objects=1)
+    return About(
+        f"Draws {things}, in the styles {', '.join(STYLES)}, on backgrounds of {len(COLOUR_WORDS)} colours. "
+        "Anything else is drawn as the nearest of them.",
+        tuple(scenes.plain_caption(i) for i in range(EXAMPLES)),
+    )
+
+
+def write_about(out: Path, words: About, description: str | None) -> None:
+    """Write ``about.json`` of a model directory: with the description, if one is given, else unless there is one."""
+    if description is not None:
+        words = dataclasses.replace(words, description=description)
+    elif (out / ABOUT).exists():
+        return
+    text = json.dumps(dataclasses.asdict(words), ensure_ascii=False, indent=2)
+    (out / ABOUT).write_text(text + "\n", encoding="utf-8")
+
+
 def export(
     data: Path,
     tokenizer: Path,
@@ -75,6 +115,8 @@ def export(
     vocabulary: str = "full",
     max_things: int = 1,
     dtype: str = "int8",
+    name: str | None = None,
+    description: str | None = None,
 ) -> None:
     """Join what the two runs in ``tokenizer`` and ``transformer`` last saved; the averaged weights of both.
 
@@ -86,27 +128,34 @@ def export(
         vocabulary: which things it was trained on.
         max_things: that it draws in one picture.
         dtype: of the weights in the files: ``float16``, or ``int8`` with half the bytes.
+        name: of the model, by default that of the directory.
+        description: of the model in ``about.json``; by default an existing one is kept, or what the data say.
 
     Raises:
         FileNotFoundError: when a run has saved nothing yet.
     """
-    cpu, config = torch.device("cpu"), config_of(transformer)
+    cpu = torch.device("cpu")
+    config = dataclasses.replace(config_of(transformer), name=name or out.resolve().name)
     network = StarTransformer(config).eval()
     network.load_state_dict(trained_weights(transformer, "transformer.safetensors", "average"))
     encoder = load_text_encoder(
         data / "text_encoder", config.text_encoder, device=cpu, dtype=torch.float32
     )
-    known = vocabulary_of(data, vocabulary, max_things=max_things)
-    reader = PromptReader(known, encoder.pooled, encoder.is_word)
+    reader = None
+    if not has_own_pictures(data):
+        known = vocabulary_of(data, vocabulary, max_things=max_things)
+        reader = PromptReader(known, encoder.pooled, encoder.is_word)
     images = load_tokenizer(tokenizer, cpu)
     model = StarModel(config, network, images, encoder, cpu, torch.float32, reader=reader)
     save_model(model, out, dtype=dtype, overwrite=True)
+    write_about(out, about(data, vocabulary), description)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(
-        f"{out}: {model.num_parameters / 1e6:.1f} M parameters and the text encoder, {size / 1e6:.1f} MB"
+        f"{out}: {config.name}, {model.num_parameters / 1e6:.1f} M parameters and the text encoder, {size / 1e6:.1f} MB"
     )
 
 
+@command
 def main() -> None:
     """Parse the command line and export."""
     parser = argparse.ArgumentParser(
@@ -129,6 +178,10 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=("int8", "float16"), default="int8", help="of the weights in the files"
     )
+    parser.add_argument("--name", help="of the model; by default that of the directory")
+    parser.add_argument(
+        "--description", help="of the model, for people; by default what the data say"
+    )
     arguments = parser.parse_args()
     export(
         arguments.data,
@@ -138,6 +191,8 @@ def main() -> None:
         vocabulary=arguments.vocabulary,
         max_things=arguments.max_things,
         dtype=arguments.dtype,
+        name=arguments.name,
+        description=arguments.description,
     )
 
 

@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.machine import command
 from training.mistakes import make_lesson
+from training.pictures import ScenePictures
 from training.precision import autocast
-from training.scenes import SceneGenerator
 from training.teacher_forcing import token_logits
 from training.tokenize import SceneEncoder, config_of, load_tokenizer, trained_weights
 from training.transformer_trainer import Trainer, TransformerRecipe
@@ -62,7 +63,7 @@ class UnseenScenes:
         """The first ``count`` scenes of ``vocabulary``, from what training.prepare wrote to ``data``, by a tokenizer's
         run or model directory."""
         encoder = SceneEncoder(
-            data, tokenizer, SceneGenerator(data, seed=SEED, vocabulary=vocabulary)
+            data, tokenizer, ScenePictures(data, seed=SEED, vocabulary=vocabulary, max_objects=1)
         )
         arrays = encoder.arrays(range(count))
         hidden, lengths, pooled = (
@@ -147,6 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@command
 def main() -> None:
     """Measure each model, print two tables."""
     arguments = parse_arguments()

@@ -4,11 +4,41 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 
+from star_model.errors import StarError
 from star_model.networks.precision import choose_device
+
+
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Return a command's ``main`` that ends in a sentence and exit code 1 where a file or a value is wrong."""
+
+    @wraps(main)
+    def run() -> None:
+        try:
+            main()
+        except BrokenPipeError:
+            raise SystemExit(141) from None  # as of a program that SIGPIPE ends
+        except (OSError, ValueError, StarError) as error:
+            spec = main.__globals__.get("__spec__")
+            print(f"{spec.name if spec else main.__module__}: {_sentence(error)}", file=sys.stderr)
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+    return run
+
+
+def _sentence(error: Exception) -> str:
+    """Return an error's text; of one of the system's, the file and the reason."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error) or repr(error)
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@
 
 What is there already is neither fetched nor rendered again. ``--pack FILE`` also writes all of it but the text encoder
 to one file; ``--from FILE`` fills the folder from such a file, without a network or a renderer (`training.packing`).
+``--folder DIR`` takes pictures of one's own instead of drawings (`training.folder`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import numpy as np
 from PIL import Image
 
 from training.concepts import GROUPS, read_vocabulary
+from training.folder import prepare_folder
+from training.machine import command
 from training.packing import pack, unpack
 from training.sources import (
     SOURCES,
@@ -285,6 +288,7 @@ def published_bitmaps(data: Path) -> dict[str, dict[str, bytes]]:
     return found
 
 
+@command
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Fetch and render the training data.")
@@ -303,9 +307,19 @@ def main() -> None:
         "--text-encoder",
         type=Path,
         default=Path("weights/star-mini/text_encoder"),
-        help="the text encoder's folder, with --from",
+        help="the text encoder's folder, with --from and --folder",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="pictures of your own with their captions, in place of the drawings",
     )
     args = parser.parse_args()
+    if args.folder and (args.packed or args.pack):
+        parser.error("--folder takes neither --from nor --pack: those are for drawings")
+    if args.folder:
+        prepare_folder(args.folder, args.out, args.text_encoder)
+        return
     if args.packed:
         unpack(args.packed, args.out, render_bitmap, args.text_encoder)
     else:

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from star_model.errors import StarError
+
 Ecosystem = Literal["npm", "pypi"]
 Layout = Literal["iconify", "webp", "emojibase", "text_encoder"]
 
 
-class SourceError(RuntimeError):
+class SourceError(StarError):
     """A source could not be fetched, or its archive is not the one recorded here."""
 
 

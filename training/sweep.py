@@ -20,6 +20,7 @@ import torch
 from star_model import load_model, make_edit
 from training.concepts import load_concepts
 from training.evaluate import SIZE, Judge, Painter, Score, make_splits
+from training.machine import command
 from training.scenes import render
 from training.sprites import Sprites
 
@@ -42,6 +43,7 @@ def table(rows: list[tuple[dict[str, float], Score]]) -> str:
     return "\n".join(lines)
 
 
+@command
 def main() -> None:
     """Parse the command line, paint with each setting, score."""
     parser = argparse.ArgumentParser(description="Compare sampling settings by their scores.")

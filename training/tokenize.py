@@ -28,12 +28,12 @@ from star_model.config import ModelConfig
 from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.text_encoder import TransformersTextEncoder, load_text_encoder
 from star_model.networks.tokenizers import build_tokenizer
-from training.machine import add_machine_flags, loader_workers, use_machine
+from training.machine import add_machine_flags, command, loader_workers, use_machine
+from training.pictures import Pictures, open_pictures
 from training.precision import autocast
 from training.recipe import TEXT_ENCODER
-from training.scenes import FOR_TRANSFORMER, SceneGenerator, render
-from training.sprites import Sprites
-from training.train_tokenizer import IMAGE_SIZE, to_tensor
+from training.scenes import FOR_TRANSFORMER
+from training.train_tokenizer import to_tensor
 
 TEXT_TOKENS = 32
 """Positions of a caption; none is longer. The model itself takes longer prompts."""
@@ -43,7 +43,10 @@ CPU = torch.device("cpu")
 TEXTS_AT_ONCE = 256
 
 SHARD = 1000
-"""Scenes that are saved together: what a stop loses at most."""
+"""Pictures that are saved together: what a stop loses at most."""
+
+SCENES = 40_000
+"""Scenes that are encoded by default."""
 
 
 Array = np.ndarray[Any, Any]
@@ -93,17 +96,17 @@ def shards_of(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("[0-9]*") if path.suffix != ".partial")
 
 
-class Scenes(Dataset[Tensor]):
-    """Whole scenes as (3, 512, 512) floats in [-1, 1]."""
+class Some(Dataset[Tensor]):
+    """Some of ``pictures``, by their numbers, as (3, 512, 512) floats in [-1, 1]."""
 
-    def __init__(self, data: Path, generator: SceneGenerator, scenes: range) -> None:
-        self.sprites, self.generator, self.scenes = Sprites(data), generator, scenes
+    def __init__(self, pictures: Pictures, numbers: range) -> None:
+        self.pictures, self.numbers = pictures, numbers
 
     def __len__(self) -> int:
-        return len(self.scenes)
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> Tensor:
-        return to_tensor(render(self.generator.scene(self.scenes[index]), self.sprites, IMAGE_SIZE))
+        return to_tensor(self.pictures.picture(self.numbers[index]))
 
 
 def load_encoder(data: Path, device: torch.device) -> TransformersTextEncoder:
@@ -195,21 +198,25 @@ class SceneEncoder:
     Args:
         data: what training.prepare wrote.
         tokenizer: the tokenizer's run, or a model directory.
-        generator: what the scenes are.
-        captions: of each scene.
+        pictures: what is encoded.
+        captions: of each picture.
         device: of both networks.
+
+    Attributes:
+        cut: captions so far that are longer than a caption may be, so that their ends were left out.
     """
 
     def __init__(
         self,
         data: Path,
         tokenizer: Path,
-        generator: SceneGenerator,
+        pictures: Pictures,
         captions: int = 1,
         device: torch.device = CPU,
     ) -> None:
         self.device = device
-        self.data, self.generator, self._captions = data, generator, captions
+        self.pictures, self._captions = pictures, captions
+        self.cut = 0
         self._vqvae = load_tokenizer(tokenizer, self.device)
         self._text = load_encoder(data, self.device)
 
@@ -222,31 +229,32 @@ class SceneEncoder:
         found: list[Text] = []
         for first in range(0, len(captions), TEXTS_AT_ONCE):
             for t in self._text.encode(captions[first : first + TEXTS_AT_ONCE]):
+                self.cut += bool(t.truncated)
                 hidden = (t.hidden * t.mask.unsqueeze(1)).cpu().numpy().astype(np.float16)
                 found.append((hidden, int(t.mask.sum()), t.pooled.cpu().numpy()))
         return found
 
-    def arrays(self, scenes: range) -> dict[str, Array]:
-        """Tokens (N, L) in uint16 and text features (N, captions, ...) of the N ``scenes``, by name."""
-        texts = self.texts(self.captions(scenes))
+    def arrays(self, numbers: range) -> dict[str, Array]:
+        """Tokens (N, L) in uint16 and text features (N, captions, ...) of the N pictures ``numbers``, by name."""
+        texts = self.texts(self.captions(numbers))
         hidden, lengths, pooled = (
-            np.stack(column).reshape(len(scenes), self._captions, *np.shape(column[0]))
+            np.stack(column).reshape(len(numbers), self._captions, *np.shape(column[0]))
             for column in zip(*texts, strict=True)
         )
         return {
-            "tokens": self._tokens(scenes),
+            "tokens": self._tokens(numbers),
             "hidden": hidden,
             "lengths": lengths,
             "pooled": pooled,
         }
 
-    def captions(self, scenes: range) -> list[str]:
-        """All captions of ``scenes``, those of one scene together."""
-        return [caption for i in scenes for caption in self.generator.captions(i, self._captions)]
+    def captions(self, numbers: range) -> list[str]:
+        """All captions of the pictures ``numbers``, those of one picture together."""
+        return [caption for i in numbers for caption in self.pictures.captions(i, self._captions)]
 
     @torch.no_grad()
-    def _tokens(self, scenes: range) -> Array:
-        pictures = Scenes(self.data, self.generator, scenes)
+    def _tokens(self, numbers: range) -> Array:
+        pictures = Some(self.pictures, numbers)
         tokens = []
         workers, size = loader_workers(self.device), 8 if self.device.type == "cpu" else 32
         for images in DataLoader(pictures, batch_size=size, num_workers=workers, prefetch_factor=4):
@@ -258,7 +266,7 @@ class SceneEncoder:
 
 
 def tokenize(encoder: SceneEncoder, out: Path, *, count: int, minutes: float = 0.0) -> None:
-    """Fill ``out`` with the first ``count`` scenes, rounded up to whole shards, those that it holds left out.
+    """Fill ``out`` with the first ``count`` pictures, those that it holds left out.
 
     Args:
         minutes: stop after so long, but not before the first shard is complete; 0 for no limit.
@@ -267,9 +275,9 @@ def tokenize(encoder: SceneEncoder, out: Path, *, count: int, minutes: float = 0
     if not (out / "empty.npz").exists():
         hidden, length, pooled = encoder.text("")
         np.savez(out / "empty.npz", hidden=hidden, length=length, pooled=pooled)
-    started, begin = time.monotonic(), len(shards_of(out)) * SHARD
+    started, begin = time.monotonic(), sum(map(_length, shards_of(out)))
     for first in range(begin, count, SHARD):
-        scenes = range(first, first + SHARD)
+        scenes = range(first, min(first + SHARD, count))
         shard = out / f"{first:08d}"
         partial = shard.with_suffix(".partial")
         partial.mkdir(exist_ok=True)
@@ -278,11 +286,30 @@ def tokenize(encoder: SceneEncoder, out: Path, *, count: int, minutes: float = 0
         (partial / "captions.json").write_text(json.dumps(encoder.captions(scenes)))
         partial.rename(shard)
         left = (time.monotonic() - started) / (scenes.stop - begin) * (count - scenes.stop)
-        print(f"scenes {scenes.stop}/{count}  {left / 60:.1f} min left", flush=True)
+        print(f"pictures {scenes.stop}/{count}  {left / 60:.1f} min left", flush=True)
         if minutes and time.monotonic() - started > 60 * minutes:
             return
 
 
+def _length(shard: Path) -> int:
+    """Return the number of pictures in a shard."""
+    return len(np.load(shard / "tokens.npy", mmap_mode="r"))
+
+
+def count_of(pictures: Pictures, asked: int | None) -> int:
+    """Return the number of pictures to encode: ``asked``, or else all pictures of one's own, or 40,000 scenes.
+
+    Raises:
+        ValueError: there are fewer, or less than one is asked for.
+    """
+    if asked is not None and asked < 1:
+        raise ValueError(f"--count must be at least 1, got {asked}")
+    if asked is not None and pictures.count is not None and asked > pictures.count:
+        raise ValueError(f"--count is {asked}, but there are {pictures.count} pictures")
+    return asked or pictures.count or SCENES
+
+
+@command
 def main() -> None:
     """Parse the command line and encode."""
     parser = argparse.ArgumentParser(
@@ -298,7 +325,11 @@ def main() -> None:
         help="the tokenizer's run, or a model directory",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/tokens"))
-    parser.add_argument("--count", type=int, default=40_000, help="scenes")
+    parser.add_argument(
+        "--count",
+        type=int,
+        help=f"scenes, {SCENES} by default; of your own pictures, by default all",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocabulary", default="full")
     parser.add_argument("--max-objects", type=int, default=2, help="1 to 3")
@@ -311,11 +342,16 @@ def main() -> None:
     what = {name: getattr(arguments, name) for name in ("seed", "vocabulary", "max_objects")}
     others = {"captions": arguments.captions, "tokenizer": str(arguments.tokenizer)}
     refuse_others(arguments.out, what | others)
-    generator = SceneGenerator(arguments.data, **what, variety=FOR_TRANSFORMER)
+    pictures = open_pictures(arguments.data, **what, variety=FOR_TRANSFORMER)
+    count = count_of(pictures, arguments.count)
     encoder = SceneEncoder(
-        arguments.data, arguments.tokenizer, generator, arguments.captions, device
+        arguments.data, arguments.tokenizer, pictures, arguments.captions, device
     )
-    tokenize(encoder, arguments.out, count=arguments.count, minutes=arguments.minutes)
+    tokenize(encoder, arguments.out, count=count, minutes=arguments.minutes)
+    if encoder.cut:
+        print(
+            f"{encoder.cut} captions are longer than {TEXT_TOKENS} tokens; their ends were left out"
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Train the default model from drawings to a model directory: ``python -m training.train --minutes 10 --device cuda``.
+"""Train a model from drawings to a model directory: ``python -m training.train --minutes 10 --device cuda``.
 
+With ``--folder DIR`` it learns your own pictures with their captions instead of drawings (`training.folder`).
 The steps run one after the other, each in a process of its own; those that are done are recognised and skipped, so the
 same command continues after an interruption. With ``--minutes``, each step gets its share of what is left and stops in
 time; without, it does its whole recipe.
@@ -16,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.machine import add_machine_flags
+from training.machine import add_machine_flags, command
+from training.pictures import has_own_pictures
+from training.recipe import add_size_flag
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
     runs: Path = options.runs
     data = ("--data", str(options.data))
     machine = ("--device", options.device, "--threads", str(options.threads))
+    size = ("--size", options.size)
     tokenizer, tokens = str(runs / "tokenizer"), str(runs / "tokens")
     transformer, decoder, draft = (str(runs / n) for n in ("transformer", "decoder", "draft"))
     known = ("--vocabulary", options.vocabulary)
@@ -68,26 +72,38 @@ def steps(options: argparse.Namespace) -> list[Step]:
     def training(module: str, share: float, *arguments: str) -> Step:
         return Step(module, f"training.{module}", (*data, *arguments, *machine), share)
 
-    packed = ("--from", str(options.packed)) if options.packed else ("--vocabulary", "full")
-    prepare = [] if (options.data / "sprites").exists() else [
-        Step("prepare", "training.prepare", ("--out", str(options.data), *packed))
-    ]  # fmt: skip
     first, second, third = BATCHES
+    # Pictures of one's own are no scenes, which alone can be scored by what is in them.
+    name = ("--name", runs.resolve().name) if options.folder else ()
+    scores = [] if options.folder else [Step("evaluate", "training.evaluate", (
+        *data, "--model", str(options.out), *known, "--pictures", str(options.pictures), *machine,
+    ))]  # fmt: skip
     return [
-        *prepare,
-        training("train_tokenizer", 0.42, "--run", tokenizer, *known, *batch(first)),
+        *prepare(options),
+        training("train_tokenizer", 0.42, "--run", tokenizer, *known, *size, *batch(first)),
         training("tokenize", 0.1, "--tokenizer", tokenizer, "--out", tokens, *known),
         training(
             "train_transformer", 0.34, "--tokenizer", tokenizer, "--tokens", tokens,
-            "--run", transformer, *batch(second),
+            "--run", transformer, *size, *batch(second),
         ),
         Step("draft", "training.export", (*join, "--tokenizer", tokenizer, "--out", draft, "--dtype", "float16")),
         training("train_decoder", 0.1, "--model", draft, "--run", decoder, *known, *batch(third)),
-        Step("export", "training.export", (*join, "--tokenizer", decoder, "--out", str(options.out))),
-        Step("evaluate", "training.evaluate", (
-            *data, "--model", str(options.out), *known, "--pictures", str(options.pictures), *machine,
-        )),
+        Step("export", "training.export", (*join, "--tokenizer", decoder, "--out", str(options.out), *name)),
+        *scores,
     ]  # fmt: skip
+
+
+def prepare(options: argparse.Namespace) -> list[Step]:
+    """The step that fills the data folder; none if it is filled."""
+    out = ("--out", str(options.data))
+    if options.folder:
+        if has_own_pictures(options.data):
+            return []
+        return [Step("prepare", "training.prepare", (*out, "--folder", str(options.folder)))]
+    if (options.data / "sprites").exists():
+        return []
+    packed = ("--from", str(options.packed)) if options.packed else ("--vocabulary", "full")
+    return [Step("prepare", "training.prepare", (*out, *packed))]
 
 
 def minutes_of(plan: Sequence[Step], at: int, left: float) -> float:
@@ -136,13 +152,21 @@ def run(plan: Sequence[Step], clock: Clock, minutes: float) -> None:
         clock.finish(step.name, time.monotonic() - started)
 
 
+@command
 def main() -> None:
     """Parse the command line and run what is left to do; a failing step ends it with its status."""
     parser = argparse.ArgumentParser(
-        description="Train the default model; stop and start it as you like."
+        description="Train the default model, or one of your own pictures; stop and start it as you like."
     )
     parser.add_argument(
-        "--data", type=Path, default=Path("runs/data"), help="what training.prepare writes"
+        "--data",
+        type=Path,
+        help="what training.prepare writes; runs/data by default, with --folder the folder data in --runs",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="pictures of your own with their captions, in place of the drawings",
     )
     parser.add_argument(
         "--from",
@@ -154,12 +178,20 @@ def main() -> None:
         "--runs", type=Path, default=Path("runs"), help="where the steps keep their state"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("weights/star-mini"), help="the model directory"
+        "--out",
+        type=Path,
+        help="the model directory; weights/star-mini by default, with --folder the folder model in --runs",
     )
     parser.add_argument("--vocabulary", default="full", help="which things it learns")
     parser.add_argument("--pictures", type=int, default=60, help="of each split, to score it by")
+    add_size_flag(parser)
     add_machine_flags(parser)
     options = parser.parse_args()
+    own = options.folder is not None
+    if own and options.packed:
+        parser.error("--from is for drawings; --folder names pictures")
+    options.data = options.data or (options.runs / "data" if own else Path("runs/data"))
+    options.out = options.out or (options.runs / "model" if own else Path("weights/star-mini"))
     run(steps(options), Clock(options.runs / "clock.json"), options.minutes)
 
 

@@ -22,21 +22,19 @@ from torch.utils.data import Dataset
 
 from star_model import Engine, ImageSequence, StarModel, load_model, make_edit
 from star_model.networks.image_tokenizer import ImageTokenizer
-from training.captions import plain_caption
-from training.machine import Budget, add_machine_flags, loader_workers, use_machine
+from training.machine import Budget, add_machine_flags, command, loader_workers, use_machine
 from training.muon import Muon
+from training.pictures import open_pictures
 from training.precision import autocast
 from training.recipe import add_flags, from_flags
 from training.run import Run, batches, learning_rate, write_atomically
-from training.scenes import FOR_TRANSFORMER, SceneGenerator, render
-from training.sprites import Sprites
+from training.scenes import FOR_TRANSFORMER
 from training.train_tokenizer import (
-    IMAGE_SIZE,
     TokenizerRecipe,
     psnr,
     to_pixels,
     to_tensor,
-    unseen_scenes,
+    unseen_pictures,
 )
 
 PAINTED_AT_ONCE = 16
@@ -79,13 +77,9 @@ class PaintedScenes(Dataset[tuple[Tensor, Tensor]]):
     """Scenes (3, 512, 512) in [-1, 1] with the numbers of their painted latents, -1 for none; always the same."""
 
     def __init__(self, data: Path, recipe: DecoderRecipe) -> None:
-        self.recipe, self.sprites, self.painted = recipe, Sprites(data), recipe.painted
-        self.scenes = SceneGenerator(
-            data,
-            seed=recipe.seed,
-            vocabulary=recipe.vocabulary,
-            max_objects=2,
-            variety=FOR_TRANSFORMER,
+        self.recipe, self.painted = recipe, recipe.painted
+        self.pictures = open_pictures(
+            data, seed=recipe.seed, vocabulary=recipe.vocabulary, variety=FOR_TRANSFORMER
         )
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -97,7 +91,7 @@ class PaintedScenes(Dataset[tuple[Tensor, Tensor]]):
 
     def image(self, scene: int) -> Tensor:
         """Scene number ``scene`` as (3, 512, 512) in [-1, 1]."""
-        return to_tensor(render(self.scenes.scene(scene), self.sprites, IMAGE_SIZE))
+        return to_tensor(self.pictures.picture(scene))
 
 
 @torch.inference_mode()
@@ -132,7 +126,7 @@ def _prepare(engine: Engine, scenes: PaintedScenes, number: int) -> ImageSequenc
     model, recipe = engine.model, scenes.recipe
     pixels = torch.from_numpy(to_pixels(scenes.image(number).unsqueeze(0))[0])
     edit = make_edit(model, pixels, keep_scales=recipe.own_scales)
-    conditioning = model.encode_prompt(plain_caption(scenes.scenes.scene(number)))
+    conditioning = model.encode_prompt(scenes.pictures.plain_caption(number))
     return engine.prepare(conditioning, model.config.sampling, seed=number, edit=edit)
 
 
@@ -291,7 +285,7 @@ def train(arguments: argparse.Namespace, recipe: DecoderRecipe) -> None:
         trainer.load(state)
         first = state["step"]
     # The scenes that the tokenizer's own training is scored by, so that the figures compare.
-    validation = unseen_scenes(arguments.data, TokenizerRecipe(vocabulary=recipe.vocabulary))
+    validation = unseen_pictures(arguments.data, TokenizerRecipe(vocabulary=recipe.vocabulary))
     tokens = [trainer.tokenizer.encode(image.unsqueeze(0).to(device)) for image in validation]
     if first == 0:
         run.record(0, **evaluate(trainer, validation, tokens)[0])
@@ -323,11 +317,12 @@ def keep(
     scores, output = evaluate(trainer, images, tokens)
     run.record(done, **scores)
     shown = torch.stack([images[:6], output[:6]]).flatten(0, 1)
-    run.write_sheet("reconstructions", to_pixels(shown), columns=6)
+    run.write_sheet("reconstructions", to_pixels(shown), columns=len(shown) // 2)
     run.draw_curves(["loss", "psnr", "validation_psnr", "validation_sharpness"])
     run.save(done, **trainer.state())
 
 
+@command
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(

@@ -22,15 +22,20 @@ from star_model.config import ModelConfig
 from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.quantizer import with_codebook
 from star_model.networks.tokenizers import build_tokenizer
-from training.machine import Budget, add_machine_flags, loader_workers, use_machine
+from training.machine import Budget, add_machine_flags, command, loader_workers, use_machine
 from training.muon import Muon
+from training.pictures import (
+    UNSEEN,
+    FolderPictures,
+    Pictures,
+    ScenePictures,
+    has_own_pictures,
+)
 from training.precision import autocast
-from training.recipe import MODEL, add_flags, from_flags
+from training.recipe import SIZES, add_flags, add_size_flag, from_flags
 from training.run import Run, batches
-from training.scenes import FOR_TOKENIZER, PLAIN, SceneGenerator, render
-from training.sprites import Sprites
+from training.scenes import FOR_TOKENIZER
 
-IMAGE_SIZE = 512
 REVIVE_EVERY = 25
 """Updates between two searches for codebook vectors that nothing uses."""
 REVIVE_UNTIL = 0.8
@@ -83,17 +88,20 @@ class TokenizerRecipe:
         return min(1.0, max(0.0, ramp))
 
 
-class WholeScenes(Dataset[Tensor]):
-    """Training scenes as (3, 512, 512) floats in [-1, 1]; item ``i`` is always the same."""
+class WholePictures(Dataset[Tensor]):
+    """Training pictures as (3, 512, 512) floats in [-1, 1]; item ``i`` is always the same."""
 
     def __init__(self, data: Path, seed: int, vocabulary: str) -> None:
-        self.sprites = Sprites(data)
-        self.scenes = SceneGenerator(
-            data, seed=seed, vocabulary=vocabulary, max_objects=2, variety=FOR_TOKENIZER
-        )
+        self.pictures: Pictures
+        if has_own_pictures(data):
+            self.pictures = FolderPictures(data, seed=seed, unseen=False)
+        else:
+            self.pictures = ScenePictures(
+                data, seed=seed, vocabulary=vocabulary, variety=FOR_TOKENIZER
+            )
 
     def __getitem__(self, index: int) -> Tensor:
-        return to_tensor(render(self.scenes.scene(index), self.sprites, IMAGE_SIZE))
+        return to_tensor(self.pictures.picture(index))
 
 
 def to_tensor(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
@@ -250,13 +258,19 @@ def psnr(output: Tensor, target: Tensor) -> float:
     return float(10 * torch.log10(4 / error.clamp_min(1e-10)))
 
 
-def unseen_scenes(data: Path, recipe: TokenizerRecipe) -> Tensor:
-    """The 12 usual scenes (12, 3, 512, 512) in [-1, 1] that a run of ``recipe`` is scored by and never trains on."""
-    scenes = SceneGenerator(
-        data, seed=recipe.seed + 1, vocabulary=recipe.vocabulary, max_objects=2, variety=PLAIN
-    )
-    sprites = Sprites(data)
-    return torch.stack([to_tensor(render(scenes.scene(i), sprites, IMAGE_SIZE)) for i in range(12)])
+def unseen_pictures(data: Path, recipe: TokenizerRecipe) -> Tensor:
+    """The pictures (12, 3, 512, 512) in [-1, 1] that a run of ``recipe`` is scored by and never trains on.
+
+    Of scenes, usual ones. Of fewer than :data:`training.pictures.ENOUGH` pictures of one's own, 12 at most that it
+    does train on, since there are too few to do without some.
+    """
+    pictures: Pictures
+    if has_own_pictures(data):
+        pictures = FolderPictures(data, unseen=True)
+    else:
+        pictures = ScenePictures(data, seed=recipe.seed + 1, vocabulary=recipe.vocabulary)
+    count = min(UNSEEN, pictures.count or UNSEEN)
+    return torch.stack([to_tensor(pictures.picture(i)) for i in range(count)])
 
 
 @torch.no_grad()
@@ -284,9 +298,9 @@ def train(arguments: argparse.Namespace, recipe: TokenizerRecipe, config: ModelC
     if state := run.resume():
         trainer.load(state)
         first = state["step"]
-    validation = unseen_scenes(arguments.data, recipe)
+    validation = unseen_pictures(arguments.data, recipe)
     loader = batches(
-        WholeScenes(arguments.data, recipe.seed, recipe.vocabulary),
+        WholePictures(arguments.data, recipe.seed, recipe.vocabulary),
         start=first,
         stop=first + 10**6 if budget.minutes else recipe.steps,
         batch_size=recipe.batch_size,
@@ -304,7 +318,7 @@ def train(arguments: argparse.Namespace, recipe: TokenizerRecipe, config: ModelC
             scores, output = evaluate(trainer.model, validation)
             run.record(done, **scores)
             shown = torch.stack([validation[:6], output[:6]]).flatten(0, 1)
-            run.write_sheet("reconstructions", to_pixels(shown), columns=6)
+            run.write_sheet("reconstructions", to_pixels(shown), columns=len(shown) // 2)
             run.draw_curves(["loss", "psnr", "validation_psnr", "codebook_used"])
             run.save(done, **trainer.state())
         if ended:
@@ -313,6 +327,7 @@ def train(arguments: argparse.Namespace, recipe: TokenizerRecipe, config: ModelC
             raise SystemExit(f"stopped after step {done}; the same command continues")
 
 
+@command
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(
@@ -327,10 +342,11 @@ def main() -> None:
     parser.add_argument(
         "--save-every", type=int, default=250, help="updates between two saved states"
     )
+    add_size_flag(parser)
     add_machine_flags(parser)
     add_flags(parser, TokenizerRecipe)
     arguments = parser.parse_args()
-    train(arguments, from_flags(arguments, TokenizerRecipe), MODEL)
+    train(arguments, from_flags(arguments, TokenizerRecipe), SIZES[arguments.size])
 
 
 if __name__ == "__main__":

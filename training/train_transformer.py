@@ -23,11 +23,12 @@ from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.precision import has_fast_bfloat16
 from star_model.networks.text_encoder import load_text_encoder
 from star_model.networks.transformer import StarTransformer
-from training.machine import Budget, add_machine_flags, loader_workers, use_machine
+from training.machine import Budget, add_machine_flags, command, loader_workers, use_machine
 from training.painting import paint
-from training.recipe import MODEL
+from training.pictures import FolderPictures, has_own_pictures
+from training.recipe import MODEL, SIZES, add_size_flag
 from training.run import Run, batches
-from training.tokenize import TokenSet, load_tokenizer, trained_weights
+from training.tokenize import TokenSet, config_of, load_tokenizer, trained_weights
 from training.transformer_trainer import ALTERNATING, KEPT, Batch, Stage, Trainer, TransformerRecipe
 
 PROMPTS = (
@@ -112,6 +113,7 @@ class Painter:
     def __init__(
         self, data: Path, config: ModelConfig, vqvae: ImageTokenizer, device: torch.device
     ) -> None:
+        self._prompts = prompts_of(data)
         encoder = load_text_encoder(
             data / "text_encoder", config.text_encoder, device=device, dtype=torch.float32
         )
@@ -124,13 +126,24 @@ class Painter:
         engine = Engine(
             self.model, slots=1
         )  # a new one: it keeps what the weights before made of the empty prompt
-        return np.stack([paint(engine, p, seed, scales=scales) for seed, p in enumerate(PROMPTS)])
+        pictures = [paint(engine, p, seed, scales=scales) for seed, p in enumerate(self._prompts)]
+        return np.stack(pictures)
+
+
+def prompts_of(data: Path) -> Sequence[str]:
+    """What the sample sheet shows: :data:`PROMPTS`, or captions of pictures of one's own."""
+    if not has_own_pictures(data):
+        return PROMPTS
+    pictures = FolderPictures(data)
+    captions = dict.fromkeys(pictures.plain_caption(i) for i in range(pictures.count))
+    return list(captions)[: len(PROMPTS)]
 
 
 def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: ModelConfig) -> None:
     """Train to the end of ``recipe``, continuing what the run directory holds."""
     device = use_machine(arguments)
     recipe = dataclasses.replace(recipe, minutes=arguments.minutes)
+    check_tokenizer(arguments.tokenizer, config)
     vqvae = load_tokenizer(arguments.tokenizer, device)
     constants = {
         k: v for k, v in dataclasses.asdict(recipe).items() if k not in ("stages", "minutes")
@@ -168,6 +181,20 @@ def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: Mode
             raise SystemExit(f"stopped after step {done}; the same command continues")
     if recipe.minutes and done > first:
         keep(run, trainer, painter, done, stage)
+
+
+def check_tokenizer(directory: Path, config: ModelConfig) -> None:
+    """Check that the image tokenizer in ``directory`` is that of ``config``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    found = config_of(directory)
+    if (found.tokenizer, found.patch_nums) != (config.tokenizer, config.patch_nums):
+        raise ValueError(
+            f"the image tokenizer in {directory} is not that of {config.name}: give it the same --size, "
+            "or the tokenizer of another training"
+        )
 
 
 def keep(run: Run, trainer: Trainer, painter: Painter, done: int, stage: Stage) -> None:
@@ -251,6 +278,7 @@ def command_line() -> argparse.ArgumentParser:
         help="compile the network; by default on a GPU and on processors that are fast at bfloat16, where it was "
         "found to save time, if there is a C++ compiler",
     )
+    add_size_flag(parser)
     add_machine_flags(parser)
     parser.add_argument(
         "--save-minutes", type=float, default=5, help="minutes between two saved states"
@@ -258,6 +286,7 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main() -> None:
     """Parse the command line and train."""
     parser = command_line()
@@ -275,7 +304,7 @@ def main() -> None:
         size = arguments.batch_size
         stages = tuple(dataclasses.replace(s, batch_size=size) for s in recipe.stages)
         recipe = dataclasses.replace(recipe, stages=stages)
-    train(arguments, recipe, MODEL)
+    train(arguments, recipe, SIZES[arguments.size])
 
 
 if __name__ == "__main__":

@@ -3,59 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from star_model import Sampling, load_model
-from star_model.config import (
-    ModelConfig,
-    PatchTokenizerConfig,
-    TextEncoderConfig,
-    TransformerConfig,
-)
+from star_model import load_model
 from tests.star_model.tiny import tiny_bert
 from tests.training.fake_data import mosaic, write_fake_data
-from training import export, tokenize, train_decoder, train_tokenizer, train_transformer
+from tests.training.toy import TOY, at_toy_size
+from training import export, tokenize
 from training.train import SHORTEST, UNTIMED, Clock, Step, minutes_of, run, steps
-from training.transformer_trainer import Stage, TransformerRecipe
 
 READ = ("--tokenizer", "--tokens", "--transformer", "--model")
 WRITTEN = ("--run", "--out")
-TOY = ModelConfig(
-    name="toy",
-    patch_nums=(1, 2, 4, 4),
-    transformer=TransformerConfig(
-        depth=1, num_heads=1, text_dim=16, rope_norm=4.0, place_features=True
-    ),
-    tokenizer=PatchTokenizerConfig(
-        vocab_size=32,
-        latent_channels=4,
-        patch_size=128,
-        width=16,
-        encoder_blocks=1,
-        decoder_blocks=1,
-        num_heads=1,
-        refine_scale=4,
-        refine_channels=8,
-        refine_blocks=1,
-    ),
-    text_encoder=TextEncoderConfig(family="sentence", max_tokens=64),
-    sampling=Sampling(guidance_scale=1.0, top_k=8, top_p=0.6, smooth_scales=3),
-)
 
 
 def options(folder: Path, **changes: Any) -> argparse.Namespace:
     values = {
         "data": folder / "data", "runs": folder / "runs", "out": folder / "out", "packed": None, "vocabulary": "full",
-        "pictures": 2, "device": "cpu", "threads": 1, "minutes": 0.0,
+        "pictures": 2, "device": "cpu", "threads": 1, "minutes": 0.0, "size": "mini", "folder": None,
     }  # fmt: skip
     return argparse.Namespace(**values | changes)
 
@@ -118,33 +90,19 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
 def test_from_drawings_to_a_model_at_toy_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every step runs for a second or two, in this process, and the model that comes out paints."""
-
-    def in_this_process(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", command[2:])
-        importlib.import_module(command[2]).main()
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", in_this_process)
-    monkeypatch.setattr(shutil, "which", lambda _: None)  # nothing is compiled
-    monkeypatch.setattr(train_transformer, "MODEL", TOY)
-    monkeypatch.setattr(train_tokenizer, "MODEL", TOY)
+    """Every step runs for a second or two, and the model that comes out paints."""
+    at_toy_size(monkeypatch)
     monkeypatch.setattr(tokenize, "SHARD", 8)
     monkeypatch.setattr(export, "CAPTIONS", 200)
-    monkeypatch.setattr(train_decoder, "PAINTED_AT_ONCE", 2)
-    stages = (
-        Stage(2, 1, 4, whole=2, share=0.4),
-        Stage(4, 1, 4, kept=8, whole=2, share=0.6),
-    )
-    recipe = TransformerRecipe(stages=stages)
-    monkeypatch.setattr(train_transformer, "TransformerRecipe", lambda: recipe)
     chosen = options(tmp_path, minutes=UNTIMED + 0.1)
     data = write_fake_data(chosen.data, draw=mosaic)
     tiny_bert(16, 64).save(data / "text_encoder")
     run(steps(chosen), Clock(chosen.runs / "clock.json"), chosen.minutes)
     model = load_model(chosen.out, device="cpu", verify=True)
-    assert model.config == TOY
+    assert model.config == dataclasses.replace(TOY, name="out")
     assert model.reader is not None
+    assert "14 things, from banana to violin" in model.about.description
+    assert len(model.about.examples) == 6
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
     assert scores["rendered"]["object"] == 1
     assert scores["backdrops"]["pictures"] == 2
