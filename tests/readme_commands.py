@@ -46,15 +46,25 @@ def is_run(command: str) -> bool:
 # ---- one rule for each program: True to run, False when checked --------------------------------------------
 def curl(words: Words) -> bool:
     assert any(LOCAL.search(word) for word in words), "curl speaks to localhost:8000 alone"
+    assert "--json" not in words, "curl before 7.82 has no --json; give -H and -d"
+    makes_images = any(re.search(r"/(generate|generations|edits)$", word) for word in words)
+    kept = "-o" in words or "|" in words
+    assert kept or not makes_images, "an answer in base64 fills the terminal; give -o"
     return True
 
 
 def star_server(words: Words) -> bool:
     assert words, "star-server needs a command"
-    if words[0] in ("generate", "info") and option(words, "--model") in (None, EMBEDDED_MODEL):
+    shipped = option(words, "--model") in (None, EMBEDDED_MODEL)
+    if words[0] in ("generate", "info", "settings") and shipped:
         return True
     check_flags(["-m", "server", words[0]], words[1:])
     return False
+
+
+def printf(words: Words) -> bool:
+    assert words, "printf needs something to print"
+    return True
 
 
 def python(words: Words) -> bool:
@@ -132,6 +142,7 @@ def docker(words: Words) -> bool:
 RULES: dict[str, Callable[[Words], bool]] = {
     "curl": curl,
     "star-server": star_server,
+    "printf": printf,
     "python": python,
     "python3": python,
     "make": make,

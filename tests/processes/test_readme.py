@@ -212,6 +212,8 @@ def test_what_is_right_passes(sample: Reader, language: str, text: str) -> None:
         ("bash", "docker run -p 80:80 star-server", "does not expose 80"),
         ("bash", "curl https://example.org", "localhost:8000 alone"),
         ("bash", "curl 'localhost:8000", "not a complete command"),
+        ("bash", "curl --json '{}' -o a.json localhost:8000/generate", "no --json"),
+        ("bash", "curl -d '{}' localhost:8000/generate", "fills the terminal"),
         ("bash", "python -m training.nothing", "no module training.nothing"),
     ],
 )
