@@ -10,6 +10,9 @@ from pydantic.fields import FieldInfo
 
 from server.settings import Settings
 
+SAMPLING = "sampling, by default as the model has it"
+"""Title of the group of settings that are parameters of requests too."""
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "model and device": (
         *("model", "device", "dtype", "mode", "threads", "attention"),
@@ -25,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "keys and rate limits": (
         *("api_keys", "api_key_file", "requests_per_minute", "images_per_minute"),
     ),
+    SAMPLING: ("unguided_scales", "draft"),
     "queue and deadlines": (
         *("queue_capacity", "default_timeout_s", "max_timeout_s", "drain_timeout_s"),
     ),
@@ -37,7 +41,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("max_image_pixels", "decode_processes", "decode_timeout_s", "decode_memory_bytes"),
     ),
     "answers": (
-        *("compatibility", "model_aliases", "default_response_format"),
+        *("on_unknown", "compatibility", "model_aliases", "default_response_format"),
         *("previews", "preview_buffer", "encode_threads"),
     ),
     "images behind URLs": (

@@ -90,8 +90,7 @@ def about(data: Path, vocabulary: str) -> About:
     things = f"{len(labels)} things, from {labels[0]} to {labels[-1]}" if labels else "nothing"
     scenes = ScenePictures(data, seed=1, vocabulary=vocabulary, max_objects=1)
     return About(
-        f"Draws {things}, in the styles {', '.join(STYLES)}, on backgrounds of {len(COLOUR_WORDS)} colours. "
-        "Anything else is drawn as the nearest of them.",
+        f"Draws {things}, in the styles {', '.join(STYLES)}, on backgrounds of {len(COLOUR_WORDS)} colours.",
         tuple(scenes.plain_caption(i) for i in range(EXAMPLES)),
     )
 

@@ -27,7 +27,7 @@ from server.commands.generate import Generate, remark
 from server.commands.info import Info
 from server.commands.plan import Plan
 from server.errors import UsageError
-from server.setting_groups import GROUPS, OTHERS, example_file, group_of
+from server.setting_groups import GROUPS, OTHERS, SAMPLING, example_file, group_of
 from server.settings import Settings, SettingsFileError
 from server.validation import complaints, nearest, unknown
 from star_model.errors import StarError
@@ -36,7 +36,8 @@ from star_model.sampling import Sampling
 PROGRAM = "star-server"
 EXIT_USAGE = 2
 EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
-_SAMPLING = "sampling, by default as the model has it"
+_ORDER = (SAMPLING, *(title for title in GROUPS if title != SAMPLING))
+"""Titles of the groups of flags, in the order of the help."""
 _NULL = "\0"
 """Stands for null in arguments. They cannot contain it, so the prompt "None" is a prompt."""
 
@@ -161,7 +162,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
             title = next((t for t in map(_title_of, names) if t), "")
             grouped.setdefault(title, []).append(action)
         super().add_arguments(grouped.pop("", []))
-        for title in filter(grouped.__contains__, (_SAMPLING, *GROUPS)):
+        for title in filter(grouped.__contains__, _ORDER):
             self.end_section()
             self.start_section(title)
             super().add_arguments(grouped[title])
@@ -173,7 +174,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 def _title_of(flag: str) -> str:
     """Return the title of a flag's section of the help; empty for those of the command itself."""
     if flag.replace("-", "_") in Sampling.model_fields:
-        return _SAMPLING
+        return SAMPLING
     title = group_of(flag)
     return "" if title == OTHERS else title
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from star_model.engine.editing import Edit
 from star_model.engine.engine import Engine, Mode, default_mode
 from star_model.errors import ConfigError
 from star_model.model import StarModel
+from star_model.networks.text_encoder import Conditioning
 from star_model.sampling import SEEDS, Sampling
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def generate(
         mode: see :class:`star_model.Engine`; by default the server's: deterministic on a CPU, fast on a GPU.
 
     Returns:
-        a PIL image in RGB.
+        a PIL image in RGB. What is drawn otherwise than the prompt asks for is a ``UserWarning``.
 
     Raises:
         ConfigError: the seed is out of range, or a negative prompt is given without guidance.
@@ -103,6 +105,16 @@ def generate_many(
     )
 
 
+def _encode(model: StarModel, prompt: str) -> Conditioning:
+    """Encode a prompt; warn of what is drawn otherwise than it asks for."""
+    text = model.encode_prompt(prompt)
+    for note in text.notes:
+        warnings.warn(f"{prompt!r}: {note}", stacklevel=2)
+    if text.truncated:
+        warnings.warn(f"this end of the prompt was left out: {text.truncated!r}", stacklevel=2)
+    return text
+
+
 def _images(
     engine: Engine,
     prompts: Iterator[str],
@@ -117,7 +129,7 @@ def _images(
     model = engine.model
     # A negative prompt need not be something that the model can draw, so it is never read as something else.
     negative = model.text_encoder.encode([negative_prompt])[0] if negative_prompt else None
-    while texts := [model.encode_prompt(prompt) for prompt in islice(prompts, engine.total_slots)]:
+    while texts := [_encode(model, prompt) for prompt in islice(prompts, engine.total_slots)]:
         sequences = [
             engine.prepare(text, sampling, seed=(seed + i) % SEEDS, negative=negative, edit=edit)
             for i, text in enumerate(texts)

@@ -35,7 +35,8 @@ def test_the_log_tells_the_steps_of_a_start(model: Path, tmp_path: Path) -> None
     flags = ("--model", str(model), "--threads", "1", "--slots", "2", "--log-format", "json")
     with running_server(*flags, log=tmp_path / "log") as server:
         lines = [json.loads(line) for line in server.written.splitlines()]
-    told = [line["step"] if line["event"] == "loading" else line["event"] for line in lines]
+    events = [line for line in lines if line["event"] != "still loading"]  # on a slow machine
+    told = [line["step"] if line["event"] == "loading" else line["event"] for line in events]
     assert told == [
         "listening",
         "importing PyTorch",

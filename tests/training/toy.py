@@ -6,6 +6,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from star_model.config import (
     TextEncoderConfig,
     TransformerConfig,
 )
-from training import train_decoder, train_transformer
+from training import train, train_decoder, train_transformer
 from training.recipe import SIZES
 from training.transformer_trainer import Stage, TransformerRecipe
 
@@ -51,7 +52,7 @@ def at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
         importlib.import_module(command[2]).main()
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setattr(train, "subprocess", SimpleNamespace(run=in_this_process))
     monkeypatch.setattr(shutil, "which", lambda _: None)  # nothing is compiled
     for size in SIZES:
         monkeypatch.setitem(SIZES, size, TOY)

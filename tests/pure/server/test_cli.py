@@ -114,7 +114,8 @@ def test_the_help_shows_settings_in_groups(capsys: pytest.CaptureFixture[str]) -
         main(["serve", "--help"])
     shown = capsys.readouterr().out
     titles = [line[:-1] for line in shown.splitlines() if re.fullmatch(r"\S.*:", line)]
-    assert titles == ["options", *GROUPS]
+    assert titles[0] == "options"
+    assert set(titles[1:]) == set(GROUPS)
     sections = dict(zip(titles, re.split(r"(?m)^\S.*:$", shown)[1:], strict=True))
     for title, names in GROUPS.items():
         flags = re.findall(r"(?m)^  --([a-z0-9-]+)", sections[title])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from star_model import Engine, StarModel, generate, generate_many, make_edit
+from star_model import Engine, StarModel, generate, generate_many, load_model, make_edit
 from star_model.errors import ConfigError
 from star_model.sampling import SEEDS
 
@@ -82,3 +83,9 @@ def test_a_mistake_is_named_before_anything_runs(tiny_model: StarModel) -> None:
         generate_many(tiny_model, ["a fox"], negative_prompt="red", sampling=unguided)
     with pytest.raises(ValueError, match="slots must be at least 1"):
         generate_many(tiny_model, ["a fox"], batch=0)
+
+
+def test_what_is_left_out_of_a_prompt_is_a_warning(tiny_directory: Path) -> None:
+    model = load_model(tiny_directory, device="cpu")
+    with pytest.warns(UserWarning, match="this end of the prompt was left out"):
+        generate(model, "apple " * 20)

@@ -14,8 +14,9 @@ from star_model.cost import KERNELS_A_BLOCK, step_launches
 from tests.star_model.tiny import build_tiny_model, class_conditional, tiny_config
 
 VIEWS = {
-    *("view", "_unsafe_view", "expand", "permute", "transpose", "slice", "select", "unsqueeze", "squeeze", "split"),
-    *("unbind", "t", "alias", "as_strided", "detach", "split_with_sizes", "empty", "narrow", "lift_fresh"),
+    *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "expand", "permute", "transpose", "t", "alias"),
+    *("slice", "select", "narrow", "unsqueeze", "squeeze", "split", "split_with_sizes", "chunk", "unbind"),
+    *("as_strided", "detach", "empty", "lift_fresh"),
 }  # fmt: skip
 """Operations that compute nothing on the device."""
 

@@ -125,11 +125,9 @@ def test_a_picture_is_turned_put_on_white_and_cut_to_its_middle() -> None:
     wide.paste("blue", (100, 0, 200, 100))
     file = io.BytesIO()
     wide.save(file, "PNG")
-    assert np.asarray(square(file.getvalue()).resize((4, 4))).reshape(-1, 3).max(0).tolist() == [
-        0,
-        0,
-        255,
-    ]
+    middle = np.asarray(square(file.getvalue()))[:, 20:-20].reshape(-1, 3)  # but for the seams
+    assert middle[:, 0].max() < 20
+    assert middle[:, 2].min() > 235
     turned = Image.new("RGB", (100, 100), "red")
     turned.paste("blue", (0, 0, 100, 50))
     exif = Image.Exif()
