@@ -55,7 +55,7 @@ SMALL = replace(
         refine_channels=64,
     ),
 )
-"""For pictures of one's own and ten minutes of two cores: a token stands for 64 x 64 pixels, 341 tokens for 512 pixels.
+"""For pictures of one's own and ten minutes of two cores: a token stands for 64 x 64 pixels, 277 tokens for 512 pixels.
 
 It has as many scales as the default model, so both have the same recipe.
 """

@@ -47,7 +47,8 @@ class Stage:
         scales: how many scales are learnt.
         steps: updates.
         batch_size: images an update.
-        kept: of the tokens beyond ``whole`` scales, how many take part in an update; the others are left out.
+        kept: of the tokens beyond ``whole`` scales, how many take part in an update; the others are left out. 0, or
+            more than there are, is all.
         whole: scales that always take part wholly.
         rates: fraction of the peak learning rates at the stage's first update and at its end, linear between.
         fine_every: only every so many updates learn more than the ``whole`` scales, and those on a quarter of the
@@ -219,9 +220,9 @@ class Trainer:
         """Which positions of the sequence take part in this update."""
         offsets = self.schedule.offsets
         end = offsets[stage.scales]
-        if not stage.kept:
-            return torch.arange(end, device=self.device)
         start = offsets[stage.whole]
+        if not 0 < stage.kept < end - start:
+            return torch.arange(end, device=self.device)
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
         weights = interest(self.schedule, stage.whole)[: end - start]
         chosen = weights.multinomial(stage.kept, generator=generator).sort().values + start
