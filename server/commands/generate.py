@@ -345,9 +345,7 @@ class _Recorded(_Written):
 
     def write(self, order: Order, image: int, pixels: Pixels, texts: Texts) -> None:
         super().write(order, image, pixels, texts)
-        entry = entry_of(
-            self._record, order.paths[image], order.job, image, self._about
-        )
+        entry = entry_of(self._record, order.paths[image], order.job, image, self._about)
         warnings = {"warnings": list(self.warnings)} if self.warnings else {}
         self._record.add({**entry, "line": order.line, **warnings})
 

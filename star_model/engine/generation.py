@@ -26,6 +26,7 @@ def generate(
     negative_prompt: str = "",
     sampling: Sampling | None = None,
     edit: Edit | None = None,
+    size: tuple[int, int] | None = None,
     mode: Mode | None = None,
 ) -> Image:
     """Generate one image.
@@ -40,13 +41,15 @@ def generate(
         negative_prompt: what guidance leads away from; empty for none.
         sampling: parameters, by default the model's own (:attr:`StarModel.sampling_defaults`).
         edit: an image to start from, made by :func:`star_model.make_edit`.
+        size: width and height in pixels, one of the model's sizes, by default the first of them.
         mode: see :class:`star_model.Engine`; by default the server's: deterministic on a CPU, fast on a GPU.
 
     Returns:
         a PIL image in RGB. What is drawn otherwise than the prompt asks for is a ``UserWarning``.
 
     Raises:
-        ConfigError: the seed is out of range, or a negative prompt is given without guidance.
+        ConfigError: the seed is out of range, the model has no such size, or a negative prompt is given without
+            guidance.
         UnknownClassError: a class-conditional model has no such class.
     """
     (image,) = generate_many(
@@ -56,6 +59,7 @@ def generate(
         negative_prompt=negative_prompt,
         sampling=sampling,
         edit=edit,
+        size=size,
         mode=mode,
         batch=1,
     )
@@ -70,6 +74,7 @@ def generate_many(
     negative_prompt: str = "",
     sampling: Sampling | None = None,
     edit: Edit | None = None,
+    size: tuple[int, int] | None = None,
     mode: Mode | None = None,
     batch: int = 8,
 ) -> Iterator[Image]:
@@ -84,6 +89,7 @@ def generate_many(
         negative_prompt: of all images.
         sampling: of all images.
         edit: of all images.
+        size: of all images.
         mode: see :func:`generate`.
         batch: images in flight at a time, at least 1; each takes memory.
 
@@ -102,7 +108,18 @@ def generate_many(
         negative_prompt,
         sampling,
         edit,
+        _shape(model, size),
     )
+
+
+def _shape(model: StarModel, size: tuple[int, int] | None) -> int:
+    """Return the number of a size (width, height) among the model's."""
+    sizes = [(width, height) for height, width in model.config.sizes]
+    if size is None:
+        return 0
+    if tuple(size) not in sizes:
+        raise ConfigError(f"size must be one of {sizes}, width and height, got {size}")
+    return sizes.index((size[0], size[1]))
 
 
 def _encode(model: StarModel, prompt: str) -> Conditioning:
@@ -122,6 +139,7 @@ def _images(
     negative_prompt: str,
     sampling: Sampling,
     edit: Edit | None,
+    shape: int,
 ) -> Iterator[Image]:
     """Yield the images of ``prompts``, as many in flight as the engine has slots."""
     from PIL import Image
@@ -131,7 +149,9 @@ def _images(
     negative = model.text_encoder.encode([negative_prompt])[0] if negative_prompt else None
     while texts := [_encode(model, prompt) for prompt in islice(prompts, engine.total_slots)]:
         sequences = [
-            engine.prepare(text, sampling, seed=(seed + i) % SEEDS, negative=negative, edit=edit)
+            engine.prepare(
+                text, sampling, seed=(seed + i) % SEEDS, negative=negative, edit=edit, shape=shape
+            )
             for i, text in enumerate(texts)
         ]
         seed += len(texts)

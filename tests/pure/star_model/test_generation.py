@@ -81,6 +81,8 @@ def test_a_mistake_is_named_before_anything_runs(tiny_model: StarModel) -> None:
     unguided = tiny_model.sampling_defaults.changed({"guidance_scale": 0.0})
     with pytest.raises(ConfigError, match="a negative prompt needs guidance"):
         generate_many(tiny_model, ["a fox"], negative_prompt="red", sampling=unguided)
+    with pytest.raises(ConfigError, match=r"size must be one of \[\(28, 28\)\]"):
+        generate(tiny_model, "a fox", size=(512, 512))
     with pytest.raises(ValueError, match="slots must be at least 1"):
         generate_many(tiny_model, ["a fox"], batch=0)
 
