@@ -85,6 +85,7 @@ class Lexicon:
         colours: key of a colour -> its name.
         kinds: key of a kind -> phrases of its things.
         sizes: words that captions use for the size of a thing.
+        longest: number of words of the longest phrase.
     """
 
     def __init__(self, vocabulary: Vocabulary, is_word: Callable[[str], bool]) -> None:
@@ -107,6 +108,7 @@ class Lexicon:
         self.naming = frozenset(word for table in tables for key in table for word in key)
         self.naming -= EMPTY
         self._longest = {id(table): max(map(len, table), default=0) for table in tables}
+        self.longest = max(self._longest.values())
         self._is_word = is_word
 
     def match(self, table: Mapping[Key, str], words: Sequence[str]) -> tuple[int, str] | None:

@@ -97,9 +97,9 @@ class Parts:
     # Marking, from what is longest and surest on.
 
     def _free(self, start: int) -> list[str]:
-        """The words from ``start`` on, up to the next break or marked word."""
-        end = start
-        while end < len(self.tokens) and self.marks[end] is None:
+        """As many words from ``start`` on as a phrase may have, up to the next break or marked word."""
+        end, last = start, min(start + self.lexicon.longest, len(self.tokens))
+        while end < last and self.marks[end] is None:
             if end > start and self.tokens[end].breaks:
                 break
             end += 1
@@ -227,10 +227,11 @@ class Parts:
 
     def _is_doing(self, word: str, clause: Clause) -> bool:
         """Whether a word says what the thing of a clause does: "a fox jumping"."""
+        if not word.endswith("ing") or len(word) <= 5 or word in NOT_DOING:
+            return False
         plain = self.lexicon.colours
-        named = [i for i in clause.body if self.marks[i] == "thing" or i in self.loose([i])]
-        named = [i for i in named if (self.words[i],) not in plain]
-        return word.endswith("ing") and len(word) > 5 and word not in NOT_DOING and bool(named)
+        named = (i for i in clause.body if self.marks[i] == "thing" or i in self.loose([i]))
+        return any((self.words[i],) not in plain for i in named)
 
     def _is_known(self, index: int) -> bool:
         word = self.words[index]

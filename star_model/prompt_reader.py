@@ -25,6 +25,7 @@ from star_model.vocabulary import Vocabulary, with_article, without_article
 _SUGGESTIONS = 3
 _LISTED = 8  # names in a sentence
 _LONGEST = 80  # characters of what is unknown
+_MOST_CHARACTERS = 2000  # of a prompt; reading takes time, and one thing needs no more words
 
 
 @dataclass
@@ -64,9 +65,13 @@ class PromptReader:
         self._nearest = NearestName(names, pooled)
 
     def read(self, prompt: str) -> Reading:
-        """Read ``prompt``; one without any word but spaces asks for nothing, and is read as it is."""
+        """Read the first 2,000 characters of ``prompt``; a prompt of spaces asks for nothing, and is read as it is."""
         if not prompt.strip():
             return Reading(prompt)
+        if len(prompt) > _MOST_CHARACTERS:
+            reading = self.read(prompt.lstrip()[:_MOST_CHARACTERS])
+            cut = f"Only the first {_MOST_CHARACTERS:,} characters of the prompt are read."
+            return replace(reading, notes=(*reading.notes, cut))
         text, typed = self._lexicon.corrected(prompt)
         draft = _Draft(Parts(text, self._lexicon))
         for wrong, right in typed.items():

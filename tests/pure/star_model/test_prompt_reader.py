@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from star_model import load_model
+from star_model.lexicon import Key, Lexicon
 from star_model.model import StarModel
 from star_model.prompt_reader import PromptReader
 from star_model.reading import Reading
@@ -317,3 +318,25 @@ def test_the_shipped_model_knows_its_names(shipped: StarModel) -> None:
     for name in list(shipped.reader.vocabulary.names)[::10]:
         assert shipped.read_prompt(name) == Reading(name, (name,))
     assert shipped.read_prompt("a red apple on a blue background").notes == ()
+
+
+def test_of_a_long_prompt_the_beginning_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work for a prompt does not grow with its length, nor with the square of its number of words."""
+    seen: list[int] = []
+    match = Lexicon.match
+
+    def counted(
+        self: Lexicon, table: Mapping[Key, str], words: Sequence[str]
+    ) -> tuple[int, str] | None:
+        seen.append(len(words))
+        return match(self, table, words)
+
+    monkeypatch.setattr(Lexicon, "match", counted)
+    reader = reader_of(FEW)
+    reading = reader.read("a fox " + "of " * 10_000)
+    assert reading.things == ("a fox",)
+    assert reading.notes[-1] == "Only the first 2,000 characters of the prompt are read."
+    assert max(seen) <= 2, "no phrase is longer"
+    assert len(seen) < 3 * 1000
+    assert len(reading.prompt) <= 2000
+    assert "characters" not in str(reader.read("a fox " + "of " * 600).notes)
