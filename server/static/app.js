@@ -40,7 +40,7 @@ async function run(body, signal) {
   const [edit, before] = editor.isOpen ? [await editor.edit(), await editor.before()] : [null, null];
   const events = await paint({ ...body, ...edit?.fields }, edit?.files, signal);
   if (edit) editor.hide();
-  stage.begin(run.n, body.prompt, model.size, before);
+  stage.begin(run.n, body.prompt, body.size ?? model.size, before);
   find("picture").scrollIntoView({ block: "nearest" });
   try {
     await run.follow(events, (index, blob, event) => finish({ index, blob, event, body, edit, asked }));
@@ -70,14 +70,14 @@ function showWarnings(warnings) {
 /** Notes which picture is on the stage; its address and its commands have its seed. */
 function settle(asked, seed) {
   shown = { asked, seed };
-  if (!editor.isOpen) history.replaceState(null, "", toQuery({ ...form.read(), seed })); // a link cannot hold an edit
+  if (!editor.isOpen) history.replaceState(null, "", toQuery({ ...readForm(), seed })); // a link cannot hold an edit
   code.show();
 }
 
 async function submit() {
   if (running) return;
   const controller = new AbortController();
-  const over = attempt(form.read(), controller.signal);
+  const over = attempt(readForm(), controller.signal);
   running = { controller, over };
   await over;
 }
@@ -213,7 +213,7 @@ async function choose(picture) {
   stage.finish(0, blob, parameters.seed, fileName(picture.model, parameters));
   ladder.reach(1);
   showWarnings(picture.warnings ?? []); // earlier releases kept none
-  settle(request(form.read()), parameters.seed);
+  settle(request(readForm()), parameters.seed);
   say(`${edit ? "Edited" : "Painted"} by ${picture.model} on ${new Date(picture.created).toLocaleString()}.`);
   find("picture").scrollIntoView({ block: "nearest" });
 }
@@ -240,6 +240,7 @@ async function meet() {
   find("examples-list").replaceChildren(...model.examples.map(example));
   find("examples").hidden = model.examples.length === 0;
   for (const name of ["guidance_scale", "top_k", "top_p", "smooth_scales", "unguided_scales", "draft"]) form.field(name).placeholder = model[name];
+  form.offer(model.sizes);
   ladder.scales = model.scales;
   if (find("scales")) drawScales(find("scales"), model.scales);
   editor.model = model;
@@ -261,6 +262,13 @@ function millions(count) {
   return count < 1e9 ? `${(count / 1e6).toPrecision(2)} M` : `${(count / 1e9).toPrecision(2)} B`;
 }
 
+/** What the form asks for; an edit has the shape of its picture, so it leaves the size out. */
+function readForm() {
+  const body = form.read();
+  if (editor.isOpen) delete body.size;
+  return body;
+}
+
 /** What the form asks for, to be compared: an edit is another request whenever the editor was touched. */
 function request(body) {
   return JSON.stringify([body, editor.isOpen ? editor.revision : null]);
@@ -268,7 +276,7 @@ function request(body) {
 
 /** What is asked for; with the seed of the picture that is shown, if it is that one. */
 function wanted() {
-  const body = form.read();
+  const body = readForm();
   const seeded = request(body) === shown.asked ? { ...body, seed: shown.seed } : body;
   return editor.isOpen ? { body: { ...seeded, ...editor.fields }, names: editor.names } : { body: seeded, names: null };
 }

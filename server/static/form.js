@@ -2,7 +2,7 @@
 // Ranges are not checked here: the server refuses what is wrong in a sentence that names the field.
 
 const NUMBERS = ["n", "seed", "guidance_scale", "top_k", "top_p", "smooth_scales", "unguided_scales", "draft"];
-const FIELDS = ["prompt", "negative_prompt", ...NUMBERS, "format"];
+const FIELDS = ["prompt", "negative_prompt", ...NUMBERS, "format", "size"];
 
 export class Form {
   /** @param {HTMLFormElement} element */
@@ -31,9 +31,24 @@ export class Form {
   fill(body) {
     for (const name of FIELDS) {
       const field = this.field(name);
-      field.value = body[name] ?? field.dataset.default ?? "";
+      this.#set(field, body[name] ?? field.dataset.default ?? "");
     }
     this.#openFor(FIELDS.filter((name) => name in body));
+  }
+
+  /** Offers the sizes of a model's pictures, if it makes several; the first is the default. */
+  offer(sizes) {
+    const field = this.field("size");
+    const chosen = field.value;
+    field.replaceChildren(...sizes.map((size, i) => new Option(size.replace("x", " × "), i ? size : "")));
+    this.#set(field, chosen === sizes[0] ? "" : chosen);
+    field.parentElement.hidden = sizes.length < 2 && !field.value;
+  }
+
+  #set(field, value) {
+    field.value = value;
+    // A size that is not offered, or not yet: the server says which ones there are.
+    if (field.name === "size" && value && field.value !== value) field.append(new Option(value, value, true, true));
   }
 
   /** Marks the field that an error is about, and goes there. */
