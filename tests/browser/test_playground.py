@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ from playwright.sync_api import Page, Route, expect
 
 from server.api.schemas import GenerateRequest
 from server.images.encode import ImageFormat
+from server.messages import ImageShape
 from tests.browser.conftest import PHONE, FakeServer, OpenPage, halting_engine, let_go, wait_for
 from tests.browser.playground import (
     NASTY,
@@ -25,6 +27,7 @@ from tests.browser.playground import (
     wait_until_painted,
     width_of_content,
 )
+from tests.server import fakes
 
 Serve = Callable[..., FakeServer]
 
@@ -51,6 +54,7 @@ def test_the_form_offers_what_the_api_takes(serve: Serve, open_page: OpenPage) -
         "[...document.getElementById('format').options].map((option) => option.value)"
     )
     assert formats == list(get_args(ImageFormat))
+    expect(page.locator("#size")).to_be_hidden()
 
 
 def test_every_field_is_sent(serve: Serve, open_page: OpenPage) -> None:
@@ -93,6 +97,21 @@ def test_defaults_are_left_to_the_server(serve: Serve, open_page: OpenPage) -> N
         ask(page, "a fox")
     assert sent.value.post_data_json == {"prompt": "a fox", "stream": True, "partial_images": 3}
     wait_until_painted(page)
+
+
+def test_a_size_can_be_chosen_where_there_are_several(
+    serve: Serve, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = ImageShape(1024, 256, 2000)
+    monkeypatch.setattr(fakes, "MODEL", replace(fakes.MODEL, other_shapes=(wide,)))
+    page = open_page(f"{serve().url}/?prompt=a+fox&size=1024x256")
+    expect(page.locator("#size option")).to_have_text(["512 × 512", "1024 × 256"])
+    for size in ("1024x256", None):
+        with page.expect_request("**/generate") as sent:
+            ask(page, "a fox")
+        assert sent.value.post_data_json.get("size") == size
+        wait_until_painted(page)
+        page.select_option("#size", "")
 
 
 def test_shift_enter_starts_a_line(serve: Serve, open_page: OpenPage) -> None:
