@@ -62,14 +62,18 @@ def test_a_steps_operations(
     )
 
 
-@pytest.mark.parametrize("name", ["star-512", "switti-512", "switti-512-ar"])
+@pytest.mark.parametrize(
+    "name", ["star-512", "switti-512", "switti-512-ar", "infinity-2b", "infinity-8b"]
+)
 def test_a_published_models_operations(name: str) -> None:
     config = PRESETS[name]
     for scale in (0, 9):
         assert step_work(config, scale).flops == counted(config, scale, 1, True)
 
 
-@pytest.mark.parametrize("name", ["tiny", "star-512", "star-1024"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "star-512", "star-1024", "infinity-2b", "infinity-8b-512"]
+)
 def test_the_decoders_operations(name: str) -> None:
     config = PRESETS.get(name) or tiny_config()
     size = config.latent_size()
@@ -150,6 +154,8 @@ def largest_of_a_step(config: ModelConfig, scale: int, batch: int, dtype: torch.
         ("switti-512", 9),
         ("switti-1024", 13),
         ("switti-1024-ar", 13),
+        ("infinity-2b", 12),
+        ("infinity-8b", 8),
     ],
 )
 def test_what_a_step_takes_for_a_moment(
