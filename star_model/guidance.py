@@ -22,6 +22,11 @@ def is_off(guidance_scale: float, kind: GuidanceKind) -> bool:
     return guidance_scale in _OFF[kind]
 
 
+def has_guidance(sampling: Sampling, kind: GuidanceKind, num_scales: int) -> bool:
+    """Whether any scale has a guidance scale that guides, so that a negative prompt can have an effect."""
+    return not all(is_off(scale, kind) for scale in sampling.guidance_scales(num_scales))
+
+
 def strengths(sampling: Sampling, kind: GuidanceKind, num_scales: int) -> tuple[float, ...]:
     """The strength ``t`` of guidance at each scale; 0 where there is none.
 

@@ -11,7 +11,7 @@ from server.api.schemas import GenerateRequest
 from server.errors import InvalidRequest
 from server.messages import Job, ModelInfo
 from server.settings import Settings
-from star_model.guidance import is_off
+from star_model.guidance import has_guidance
 from star_model.sampling import SEEDS
 
 _SCALES = ("keep_scales", "smooth_scales", "unguided_scales", "guidance_from", "mixed_scales")
@@ -45,8 +45,8 @@ def make_job(request: GenerateRequest, model: ModelInfo, settings: Settings, *, 
             f"draft must be less than {model.num_scales}, the scales of {model.name}; got {sampling.draft}.",
             param="draft",
         )
-    scales = sampling.guidance_scales(model.num_scales)
-    if request.negative_prompt and all(is_off(scale, model.guidance) for scale in scales):
+    guided = has_guidance(sampling, model.guidance, model.num_scales)
+    if request.negative_prompt and not guided:
         default = f", the default of {model.name}" if request.guidance_scale is None else ""
         raise InvalidRequest(
             f"negative_prompt needs guidance, and guidance_scale is {sampling.guidance_scale:g}{default}; "

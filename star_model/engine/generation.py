@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from star_model.engine.editing import Edit
 from star_model.engine.engine import Engine, Mode, default_mode
 from star_model.errors import ConfigError
+from star_model.guidance import has_guidance
 from star_model.model import StarModel
 from star_model.networks.text_encoder import Conditioning
 from star_model.sampling import SEEDS, Sampling
@@ -97,8 +98,12 @@ def generate_many(
         ConfigError, UnknownClassError: see :func:`generate`.
     """
     sampling = sampling or model.sampling_defaults
-    if negative_prompt and not sampling.guidance_scale:
-        raise ConfigError("a negative prompt needs guidance, and guidance_scale is 0; raise it")
+    scales = len(model.config.schedule)
+    if negative_prompt and not has_guidance(sampling, model.config.guidance, scales):
+        raise ConfigError(
+            "a negative prompt needs guidance, and guidance_scale is "
+            f"{sampling.guidance_scale:g}; raise it"
+        )
     if not 0 <= seed < SEEDS:
         raise ConfigError(f"seed must be from 0 to {SEEDS - 1}, got {seed}")
     return _images(
