@@ -109,7 +109,7 @@ def test_a_size_can_be_chosen_where_there_are_several(
     for size in ("1024x256", None):
         with page.expect_request("**/generate") as sent:
             ask(page, "a fox")
-        assert sent.value.post_data_json.get("size") == size
+        assert (sent.value.post_data_json or {}).get("size") == size
         wait_until_painted(page)
         page.select_option("#size", "")
 
