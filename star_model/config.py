@@ -69,6 +69,8 @@ class TransformerConfig:
         cross_attention_rows: rows of a guidance pair that attend to a text of their own. ``conditional``: the
             prompt's cross-attention is added to both rows, as the published STAR checkpoints were trained;
             ``own``: each row uses its own text.
+        unguided_row: row of a guidance pair that goes on where guidance ends, at the scales that ``unguided_scales``
+            counts, with a text of its own.
         num_classes: classes of a class-conditional model, 0 for a text-conditional one. The index after the
             last is the class of the unconditional row.
         positions: position embedding: ``rope`` and ``rope_grid`` rotate queries and keys, by positions relative to
@@ -106,6 +108,7 @@ class TransformerConfig:
     rope_theta: Annotated[float, Field(gt=0, le=1e12)] = 10000.0
     rope_norm: Annotated[float, Field(gt=0, le=1e6)] = 64.0
     cross_attention_rows: Literal["conditional", "own"] = "own"
+    unguided_row: Literal["conditional", "unconditional"] = "conditional"
     num_classes: Annotated[int, Field(ge=0)] = 0
     positions: Literal["rope", "rope_grid", "absolute"] = "rope"
     place_features: bool = False

@@ -39,7 +39,15 @@ _SWITTI_SAMPLING = {"guidance_scale": 6.0, "top_k": 400, "top_p": 0.95, "mixed_s
 
 _PROTOCOLS: dict[tuple[str, str], Protocol] = {
     ("mjhq", "star"): Protocol(seed=4, sampling=_STAR_SAMPLING, crop="random", source=_STAR),
-    ("geneval", "star"): Protocol(per_prompt=4, seed=42, source=_STAR),
+    ("coco", "star"): Protocol(
+        seed=4, sampling={"guidance_scale": 4.0, "top_k": 900, "top_p": 0.95}, source=_STAR
+    ),
+    ("geneval", "star"): Protocol(
+        per_prompt=4,
+        seed=42,
+        sampling={"guidance_scale": 4.0, "top_k": 600, "top_p": 0.8},
+        source=_STAR,
+    ),
     ("mjhq", "switti"): Protocol(sampling=_SWITTI_SAMPLING, clip=_SWITTI_CLIP, source=_SWITTI),
     ("coco", "switti"): Protocol(sampling=_SWITTI_SAMPLING, clip=_SWITTI_CLIP, source=_SWITTI),
     ("imagenet", "var"): Protocol(

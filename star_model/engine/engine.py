@@ -182,7 +182,9 @@ class Engine:
         try:
             negative = negative or self._unconditional(conditioning)
             start = self._condition(slot, [conditioning, negative])
-            return self._new_sequence(slot, sampling, seed, shape, start, edit)
+            sequence = self._new_sequence(slot, sampling, seed, shape, start, edit)
+            sequence.negative = negative
+            return sequence
         except BaseException:  # the caller never sees the slot, so nobody else could free it
             self.cache.free(slot)
             raise
@@ -281,6 +283,9 @@ class Engine:
         ordered = sorted(
             sequences, key=lambda s: s.slot or 0
         )  # adjacent slots are read without a copy
+        for sequence in ordered:
+            if self._ends_guidance(sequence):
+                self._keep_unconditional(sequence)
         for batch in self._batches(ordered):
             self._step_batch(batch)
 
@@ -293,6 +298,26 @@ class Engine:
         for alike in (guided, others):
             for start in range(0, len(alike), largest):
                 yield alike[start : start + largest]
+
+    def _ends_guidance(self, sequence: ImageSequence) -> bool:
+        """True if the unconditional row of ``sequence`` goes on alone from its next scale on."""
+        scale = sequence.scale
+        return (
+            self.model.config.transformer.unguided_row == "unconditional"
+            and scale == sequence.num_scales - sequence.sampling.unguided_scales
+            and scale > 0
+            and all(sequence.guided_scales[:scale])  # then that row has keys and values of them all
+        )
+
+    def _keep_unconditional(self, sequence: ImageSequence) -> None:
+        """Drop the conditional row of ``sequence``; the other one reads its own text from now on."""
+        slot, text = sequence.slot, sequence.negative
+        if slot is None:
+            return
+        self.cache.keep_unconditional(slot)
+        if isinstance(text, TextConditioning):
+            keys_values = self._text_keys_values(text)[:, :, 0]
+            self.cache.write_text(slot, 0, keys_values, to_device(text.mask, self.model.device))
 
     def _step_batch(self, sequences: Sequence[ImageSequence]) -> None:
         """Advance ``sequences`` by one scale, in one batch."""

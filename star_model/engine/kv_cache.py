@@ -92,6 +92,15 @@ class KVCache:
         """Store the modulation by the classes or texts of a guidance pair, (2, 6 * layers + 2, C), in ``slot``."""
         self.modulation[slot] = modulation
 
+    def keep_unconditional(self, slot: int) -> None:
+        """Let the unconditional row of ``slot`` take the place of the conditional one, for scales without guidance.
+
+        Copied once an image, so that a step without guidance reads the first row of every slot, whichever it is. Its
+        text is written by the caller: a slot may have that of the conditional row alone.
+        """
+        self.image[:, :, slot, 0] = self.image[:, :, slot, 1]
+        self.modulation[slot, 0] = self.modulation[slot, 1]
+
     def view(
         self, slots: Sequence[int] | Tensor, scale: int, *, rows: int = 2, shape: int = 0
     ) -> SlotView:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from star_model.engine.editing import Edit
+from star_model.networks.text_encoder import Conditioning
 from star_model.sampling import Sampling
 
 
@@ -22,6 +23,7 @@ class ImageSequence:
             at mixed ones, of the mixtures, whose likeliest tokens are in ``tokens``.
         uniform: the image's own random numbers, one for each symbol of all scales (L * s,).
         edit: the image that is edited; None for one that is generated from nothing.
+        negative: conditioning of the unconditional row.
         strengths: of guidance, for each scale, on the device.
         top_p: that of ``sampling``, on the device.
         guided_scales: for each scale, whether the unconditional row is computed too.
@@ -57,6 +59,7 @@ class ImageSequence:
         self.tokens: list[Tensor] = []
         self.f_hat = f_hat
         self.edit = edit
+        self.negative: Conditioning | None = None
         self.next_tokens: Tensor | None = start
 
     @property

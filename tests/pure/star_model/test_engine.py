@@ -14,7 +14,13 @@ from star_model.networks.quantizer import with_codebook
 from star_model.networks.text_encoder import ClassConditioning, TextConditioning
 from star_model.sampling import SEEDS, Sampling
 from tests.star_model.captures import RecordingCapture
-from tests.star_model.tiny import HashTextEncoder, build_tiny_model, class_conditional, tiny_config
+from tests.star_model.tiny import (
+    FAMILIES,
+    HashTextEncoder,
+    build_tiny_model,
+    class_conditional,
+    tiny_config,
+)
 
 
 def prepare(
@@ -291,6 +297,68 @@ def test_unguided_scales_follow_the_prompt_alone(tiny_model: StarModel) -> None:
     assert torch.cat(plain.tokens).tolist() == torch.cat(c.tokens).tolist(), (
         "no guidance is guidance of 0"
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("row", ["conditional", "unconditional"])
+def test_the_row_that_goes_on_without_guidance(
+    monkeypatch: pytest.MonkeyPatch, family: str, row: Literal["conditional", "unconditional"]
+) -> None:
+    config = tiny_config(**FAMILIES[family])
+    transformer = replace(config.transformer, unguided_row=row)
+    model = build_tiny_model(replace(config, transformer=transformer))
+    outputs, features = list[torch.Tensor](), model.transformer.features
+
+    def recorded(x: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        outputs.append(features(x, *rest, **more))  # type: ignore[arg-type]
+        return outputs[-1]
+
+    monkeypatch.setattr(model.transformer, "features", recorded)
+    engine = Engine(model, slots=3)
+    prompt = "1" if family.startswith("var") else "a cat"
+    other = prepare(engine, prompt, seed=2, top_k=1)
+    guided, unguided = (prepare(engine, prompt, top_k=1, unguided_scales=n) for n in (0, 2))
+    for _ in range(engine.num_scales - 2):
+        engine.step([other, unguided, guided])
+    outputs.clear()
+    for sequence in (guided, unguided):
+        engine.step([sequence])
+    pair, alone = outputs
+    kept = ("conditional", "unconditional").index(row)
+    torch.testing.assert_close(alone, pair[kept : kept + 1])
+    assert not torch.allclose(pair[0], pair[1])
+    run(engine, unguided)
+    engine.finish([unguided])
+    again = prepare(engine, prompt, top_k=1)  # in the slot of the one before, which leaves no trace
+    run(engine, again)
+    run(engine, guided)
+    assert [t.tolist() for t in again.tokens] == [t.tolist() for t in guided.tokens]
+
+
+def test_the_unconditional_row_reads_its_own_text_where_it_goes_on_alone() -> None:
+    """Also in a model whose prompt's cross-attention served both rows until then."""
+    config = tiny_config()
+    transformer = replace(
+        config.transformer, unguided_row="unconditional", cross_attention_rows="conditional"
+    )
+    engine = Engine(build_tiny_model(replace(config, transformer=transformer)), slots=2)
+    for negative in ("", "a dog"):
+        prompt, text = engine.model.text_encoder.encode(["a cat", negative])
+        sequence = engine.prepare(prompt, Sampling(unguided_scales=1), seed=1, negative=text)
+        slot, cache = sequence.slot, engine.cache
+        assert slot is not None
+        assert isinstance(text, TextConditioning)
+        for _ in range(3):
+            engine.step([sequence])
+            assert int(cache.text_mask[slot].sum()) == 4
+        image = cache.image[:, :, slot].clone()
+        engine.step([sequence])
+        hidden = text.hidden[None]
+        expected = engine.model.transformer.text_keys_values(hidden)[:, :, 0]
+        torch.testing.assert_close(cache.text[:, :, slot, 0], expected)
+        assert torch.equal(cache.text_mask[slot, 0], text.mask)
+        assert torch.equal(cache.image[:, :, slot, 0], image[:, :, 1])
+        engine.finish([sequence])
 
 
 @pytest.mark.parametrize("mode", ["deterministic", "fast"])
