@@ -42,17 +42,17 @@ SMALL = replace(
     name="star-small",
     patch_nums=(1, 2, 4, 8, 8, 8, 8),
     transformer=TransformerConfig(
-        depth=6, num_heads=4, text_dim=384, rope_norm=8.0, place_features=True
+        depth=4, num_heads=4, text_dim=384, rope_norm=8.0, place_features=True
     ),
     tokenizer=PatchTokenizerConfig(
         vocab_size=1024,
         latent_channels=16,
         patch_size=64,
-        width=256,
+        width=192,
         encoder_blocks=2,
-        decoder_blocks=4,
-        num_heads=4,
-        refine_channels=64,
+        decoder_blocks=3,
+        num_heads=3,
+        refine_channels=48,
     ),
 )
 """For pictures of one's own and ten minutes of two cores: a token stands for 64 x 64 pixels, 277 tokens for 512 pixels.

@@ -46,6 +46,9 @@ BATCHES = {
 }
 """Images an update on a GPU, which is slow at small ones."""
 
+SMALL_BATCHES = {"training.train_tokenizer": 4, "training.train_transformer": 16}
+"""Images an update of the small networks on a CPU: they learn few pictures, and have minutes for it."""
+
 UNTIMED = 2.0
 """Minutes that exporting twice and starting processes take, and scoring beside its own share."""
 
@@ -65,9 +68,11 @@ def steps(options: argparse.Namespace) -> list[Step]:
     join = (*data, "--transformer", transformer, *known)
 
     def batch(module: str) -> tuple[str, ...]:
-        if not options.device.startswith("cuda"):
-            return ()
-        return ("--batch-size", str(BATCHES[module]))
+        if options.device.startswith("cuda"):
+            return ("--batch-size", str(BATCHES[module]))
+        if options.size == "small" and module in SMALL_BATCHES:
+            return ("--batch-size", str(SMALL_BATCHES[module]))
+        return ()
 
     def training(module: str, share: float, *arguments: str) -> Step:
         return Step(module, f"training.{module}", (*data, *arguments, *machine), share)

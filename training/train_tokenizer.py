@@ -40,6 +40,8 @@ REVIVE_EVERY = 25
 """Updates between two searches for codebook vectors that nothing uses."""
 REVIVE_UNTIL = 0.8
 """Share of the training after which codebook vectors stay."""
+WIDEST = 8192
+"""Columns of a matrix beyond which AdamW updates it: Muon would take longer than the rest of a small network."""
 RESIDUAL_GAIN = 0.3
 """Of the last layer of each residual branch at the start, relative to PyTorch's: the branches begin small."""
 _BRANCH_ENDS = ("depthwise.weight", "attention_out.weight", "mlp_out.weight")
@@ -148,8 +150,8 @@ class Trainer:
         self.networks = [
             p for n, p in self.model.named_parameters() if not n.startswith("quantizer.")
         ]
-        matrices = [p for p in self.networks if p.ndim in (2, 4)]
-        others = [p for p in self.networks if p.ndim not in (2, 4)]
+        matrices = [p for p in self.networks if p.ndim in (2, 4) and p[0].numel() <= WIDEST]
+        others = [p for p in self.networks if all(p is not matrix for matrix in matrices)]
         self.codebook_optimizer = torch.optim.AdamW([codebook], betas=(0.9, 0.99), weight_decay=0.0)
         self.optimizers: dict[torch.optim.Optimizer, float] = {  # and the peak of its learning rate
             Muon(matrices): recipe.matrix_lr,
