@@ -355,6 +355,53 @@ def test_a_switti_has_two_text_encoders(tmp_path: Path, monkeypatch: pytest.Monk
     assert not any(pattern in ("*", "*.bin", "*.safetensors") for pattern in wanted)
 
 
+INFINITY_8B_PARTS = [
+    *(
+        f"infinity_8b_weights/{name}"
+        for name in (
+            "model.safetensors.index.json",
+            *(f"model-0000{i}-of-00004.safetensors" for i in range(1, 5)),
+        )
+    ),
+    "infinity_vae_d56_f8_14_patchify.pth",
+    *(
+        f"flan-t5-xl/{name}"
+        for name in (
+            "config.json",
+            "model.safetensors.index.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+        )
+    ),
+]
+
+
+def test_an_infinity_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline each file is named; put there by hand, they are converted without a network."""
+    small = replace(golden.INFINITY_PATCHIFY.config, name="infinity-8b")
+    monkeypatch.setitem(PRESETS, "infinity-8b", small)
+    with pytest.raises(ModelNotFoundError, match="infinity-8b cannot be fetched") as raised:
+        resolve_model("infinity-8b", cache_dir=tmp_path, offline=True)
+    listed = [line.strip() for line in str(raised.value).splitlines()[1:]]
+    assert listed == [str(tmp_path / "official" / part) for part in INFINITY_8B_PARTS]
+
+    files, official = tmp_path / "files", tmp_path / "official"
+    files.mkdir()
+    official.mkdir()
+    transformer, vqvae, t5 = golden.INFINITY_PATCHIFY.write_official(files)
+    assert isinstance(t5, Path)
+    transformer.rename(official / "infinity_8b_weights")
+    vqvae.rename(official / "infinity_vae_d56_f8_14_patchify.pth")
+    t5.rename(official / "flan-t5-xl")
+    path = resolve_model("infinity-8b", cache_dir=tmp_path, offline=True)
+    config = read_config(path)
+    assert (config.text_encoder.family, config.tokenizer.kind) == ("t5", "bits")
+    assert config == small
+
+
 def test_two_processes_convert_once(cache: Path) -> None:
     said: list[str] = []
     paths: list[Path] = []

@@ -110,7 +110,8 @@ def step_by_step(t: TransformerTrainer, example: Batch) -> Tensor:
     slot = cache.allocate()
     mask = torch.arange(6) < lengths[0]
     text = t.model.text_keys_values(hidden[:1]).repeat(1, 1, 2, 1, 1, 1)
-    cache.write_text(slot, text, mask.expand(2, -1))
+    for row in (0, 1):
+        cache.write_text(slot, row, text[:, :, row], mask)
     maps = tokens[:1].tensor_split(CONFIG.schedule.offsets[1:-1], dim=1)
     f_hats = [None, *t.quantizer.f_hats(maps)]
     logits = []
