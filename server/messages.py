@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from star_model.gallery import GalleryPicture
 from star_model.guidance import GuidanceKind
 from star_model.reading import Reading
 from star_model.sampling import Sampling
@@ -184,6 +185,7 @@ class ModelInfo:
         vocabulary: of a model that knows few things; None for one that takes any prompt.
         other_shapes: shapes of images that it makes beside the square one.
         guidance: how the strength of guidance follows from ``guidance_scale``; see :mod:`star_model.guidance`.
+        gallery: pictures that it painted ahead, to show what it does.
     """
 
     name: str
@@ -202,6 +204,7 @@ class ModelInfo:
     vocabulary: Vocabulary | None = None
     other_shapes: tuple[ImageShape, ...] = ()
     guidance: GuidanceKind = "rising"
+    gallery: tuple[GalleryPicture, ...] = ()
 
     @property
     def shapes(self) -> tuple[ImageShape, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from star_model.about import About
 from star_model.config import ModelConfig
+from star_model.gallery import GalleryPicture
 from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextEncoder
 from star_model.networks.transformer import StarTransformer
@@ -30,6 +31,7 @@ class StarModel:
         dtype: of the transformer's weights, and so of keys and values.
         about: description and examples, for people.
         reader: reads prompts for a model with a small vocabulary; None leaves them as they are.
+        gallery: pictures that it painted ahead.
     """
 
     config: ModelConfig
@@ -40,6 +42,7 @@ class StarModel:
     dtype: torch.dtype
     about: About = field(default_factory=About)
     reader: PromptReader | None = None
+    gallery: tuple[GalleryPicture, ...] = ()
 
     def encode_prompt(self, prompt: str) -> Conditioning:
         """Encode ``prompt`` as the reader reads it; :attr:`TextConditioning.notes` say what is drawn otherwise.

@@ -18,6 +18,7 @@ _POLICY = (
     "default-src 'none'",
     "script-src 'self'",
     "style-src 'self'",
+    "font-src 'self'",
     "img-src 'self' blob:",  # images arrive inside JSON and are shown from memory
     "connect-src 'self'",
     "base-uri 'none'",

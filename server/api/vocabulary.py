@@ -1,7 +1,8 @@
-"""What a model with a small vocabulary can draw, and how it reads a prompt, without drawing it."""
+"""What a model can draw: its vocabulary, its gallery, and how it reads a prompt, without drawing it."""
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from fastapi import APIRouter
@@ -100,6 +101,24 @@ class ReadResponse(BaseModel):
     suggestions: list[str] = Field(description="Up to three prompts to try instead.")
 
 
+class Picture(BaseModel):
+    """A picture that the model painted ahead."""
+
+    prompt: str
+    seed: int = Field(description="Seed with which the prompt generates this image again, larger.")
+    b64_json: str = Field(description="A small WebP file in base64.")
+
+
+class GalleryResponse(BaseModel):
+    """Pictures that show what the model does."""
+
+    model_config = output_config(
+        {"data": [{"prompt": "a fox, flat style", "seed": 1, "b64_json": "UklGRg=="}]}
+    )
+
+    data: list[Picture]
+
+
 # A name may be that of a repository on the hub, with a slash in it.
 @router.get(
     "/v1/models/{model:path}/vocabulary",
@@ -113,6 +132,26 @@ async def vocabulary(model: str, context: AppContext) -> VocabularyResponse:
     if loaded.vocabulary is None:
         raise NotFound(f"{loaded.name} has no vocabulary: it takes any prompt.")
     return _listed(loaded.name, loaded.vocabulary)
+
+
+@router.get(
+    "/v1/models/{model:path}/gallery",
+    summary="Pictures that the model painted",
+    responses=error_responses(404, 500, 503),
+    operation_id="listGallery",
+)
+async def gallery(model: str, context: AppContext) -> GalleryResponse:
+    """List small pictures that the model painted ahead, with their prompts and seeds; empty if it ships none."""
+    return GalleryResponse(
+        data=[
+            Picture(
+                prompt=picture.prompt,
+                seed=picture.seed,
+                b64_json=base64.b64encode(picture.image).decode("ascii"),
+            )
+            for picture in _loaded(model, context).gallery
+        ]
+    )
 
 
 @router.post(

@@ -20,11 +20,12 @@ export let previews = 3;
  * @property {string|null} param the field of the request that caused it
  * @property {boolean} retryable whether the same request may succeed later
  * @property {number} retryAfter seconds to wait before that
+ * @property {string[]} suggestions prompts to try instead
  */
 export class ApiError extends Error {
-  constructor(message, { code, param = null, retryable = true, retryAfter = 0 }) {
+  constructor(message, { code, param = null, retryable = true, retryAfter = 0, suggestions = [] }) {
     super(message);
-    Object.assign(this, { code, param, retryable, retryAfter });
+    Object.assign(this, { code, param, retryable, retryAfter, suggestions });
   }
 }
 
@@ -38,6 +39,21 @@ export const apiKey = {
 export async function loadModel() {
   const answer = await send("v1/models");
   return (await answer.json()).data[0];
+}
+
+/** What the model knows, of a model that knows few things. */
+export async function loadVocabulary(model) {
+  return (await send(`v1/models/${model}/vocabulary`)).json();
+}
+
+/** Small pictures that the model painted ahead. */
+export async function loadGallery(model) {
+  return (await (await send(`v1/models/${model}/gallery`)).json()).data;
+}
+
+/** How the model would read a prompt, without painting it. */
+export async function readPrompt(model, prompt, signal) {
+  return (await send(`v1/models/${model}/read`, { method: "POST", ...json({ prompt }), signal })).json();
 }
 
 /**
@@ -128,8 +144,8 @@ async function refusal(answer) {
   return new ApiError(message, { code: "not_ours", retryable, retryAfter });
 }
 
-function fromEnvelope({ message, code, param }, retryable, retryAfter = 0) {
-  return new ApiError(message, { code, param, retryable, retryAfter });
+function fromEnvelope({ message, code, param, suggestions }, retryable, retryAfter = 0) {
+  return new ApiError(message, { code, param, retryable, retryAfter, suggestions });
 }
 
 function interrupted() {

@@ -1,6 +1,7 @@
 // The page: reads the form and the editor, paints, and shows what comes.
 
-import { ApiError, apiKey, loaded, loadModel, paint } from "./api.js";
+import { ApiError, apiKey, loaded, loadGallery, loadModel, loadVocabulary, paint } from "./api.js";
+import { Chips, compose } from "./chips.js";
 import { suffix } from "./code.js";
 import { CodeCard } from "./codecard.js";
 import { find, make } from "./dom.js";
@@ -8,8 +9,11 @@ import { Editor } from "./editor.js";
 import { Form, fromQuery, toQuery } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { drawScales, Ladder } from "./ladder.js";
+import { foldOnPhones, goToPromptBySlash } from "./layout.js";
 import { takeFiles } from "./opener.js";
+import { Reader } from "./reader.js";
 import { Run } from "./run.js";
+import { Showcase } from "./showcase.js";
 import { Stage } from "./stage.js";
 import { Status } from "./status.js";
 import { openStore } from "./store.js";
@@ -26,6 +30,12 @@ const stage = new Stage(find("tiles"), { useSeed, edit: startEditing });
 const trouble = new Trouble();
 const gallery = new Gallery(openStore(), choose);
 const editor = new Editor(showRequest, say);
+const reader = new Reader(() => form.field("prompt").value, setPrompt);
+const chips = new Chips(usePart);
+const showcase = new Showcase(({ prompt, seed }) => {
+  setPrompt(prompt);
+  submit({ seed });
+});
 const code = new CodeCard(wanted, () => editor.edit(), say);
 
 let model = null;
@@ -34,12 +44,14 @@ let shown = { asked: "", seed: 0 }; // the picture on the stage: how it was aske
 
 // Painting.
 
-async function run(body, signal) {
+async function run(body, extra, signal) {
   const run = new Run(body.n ?? 1, { stage, ladder, say });
   const asked = request(body);
+  body = { ...body, ...extra };
   const [edit, before] = editor.isOpen ? [await editor.edit(), await editor.before()] : [null, null];
   const events = await paint({ ...body, ...edit?.fields }, edit?.files, signal);
   if (edit) editor.hide();
+  reader.hide(); // what it said is said again with the picture
   stage.begin(run.n, body.prompt, body.size ?? model.size, before);
   find("picture").scrollIntoView({ block: "nearest" });
   try {
@@ -52,7 +64,7 @@ async function run(body, signal) {
 
 /** Shows a finished picture, and keeps it. */
 function finish({ index, blob, event, body, edit, asked }) {
-  const { n: _, ...parameters } = { ...body, seed: event.seed };
+  const { n: _, on_unknown: __, ...parameters } = { ...body, seed: event.seed };
   stage.finish(index, blob, event.seed, fileName(event.model, parameters));
   settle(asked, (event.seed - index + SEEDS) % SEEDS);
   showWarnings(event.warnings);
@@ -74,25 +86,26 @@ function settle(asked, seed) {
   code.show();
 }
 
-async function submit() {
+/** Paints what the form says, with these fields beside it. */
+async function submit(extra = {}) {
   if (running) return;
   const controller = new AbortController();
-  const over = attempt(readForm(), controller.signal);
+  const over = attempt(readForm(), extra, controller.signal);
   running = { controller, over };
   await over;
 }
 
-async function attempt(body, signal) {
+async function attempt(body, extra, signal) {
   clear();
   apiKey.set(find("key").value);
   busy(true);
   try {
     if (!model) await patiently(meet, signal);
-    await patiently(() => run(body, signal), signal);
+    await patiently(() => run(body, extra, signal), signal);
   } catch (error) {
     stage.end();
     if (signal.aborted) say("Cancelled.");
-    else complain(error, () => form.element.requestSubmit());
+    else complain(error, () => submit(extra));
   } finally {
     running = null;
     busy(false);
@@ -116,13 +129,23 @@ function complain(error, retry) {
     error = new ApiError(`The page failed: ${error.message}`, { code: "page" });
   }
   say("");
-  trouble.show(error, retry);
+  find("key-field").hidden = error.code !== "invalid_api_key";
+  const choices = insteadOf(error);
+  if (error.suggestions.length) error.message = error.message.replace(/ Try .*/s, " Try instead:"); // buttons say the rest
+  trouble.show(error, retry, choices);
   if (error.code === "invalid_api_key") askForKey();
   else if (!editor.blame(error.param)) form.blame(error.param);
 }
 
+/** What can be painted in place of what the model does not know. */
+function insteadOf({ suggestions }) {
+  if (!suggestions.length) return {};
+  reader.hide(); // the error says the same
+  const others = suggestions.map((prompt) => [prompt, () => (setPrompt(prompt), submit())]);
+  return { ...Object.fromEntries(others), "Paint the nearest anyway": () => submit({ on_unknown: "nearest" }) };
+}
+
 function askForKey() {
-  find("key-field").hidden = false;
   find("key").focus();
 }
 
@@ -200,11 +223,29 @@ function useSeed(seed) {
   code.show();
 }
 
+function setPrompt(prompt) {
+  form.field("prompt").value = prompt;
+  reader.changed();
+  code.show();
+}
+
+/** Puts a thing, a style or a background into the prompt, in place of the one that is there. */
+function usePart(part) {
+  const { things = [], style, background } = reader.reading ?? {};
+  const isMissing = form.field("prompt").value.trim() === "";
+  reader.reading = isMissing ? part : { things, style, background, ...part };
+  const { thing = reader.reading.things?.[0] } = reader.reading;
+  setPrompt(compose({ ...reader.reading, thing }));
+  reader.reading = { ...reader.reading, things: thing ? [thing] : [] };
+  say(`The prompt is now “${form.field("prompt").value}”.`);
+}
+
 /** Brings a picture of the gallery back, with how it was asked for. */
 async function choose(picture) {
   await stop();
   const { blob, parameters, size, edit } = picture;
   form.fill(parameters);
+  reader.hide();
   if (edit && model) {
     await editor.open(edit.files.image, edit);
     editor.hide();
@@ -234,26 +275,35 @@ async function meet() {
   model = await loadModel();
   const size = model.size.replace("x", " × ");
   find("model-facts").textContent = `${model.id} · ${millions(model.parameters)} parameters · ${size} · ${model.device}`;
-  find("about-title").textContent = `What ${model.id} knows`;
+  find("about-title").textContent = `About ${model.id}`;
   find("about-text").textContent = model.description;
   find("about").hidden = model.description === "";
   find("examples-list").replaceChildren(...model.examples.map(example));
-  find("examples").hidden = model.examples.length === 0;
+  await meetPictures();
+  reader.model = model;
   for (const name of ["guidance_scale", "top_k", "top_p", "smooth_scales", "unguided_scales", "draft"]) form.field(name).placeholder = model[name];
-  form.offer(model.sizes);
+  form.offer(model.sizes ?? [model.size]);
   ladder.scales = model.scales;
   if (find("scales")) drawScales(find("scales"), model.scales);
   editor.model = model;
   document.body.classList.add("can-edit");
 }
 
+/** Shows what the model has painted and what it knows; without pictures, examples are words alone. */
+async function meetPictures() {
+  const knowsFew = model.num_things !== null && model.num_things !== undefined;
+  const [pictures, vocabulary] = await Promise.all([loadGallery(model.id), knowsFew ? loadVocabulary(model.id) : null]);
+  showcase.show(pictures);
+  if (vocabulary) chips.show(vocabulary);
+  find("examples").hidden = model.examples.length === 0 || pictures.length > 0;
+}
+
 function example(prompt) {
   const button = make("button", { type: "button", textContent: prompt });
   button.addEventListener("click", () => {
-    form.field("prompt").value = prompt;
+    setPrompt(prompt);
     if (!editor.isOpen) return form.element.requestSubmit();
-    code.show(); // whoever edits may have more to do
-    find("prompt").focus();
+    find("prompt").focus(); // whoever edits may have more to do
   });
   return make("li", {}, button);
 }
@@ -300,7 +350,10 @@ form.element.addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
-form.element.addEventListener("input", () => code.show());
+form.element.addEventListener("input", ({ target }) => {
+  code.show();
+  if (target === form.field("prompt")) reader.changed();
+});
 find("prompt").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
@@ -312,10 +365,11 @@ find("edit-more").addEventListener("click", () => editor.show());
 for (const id of ["close-editor", "close-edited"]) find(id).addEventListener("click", stopEditing);
 takeFiles(startEditing);
 
+foldOnPhones();
+goToPromptBySlash();
 form.fill(fromQuery(location.search));
 if (apiKey.get()) {
   find("key").value = apiKey.get();
-  find("key-field").hidden = false;
 }
 code.show();
 if (matchMedia("(hover: hover)").matches) find("prompt").focus(); // elsewhere a keyboard would cover the page

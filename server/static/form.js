@@ -73,8 +73,7 @@ export class Form {
   /** Opens the folded part if one of these fields is in it. */
   #openFor(names) {
     for (const name of names) {
-      const fold = this.field(name).closest("details");
-      if (fold) fold.open = true;
+      for (let fold = this.field(name).closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
     }
   }
 }

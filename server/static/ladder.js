@@ -7,10 +7,11 @@ const SMALLEST = 0.25; // of the largest, so that the first scale can be seen
 /** A square for each scale, as large and as finely divided as its token map. */
 export function drawScales(root, scales) {
   root.replaceChildren(
-    ...scales.map((side) => {
+    ...scales.map((side, index) => {
       const square = make("i");
       square.style.setProperty("--share", String(SMALLEST + ((1 - SMALLEST) * side) / scales.at(-1)));
       square.style.setProperty("--cells", String(side));
+      square.style.setProperty("--step", String(index));
       return square;
     }),
   );

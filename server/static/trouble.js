@@ -14,11 +14,14 @@ export class Trouble {
   /**
    * @param {import("./api.js").ApiError} error
    * @param {() => void} retry what to do again, if that may help
+   * @param {Object<string, () => void>} choices what else can be done: words for a button, and what it does
    */
-  show(error, retry) {
+  show(error, retry, choices = {}) {
     this.hide();
     this.text.textContent = error.message;
+    this.root.classList.toggle("calm", Object.keys(choices).length > 0); // a question more than an alarm
     this.root.hidden = false;
+    this.actions.append(...Object.entries(choices).map(([words, act]) => choice(words, act)));
     if (error.retryable) this.#offer(retry, error.retryAfter);
     this.root.scrollIntoView({ block: "nearest" });
   }
@@ -41,8 +44,14 @@ export class Trouble {
       button.setAttribute("aria-disabled", String(left > 0)); // unlike disabled, it keeps the focus
     };
     button.addEventListener("click", () => button.ariaDisabled === "true" || retry());
-    this.actions.replaceChildren(button);
+    this.actions.append(button);
     this.#timer = setInterval(tick, 250);
     tick();
   }
+}
+
+function choice(words, act) {
+  const button = make("button", { type: "button", textContent: words });
+  button.addEventListener("click", act);
+  return button;
 }

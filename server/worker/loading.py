@@ -273,6 +273,7 @@ def _describe(model: StarModel, engine: StarEngine, mode: Mode, seconds: float) 
         description=model.about.description,
         examples=model.about.examples,
         num_classes=model.config.transformer.num_classes,
+        gallery=model.gallery,
         vocabulary=model.reader.vocabulary if model.reader is not None else None,
         other_shapes=tuple(
             ImageShape(width, height, schedule.num_tokens)

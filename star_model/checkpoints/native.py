@@ -9,6 +9,7 @@
     vocabulary.json             optional: all words and things that it knows; see :mod:`star_model.vocabulary`
     SHA256SUMS                  of the files above, in the format of ``sha256sum --check``
     about.json                  optional: the model in words; see :mod:`star_model.about`
+    gallery/                    optional: pictures that it painted ahead; see :mod:`star_model.gallery`
 
 Loading is strict, and checks names and shapes in the headers before it reads any data. Networks are built on
 the meta device, so that a model is in memory once.
@@ -29,6 +30,7 @@ from star_model.about import read_about
 from star_model.checkpoints.int8 import SCALE, restore_rows
 from star_model.config import ModelConfig
 from star_model.errors import CheckpointError, ConfigError
+from star_model.gallery import read_gallery
 from star_model.json_file import read_json
 from star_model.model import StarModel
 from star_model.networks.attention import choose_backend
@@ -139,20 +141,35 @@ def load_model(
         verify_checksums(directory)
     transformer, vqvae = _on_meta(config, attention, place.type)
     _fill(transformer, directory / TRANSFORMER, place, precision.transformer)
-    if config.transformer.positions != "absolute":
-        # In float32: the angles of the largest scale need more digits than bfloat16 has.
-        transformer.rope = rope_table(config).to(place)
+    _set_positions(transformer, config, place)
     _fill(vqvae, directory / TOKENIZER, place, torch.float32)
     vqvae.set_decoder_format(precision.decoder)
     text_encoder = _load_encoder(directory / TEXT_ENCODER, config, place, precision.text_encoder)
-    reader = None
-    vocabulary = read_vocabulary(directory)
-    if vocabulary is not None and isinstance(text_encoder, TransformersTextEncoder):
-        reader = PromptReader(vocabulary, text_encoder.pooled, text_encoder.is_word)
-    about = read_about(directory)
     return StarModel(
-        config, transformer, vqvae, text_encoder, place, precision.transformer, about, reader
+        config,
+        transformer,
+        vqvae,
+        text_encoder,
+        place,
+        precision.transformer,
+        about=read_about(directory),
+        reader=_load_reader(directory, text_encoder),
+        gallery=read_gallery(directory),
     )
+
+
+def _set_positions(transformer: StarTransformer, config: ModelConfig, device: torch.device) -> None:
+    """Compute the rotary positions, if the model has them, in float32: bfloat16 has too few digits for their angles."""
+    if config.transformer.positions != "absolute":
+        transformer.rope = rope_table(config).to(device)
+
+
+def _load_reader(directory: Path, text_encoder: TextEncoder) -> PromptReader | None:
+    """The reader of prompts of a model that knows few things; None of one that takes any prompt."""
+    vocabulary = read_vocabulary(directory)
+    if vocabulary is None or not isinstance(text_encoder, TransformersTextEncoder):
+        return None
+    return PromptReader(vocabulary, text_encoder.pooled, text_encoder.is_word)
 
 
 def _load_encoder(

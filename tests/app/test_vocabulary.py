@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator
 
@@ -9,7 +10,7 @@ import anyio
 import pytest
 
 from server.errors import EngineDead, QueueFull
-from tests.server.fakes import NOTE, SUGGESTIONS, VOCABULARY, FakeEngine
+from tests.server.fakes import NOTE, SUGGESTIONS, VOCABULARY, FakeEngine, pictures
 from tests.server.service import Service, serve_fake, until
 
 pytestmark = pytest.mark.anyio
@@ -148,3 +149,17 @@ async def test_questions_are_bounded(few: Service) -> None:
             await readings.read("an owl")
         few.engine.gate.set()
     assert not readings._waiting
+
+
+async def test_pictures_that_it_painted_ahead_are_listed() -> None:
+    async with serve_fake(make_engine=lambda: FakeEngine(gallery=pictures(2))) as service:
+        answer = (await service.http.get("/v1/models/star-fake/gallery")).raise_for_status().json()
+        assert [(p["prompt"], p["seed"]) for p in answer["data"]] == [
+            ("a fox number 1", 1),
+            ("a fox number 2", 2),
+        ]
+        assert base64.b64decode(answer["data"][0]["b64_json"]).startswith(b"RIFF")
+
+
+async def test_a_model_need_not_have_painted_any(service: Service) -> None:
+    assert (await service.http.get("/v1/models/star-fake/gallery")).json() == {"data": []}

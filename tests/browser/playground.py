@@ -13,10 +13,17 @@ NASTY = (
 """A prompt with everything that a shell, a script, a page or a link could stumble over."""
 
 
+def unfold(page: Page) -> None:
+    """Open the settings, which a phone folds away."""
+    if not page.locator("#n").is_visible():
+        page.locator(".settings > summary").click()
+
+
 def ask(page: Page, prompt: str, **fields: str) -> None:
     """Fill in the form and press Enter in the prompt."""
     for name, value in fields.items():
         field = page.locator(f"#{name}")
+        unfold(page)
         if field.evaluate("e => e.tagName") == "SELECT":
             field.select_option(value)
         else:

@@ -10,8 +10,8 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import DESKTOP, PHONE, FakeServer, OpenPage, let_go
 from tests.browser.editing import go, open_picture
-from tests.browser.playground import ask, wait_until_painted
-from tests.server.fakes import FakeEngine
+from tests.browser.playground import ask, unfold, wait_until_painted
+from tests.server.fakes import VOCABULARY, FakeEngine, pictures
 from tests.server.pictures import photo
 
 
@@ -26,14 +26,24 @@ def complaints(page: Page) -> list[str]:
 def test_every_state(
     serve: Callable[..., FakeServer], open_page: OpenPage, viewport: dict[str, int], scheme: str
 ) -> None:
-    engine = FakeEngine()
+    engine = FakeEngine(vocabulary=VOCABULARY, gallery=pictures())
     server = serve(make_engine=lambda: engine)
     page = open_page(server.url, viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
     expect(page.locator("#ladder i").first).to_be_attached()
+    expect(page.locator("#showcase-list img").first).to_be_visible()
     assert complaints(page) == [], "empty"
+    unfold(page)
     page.get_by_text("Advanced").click()
+    if not page.locator("#known-list").is_visible():
+        page.locator("#known > summary").click()
+    page.fill("#prompt", "a woman")
+    expect(page.locator("#reading")).to_contain_text("cannot draw")
+    assert complaints(page) == [], "read"
+    page.press("#prompt", "Enter")
+    expect(page.get_by_role("button", name="Paint the nearest anyway")).to_be_visible()
+    assert complaints(page) == [], "refused"
     engine.gate.clear()
-    ask(page, "a fox", n="2")
+    ask(page, "a wolf", n="2")
     expect(page.locator("#cancel")).to_be_visible()
     assert complaints(page) == [], "painting"
     let_go(engine)

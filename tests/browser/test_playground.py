@@ -24,6 +24,7 @@ from tests.browser.playground import (
     copied,
     saved,
     seeds,
+    unfold,
     wait_until_painted,
     width_of_content,
 )
@@ -362,6 +363,7 @@ def test_nothing_is_wider_than_a_phone(serve: Serve, open_page: OpenPage) -> Non
     page = open_page(serve().url, viewport=PHONE, has_touch=True)
     expect(page.locator("#ladder i").first).to_be_attached()
     assert width_of_content(page) == PHONE["width"]
+    unfold(page)
     page.get_by_text("Advanced").click()
     ask(page, "x" * 300, n="4")
     wait_until_painted(page, 4)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from PIL import Image
 
 from server.messages import (
     Devices,
@@ -27,6 +30,7 @@ from server.worker.engine_loop import EngineLoop
 from server.worker.engine_protocol import Diagnosis
 from server.worker.pending import Done, Pending
 from server.worker.scheduler import Policy, Scheduler, token_shares
+from star_model.gallery import GalleryPicture
 from star_model.reading import Reading
 from star_model.sampling import Sampling
 from star_model.vocabulary import Vocabulary
@@ -103,6 +107,7 @@ class FakeEngine:
     released: int = 0
     killed: bool = False
     vocabulary: Vocabulary | None = None
+    gallery: tuple[GalleryPicture, ...] = ()
     gate: threading.Event = field(default_factory=threading.Event)
     _free: list[int] = field(default_factory=list)
 
@@ -210,6 +215,16 @@ MODEL = ModelInfo(
 )
 
 
+def pictures(count: int = 3) -> tuple[GalleryPicture, ...]:
+    """A gallery: a small picture for each of the first seeds."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "orange").save(file, "WEBP")
+    return tuple(
+        GalleryPicture(f"a fox number {seed}", seed, file.getvalue())
+        for seed in range(1, count + 1)
+    )
+
+
 def make_job(name: str, seeds: Sequence[int] = (1,), **changes: Any) -> Job:
     """A job with defaults for what a test does not care about."""
     values: dict[str, Any] = {
@@ -283,7 +298,14 @@ class ThreadWorker:
                 return
             self.loop = make_loop(self.engine, self.inbox, self._deliver)
             self._deliver(
-                Ready(replace(MODEL, slots=self.engine.slots, vocabulary=self.engine.vocabulary))
+                Ready(
+                    replace(
+                        MODEL,
+                        slots=self.engine.slots,
+                        vocabulary=self.engine.vocabulary,
+                        gallery=self.engine.gallery,
+                    )
+                )
             )
             self._deliver(Heartbeat(turned_at=time.monotonic(), idle=True))
             self.loop.run()
