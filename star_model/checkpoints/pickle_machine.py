@@ -13,6 +13,7 @@ dictionaries: no name of a tensor is one. ``pickletools`` of the standard librar
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -98,7 +99,9 @@ def unpickle(
     try:
         # It raises ValueError for bytes that are no pickle.
         operations = pickletools.genops(_Bounded(stream, LARGEST_PICKLE))  # type: ignore[arg-type]
-        return machine.run((opcode.name, argument) for opcode, argument, _ in operations)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in a damaged text
+            return machine.run((opcode.name, argument) for opcode, argument, _ in operations)
     except PickleError:
         raise
     except IndexError as error:

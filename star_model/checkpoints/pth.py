@@ -178,7 +178,7 @@ def _open(file: Path) -> tuple[Any, _Records]:
         if not zipfile.is_zipfile(file):  # its directory is at its end
             raise damaged(file, "its end is missing")
         return _open_zip(file)
-    except (PickleError, OSError, EOFError) as error:
+    except (PickleError, zipfile.BadZipFile, OSError, EOFError) as error:
         raise damaged(file, error) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -32,7 +33,7 @@ class ZipRecords:
         try:
             with _Bounded(file) as stream, zipfile.ZipFile(stream) as archive:
                 entries = archive.infolist()
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        except _DAMAGED as error:
             raise damaged(file, error) from error
         self._entries = {entry.filename.partition("/")[2]: entry for entry in entries}
         if (
@@ -83,6 +84,13 @@ class ZipRecords:
         if checksum != self._entries[name].CRC:
             raise damaged(self.file, f"the checksum of {name} is wrong")
         self._verified.add(name)
+
+
+_DAMAGED = (
+    *(zipfile.BadZipFile, struct.error, NotImplementedError),
+    *(OSError, EOFError, ValueError, OverflowError),
+)
+"""What ``zipfile`` raises for directories that no program writes."""
 
 
 class _Bounded(io.FileIO):

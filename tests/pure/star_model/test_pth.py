@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -271,6 +272,53 @@ def test_every_end_of_a_file(tmp_path: Path) -> None:
             bad.write_bytes(data[:end])
             with pytest.raises(CheckpointError, match=r"bad\.pth is damaged or incomplete"):
                 read_pth(bad)
+
+
+def changed(data: bytes, chance: random.Random) -> bytes:
+    """A few bytes replaced, and in a third of the cases some put in."""
+    result = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        result[chance.randrange(len(result))] = chance.randrange(256)
+    if chance.random() < 1 / 3:
+        at = chance.randrange(len(result))
+        result[at:at] = chance.randbytes(chance.randint(1, 6))
+    return bytes(result)
+
+
+@pytest.mark.parametrize("part", ["zip", "legacy", "pickle"])
+def test_a_file_with_other_bytes_is_read_or_refused(tmp_path: Path, part: str) -> None:
+    """Whatever is wrong: no other error, and no code."""
+    file, bad, chance = tmp_path / "a.pth", tmp_path / "bad.pth", random.Random(7)
+    content = {"trainer": {"var_wo_ddp": tensors(), "rng": {1}}, "args": Unknown(Path("/a"))}
+    torch.save(content, file, _use_new_zipfile_serialization=part != "legacy")
+    records: dict[str, bytes] = {}
+    if part != "legacy":
+        with zipfile.ZipFile(file) as archive:
+            records = {name: archive.read(name) for name in archive.namelist()}
+    refused = 0
+    for _ in range(300):
+        if part == "pickle":  # with a checksum that fits
+            with zipfile.ZipFile(bad, "w") as archive:
+                for name, record in records.items():
+                    is_pickle = name.endswith("data.pkl")
+                    archive.writestr(name, changed(record, chance) if is_pickle else record)
+        else:
+            bad.write_bytes(changed(file.read_bytes(), chance))
+        try:
+            for lazy in read_pth(bad).values():
+                lazy.read()
+        except CheckpointError:
+            refused += 1
+    assert refused > 30
+
+
+def test_a_directory_on_several_disks(tmp_path: Path) -> None:
+    data = bytearray(write(tmp_path / "a.pth", {"w": tensor()}).read_bytes())
+    at = data.rindex(b"PK\5\6")
+    locator = b"PK\6\7" + (7).to_bytes(4, "little") + bytes(8) + (9).to_bytes(4, "little")
+    (tmp_path / "bad.pth").write_bytes(data[:at] + locator + data[at:])
+    with pytest.raises(CheckpointError, match=r"bad\.pth is damaged or incomplete"):
+        read_pth(tmp_path / "bad.pth")
 
 
 def test_files_of_other_machines_are_refused(tmp_path: Path) -> None:
