@@ -30,6 +30,7 @@ from server.worker.engine_protocol import Diagnosis, SteppingEngine
 from server.worker.main import Send, load_model_engine, worker_main
 from server.worker.pending import Pending
 from server.worker.scheduler import Policy, resolve_max_step, token_shares
+from star_model.reading import Reading
 from star_model.sampling import Sampling
 
 T = TypeVar("T")
@@ -82,6 +83,9 @@ class SleepingEngine:
         self.num_scales = len(self.model.config.schedule)
         self.total_slots = self.free_slots = slots
         self._device = SleepingDevice()
+
+    def read(self, prompt: str) -> Reading:
+        return Reading(prompt)
 
     def encode(self, prompt: str, *, negative: bool = False) -> ReadText:
         return ReadText()

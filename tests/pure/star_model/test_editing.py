@@ -171,6 +171,14 @@ def test_window(mask: Tensor, expected: Window) -> None:
     assert window.crop(mask).shape == window.size
 
 
+def test_a_window_has_the_shape_of_its_image() -> None:
+    mask = torch.zeros(20, 40, dtype=torch.bool)
+    mask[5:9, 10:14] = True  # four of twenty rows: as much as eight of forty
+    assert window_around(mask) == Window(4, 6, 6, 12)
+    mask[:, 39] = True
+    assert window_around(mask) == Window(0, 0, 20, 40)
+
+
 def test_resize() -> None:
     image = picture()
     assert resize(image, (SIDE, SIDE)) is image
@@ -188,6 +196,13 @@ def test_an_image_on_a_larger_canvas() -> None:
     assert (canvas[~mask] == 9).all()
     unscaled, _ = place_on_canvas(picture(), (0.5, 0.0, 1.0, 0.5), 2 * SIDE)
     assert torch.equal(unscaled[:SIDE, SIDE:], picture())
+
+
+def test_a_canvas_need_not_be_square() -> None:
+    canvas, mask = place_on_canvas(picture(), (0.5, 0.0, 1.0, 1.0), (SIDE, 2 * SIDE))
+    assert torch.equal(canvas[:, SIDE:], picture())
+    assert mask[:, :SIDE].all()
+    assert not mask[:, SIDE:].any()
 
 
 @pytest.mark.parametrize(

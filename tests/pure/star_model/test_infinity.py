@@ -58,7 +58,9 @@ def models(recorded: Golden, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             transformer=transformer, vqvae=vqvae, text_encoder=t5, out=out, preset=config
         )
         encoder = golden.GoldenTextEncoder(recorded)
-        loaded[config] = replace(load_model(out, device="cpu"), text_encoder=encoder)
+        loaded[config] = replace(
+            load_model(out, device="cpu", dtype="float32"), text_encoder=encoder
+        )
     return {run: loaded[recorded.infinity_config(run)] for run in RUNS}
 
 
@@ -376,7 +378,7 @@ def test_text_has_no_padding(recorded: Golden, tmp_path: Path) -> None:
         out=tmp_path / "native",
         preset=recorded.config,
     )
-    model = load_model(tmp_path / "native", device="cpu")
+    model = load_model(tmp_path / "native", device="cpu", dtype="float32")
     (text,) = model.text_encoder.encode(["a red apple"])
     assert isinstance(text, TextConditioning)
     tokens = T5Tokenizer.from_pretrained(t5)("a red apple", return_tensors="pt").input_ids

@@ -65,7 +65,7 @@ def convert(switti: Golden, files: OfficialFiles, out: Path, dtype: str | None =
         preset=switti.config,
         dtype=dtype,
     )
-    return load_model(out, device="cpu", dtype="bfloat16" if dtype else None)
+    return load_model(out, device="cpu", dtype="bfloat16" if dtype else "float32")
 
 
 @pytest.fixture
