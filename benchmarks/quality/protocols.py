@@ -33,7 +33,7 @@ class Protocol:
 
 _STAR = "STAR's evaluation scripts (Davinci-XLab/STAR-T2I)"
 _SWITTI = "Switti's calculate_metrics.py (yandex-research/switti)"
-_STAR_SAMPLING = {"guidance_scale": 4.0, "top_k": 4096, "top_p": 0.8}
+_STAR_SAMPLING = {"guidance_scale": 4.0, "top_k": 600, "top_p": 0.8}
 _SWITTI_CLIP = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 _SWITTI_SAMPLING = {"guidance_scale": 6.0, "top_k": 400, "top_p": 0.95, "mixed_scales": 0}
 
@@ -45,7 +45,7 @@ _PROTOCOLS: dict[tuple[str, str], Protocol] = {
     ("geneval", "star"): Protocol(
         per_prompt=4,
         seed=42,
-        sampling={"guidance_scale": 4.0, "top_k": 600, "top_p": 0.8},
+        sampling=_STAR_SAMPLING,
         source=_STAR,
     ),
     ("mjhq", "switti"): Protocol(sampling=_SWITTI_SAMPLING, clip=_SWITTI_CLIP, source=_SWITTI),
@@ -84,12 +84,15 @@ class Published:
     caution: str = ""
 
 
-_ONE_TEXT = "its cross-attention read the first prompt of each batch for all images, which is not reproduced here"
+_STAR_CAUTION = (
+    "drawn in batches whose cross-attention read the first prompt for all images, perhaps with the causal sampler and "
+    "top_k 4096, whose weights were not released; neither is reproduced here"
+)
 _OPENAI = "by OpenAI's evaluator and statistics, which differ from a folder of references"
 
 PUBLISHED: dict[tuple[str, str], Published] = {
     ("mjhq", "star-512"): Published(
-        "arXiv 2406.10797", fid=4.73, clip_score=0.291, image_reward=0.87, caution=_ONE_TEXT
+        "arXiv 2406.10797", fid=4.73, clip_score=0.291, image_reward=0.87, caution=_STAR_CAUTION
     ),
     **{
         ("imagenet", f"var-d{depth}-cca"): Published("arXiv 2410.09347", fid=fid, caution=_OPENAI)
