@@ -9,7 +9,8 @@ EXTRAS ?= train,s3,c2pa
 TOOLS ?= test
 # Processes that run tests at the same time, at most 8; 0 runs them in one, as a debugger needs.
 JOBS ?= logical
-PARALLEL := -n $(JOBS) --maxprocesses 8 --dist loadfile
+PARALLEL := -n $(JOBS) --maxprocesses 8
+FAST := tests/pure tests/app tests/test_architecture.py
 PYTHON_NAMES ?= python3.13 python3.12 python3.11 python3 python
 
 PY := $(VENV)/bin/python
@@ -42,10 +43,10 @@ serve: $(SERVER) ## Serve the embedded default model on port 8000; installs no m
 	$(VENV)/bin/star-server serve $(ARGS)
 
 test: $(INSTALLED) $(MOTO)/.installed ## Run every test that needs no special hardware
-	$(PY) -m pytest -q $(PARALLEL) --no-loadscope-reorder --durations=15 $(ARGS)
+	$(PY) -m pytest -q $(PARALLEL) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 test-fast: $(INSTALLED) ## Run the tests that start no process or browser and train nothing: a minute
-	$(PY) -m pytest -q $(PARALLEL) -m fast tests/pure tests/app tests/test_architecture.py $(ARGS)
+	$(PY) -m pytest -q $(PARALLEL) --dist worksteal --hypothesis-profile brief -m fast $(FAST) $(ARGS)
 
 clients: $(INSTALLED) $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed ## Install the clients of other projects and test with them
 	$(PY) -m pytest -q tests/clients -rs $(ARGS)

@@ -22,6 +22,9 @@ PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 if PARALLEL:
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# A whole run starts hundreds of Python processes; they need not compile the same files again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Run by `nohup` or in the background of a shell, this process ignores these signals, and what it starts would too.
 # A signal that has a handler is at its default again in every program that is started.
 for _name in (signal.SIGINT, signal.SIGHUP):
@@ -35,7 +38,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile(
     "star", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("star")
+settings.register_profile(
+    "brief", settings.get_profile("star"), max_examples=25, stateful_step_count=25
+)
+settings.load_profile("star")  # `make test-fast` asks for the brief one
 
 FOLDERS = {
     "tests/processes/": "process",

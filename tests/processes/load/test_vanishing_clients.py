@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import struct
+from contextlib import ExitStack
 
 from tests.live_server import LiveServer
 from tests.processes.load.metrics_page import scrape, settled
-from tests.server.processes import needs_proc, resident_bytes, wait_until, workers_of
+from tests.server.processes import needs_proc, resident_bytes, stopped, wait_until, workers_of
 
 pytestmark = needs_proc
 
@@ -38,21 +37,20 @@ def vanish(server: LiveServer, numbers: range) -> float:
     """One wave; returns how many scales were computed after it had left."""
     workers = workers_of(server.process.pid)
     answered = scrape(server).total("requests_total", endpoint="/generate")
-    clients = [ask(server, number) for number in numbers]
-    wait_until(lambda: scrape(server).total("requests_running") > 0)
-    for worker in workers:
-        os.kill(worker, signal.SIGSTOP)  # in the middle of a scale, or between two
-    before = settled(server).steps
-    for client in clients:
-        client.close()
-    # The server knows that all have left while the workers are still where they were.
-    wait_until(
-        lambda: (
-            scrape(server).total("requests_total", endpoint="/generate") == answered + len(numbers)
-        )
-    )
-    for worker in workers:
-        os.kill(worker, signal.SIGCONT)
+    with (
+        ExitStack() as clients
+    ):  # a wave that gets stuck leaves no sockets for other tests to stumble over
+        for number in numbers:
+            clients.enter_context(ask(server, number))
+        wait_until(lambda: scrape(server).total("requests_running") > 0)
+        with stopped(workers):  # in the middle of a scale, or between two
+            before = settled(server).steps
+            clients.close()
+            # The server knows that all have left while the workers are still where they were.
+            everybody = answered + len(numbers)
+            wait_until(
+                lambda: scrape(server).total("requests_total", endpoint="/generate") == everybody
+            )
     wait_until(lambda: scrape(server).at_rest)
     return settled(server).steps - before
 

@@ -17,6 +17,7 @@ from server.commands.image_files import output_paths
 from server.errors import UsageError
 from server.setting_groups import GROUPS
 from tests.live_server import ROOT
+from tests.star_model.tiny import write_tiny_model
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -57,10 +58,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("generate", "a", "-o", "/nowhere/a.png"), ("/nowhere does not exist",)),
         (("generate", "a", "-o", "a.gif"), ("a.gif must end in .png, .webp, .jpg, .jpeg",)),
         (("generate", "a", "-o", "a.png", "--quality", "5"), ("--quality", "png")),
-        (
-            ("generate", "a", "--negative-prompt", "b", "--guidance-scale", "0"),
-            ("--negative-prompt needs guidance", "--guidance-scale, to 2"),
-        ),
         (("info", "--jsn"), ("did you mean --json?",)),
         (("convert", "--out", "x"), ("--transformer", "--vqvae")),
     ],
@@ -71,6 +68,16 @@ def test_a_mistake_is_one_sentence(
     message = refused(capsys, *arguments)
     for word in words:
         assert word in message
+
+
+def test_a_negative_prompt_without_guidance_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = str(write_tiny_model(tmp_path / "model"))
+    flags = ("--model", model, "--negative-prompt", "b", "--guidance-scale", "0")
+    message = refused(capsys, "generate", "a", "-o", str(tmp_path / "a.png"), *flags)
+    assert "--negative-prompt needs guidance" in message
+    assert "--guidance-scale, to 2" in message
 
 
 def test_an_unknown_variable_is_refused(
