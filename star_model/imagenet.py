@@ -70,8 +70,9 @@ def find_class(text: str, num_classes: int = 1000) -> ImageNetClass:
             f"there is no class {given}: the classes are 0 to {num_classes - 1}"
         )
     wanted, shown = _normalized(given), given if len(given) <= _SHOWN else given[:_SHOWN] + "..."
-    usual = [c for c in classes if wanted in (c.wordnet_id, _normalized(c.names[0]))]
-    found = usual or [c for c in classes if wanted in map(_normalized, c.names)]
+    readings = list(zip(classes, _normalized_names(), strict=False))
+    usual = [c for c, names in readings if wanted in (c.wordnet_id, names[0])]
+    found = usual or [c for c, names in readings if wanted in names]
     if len(found) == 1:
         return found[0]
     if found:
@@ -84,6 +85,12 @@ def find_class(text: str, num_classes: int = 1000) -> ImageNetClass:
         f"{shown!r} is not the name of an ImageNet class; did you mean {near}? "
         f"A number from 0 to {num_classes - 1} works too"
     )
+
+
+@cache
+def _normalized_names() -> tuple[tuple[str, ...], ...]:
+    """The normalized names of all 1,000 classes in order, the usual one first."""
+    return tuple(tuple(map(_normalized, c.names)) for c in imagenet_classes())
 
 
 def _normalized(name: str) -> str:

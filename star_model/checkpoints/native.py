@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence, Set
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,12 @@ _STORED_DTYPES = {"F32", "F16", "BF16"}
 Shapes = dict[str, tuple[int, ...]]
 
 
+@lru_cache(maxsize=8)  # a conversion asks twice, and to build thirty blocks takes a second
 def tensor_shapes(config: ModelConfig) -> tuple[Shapes, Shapes]:
-    """Names and shapes of the native tensors of a transformer and of a VQVAE, without allocating them."""
+    """Names and shapes of the native tensors of a transformer and of a VQVAE, without allocating them.
+
+    They are kept: do not change them.
+    """
     transformer, vqvae = _on_meta(config)
     return _shapes(transformer), _shapes(vqvae)
 

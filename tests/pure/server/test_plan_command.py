@@ -12,9 +12,7 @@ from server.commands.cli import main
 from server.commands.plan import parse_seconds
 
 
-def plan(
-    capsys: pytest.CaptureFixture[str], *flags: str, requests: int = 1000
-) -> dict[str, Any]:
+def plan(capsys: pytest.CaptureFixture[str], *flags: str, requests: int = 1000) -> dict[str, Any]:
     assert main(["plan", "--requests", str(requests), "--json", *flags]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
