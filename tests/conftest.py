@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -91,6 +92,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         skip(items, "network", "installs from the package index; ask for it with -m network")
     if PARALLEL:  # long files first: one that is begun last would keep a single process busy
         items.sort(key=lambda item: item.get_closest_marker("fast") is not None)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was imported, which no test frees: it takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 def needs(item: pytest.Item) -> set[str]:

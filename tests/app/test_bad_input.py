@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -311,7 +311,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from([*GenerateRequest.model_fields, "promt"]), JSON, max_size=4))
 def test_every_complaint_is_a_sentence_about_a_field(body: dict[str, Any]) -> None:
     try:

@@ -98,7 +98,7 @@ def test_order_of_a_step_does_not_matter(family: str) -> None:
     assert [tokens_of(s) for s in sequences] == [alone(job, family) for job in JOBS]
 
 
-@settings(max_examples=20)
+@settings(max_examples=settings().max_examples // 5)
 @given(
     joins=st.lists(st.integers(0, 6), min_size=10, max_size=10),
     finest_first=st.booleans(),
