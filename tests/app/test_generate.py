@@ -289,7 +289,7 @@ async def test_the_documentation_describes_every_answer(service: Service) -> Non
         "text/event-stream",
     }
     assert set(operation["responses"]) == {
-        "200", "400", "406", "413", "415", "429", "500", "503", "504"
+        "200", "400", "403", "406", "408", "413", "415", "429", "431", "500", "503", "504"
     }  # fmt: skip
     assert "HTTPValidationError" not in json.dumps(spec)
     assert spec["components"]["schemas"]["GenerateRequest"]["examples"]
