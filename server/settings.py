@@ -134,7 +134,8 @@ class WorkerSettings(ModelSettings):
         0.0,
         ge=0,
         le=1000,
-        description="work of one step at most, in images; 0 is 0.2 in deterministic mode, 1 in fast mode",
+        description="work of one step at most, in images, half of it while slots are free; 0 is 0.2 in deterministic "
+        "mode, 1 in fast mode",
     )
     cuda_graphs: bool = Field(
         False, description="on a GPU, capture CUDA graphs at start and replay them; takes memory"

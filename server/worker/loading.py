@@ -15,7 +15,7 @@ import torch
 from server.messages import ImageShape, Job, LoadPhase, ModelInfo
 from server.settings import ModelSettings, WorkerSettings
 from server.worker.processors import threads_for
-from server.worker.scheduler import Policy, resolve_max_step, token_shares
+from server.worker.scheduler import Policy, quiet_step, resolve_max_step, token_shares
 from server.worker.star_engine import StarEngine
 from star_model import Engine, Sampling, StarModel, load_model, resolve_model
 from star_model.engine.compilation import compile_networks, restore_networks
@@ -112,10 +112,12 @@ def resolve_mode(mode: str, device: str) -> Mode:
 
 def make_policy(settings: WorkerSettings, patch_nums: Sequence[int], mode: Mode) -> Policy:
     """Return the scheduling policy of a worker."""
+    max_step = resolve_max_step(settings.max_step, mode)
     return Policy(
         scale_costs=token_shares(patch_nums),
         max_batch=settings.largest_batch,
-        max_step=resolve_max_step(settings.max_step, mode),
+        max_step=max_step,
+        quiet_step=quiet_step(max_step),
     )
 
 

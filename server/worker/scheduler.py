@@ -15,7 +15,9 @@ images step and end together, and the order does not matter.
 
 **Steps.** ``max_step`` bounds the work of a batch. Where the cost of a step grows in proportion to the batch, as at
 the large scales, a larger batch finishes nothing sooner: eight images that share every step all end at the end, while
-in turn the first ends after an eighth of the time. Small scales are batched in any case.
+in turn the first ends after an eighth of the time. Small scales are batched in any case. With fewer images in flight
+than ``max_batch`` nobody waits for a slot, so there is no throughput to gain, and ``quiet_step``, which is less, bounds
+the work.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from server.messages import Key
 
 _DETERMINISTIC_MAX_STEP = 0.2
 _FAST_MAX_STEP = 1.0
+_QUIET_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ class Policy:
         scale_costs: share of an image's work at each scale; positive, sums to 1.
         max_batch: images in one step at most, at least 1.
         max_step: work of one step at most, in images; a step of a single image may be more.
+        quiet_step: the same while fewer images than ``max_batch`` are in flight.
     """
 
     scale_costs: tuple[float, ...]
     max_batch: int
     max_step: float = math.inf
+    quiet_step: float = math.inf
 
     def __post_init__(self) -> None:
         if not self.scale_costs or min(self.scale_costs) <= 0:
@@ -52,10 +57,19 @@ class Policy:
             raise ValueError("max_batch must be at least 1")
         if not self.max_step > 0:
             raise ValueError("max_step must be positive")
+        if not self.quiet_step > 0:
+            raise ValueError("quiet_step must be positive")
 
-    def batch_limit(self, scale: int) -> int:
-        """Return the largest number of images in a step of this scale."""
-        images = self.max_step / self.scale_costs[scale]
+    def batch_limit(self, scale: int, in_flight: int | None = None) -> int:
+        """Return the largest number of images in a step of this scale.
+
+        Args:
+            scale: its index.
+            in_flight: images that hold a slot; as many as can if not given.
+        """
+        quiet = in_flight is not None and in_flight < self.max_batch
+        step = min(self.max_step, self.quiet_step) if quiet else self.max_step
+        images = step / self.scale_costs[scale]
         return self.max_batch if images >= self.max_batch else max(1, int(images))
 
 
@@ -72,6 +86,11 @@ def resolve_max_step(max_step: float, mode: str) -> float:
     the numbers.
     """
     return max_step or (_DETERMINISTIC_MAX_STEP if mode == "deterministic" else _FAST_MAX_STEP)
+
+
+def quiet_step(max_step: float) -> float:
+    """Return the work of a step while slots are free: docs/capacity.md has the numbers."""
+    return _QUIET_SHARE * max_step
 
 
 class Scheduler:
@@ -124,4 +143,4 @@ class Scheduler:
             for key in ordered
             if scales[key] == scales[leader] and (shapes is None or shapes[key] == shapes[leader])
         ]
-        return tuple(cohort[: self.policy.batch_limit(scales[leader])])
+        return tuple(cohort[: self.policy.batch_limit(scales[leader], in_flight=len(ordered))])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from server.messages import Key
-from server.worker.scheduler import Policy, Scheduler, resolve_max_step, token_shares
+from server.worker.scheduler import Policy, Scheduler, quiet_step, resolve_max_step, token_shares
 from tests.server.fakes import PATCH_NUMS
 
 
@@ -139,6 +139,25 @@ def test_a_step_of_one_image_is_always_allowed() -> None:
     assert Policy((0.1, 0.9), max_batch=8).batch_limit(1) == 8
 
 
+def test_while_slots_are_free_steps_are_smaller() -> None:
+    policy = Policy((0.1, 0.3, 0.6), max_batch=4, max_step=1.2, quiet_step=0.6)
+    limits = {n: [policy.batch_limit(scale, n) for scale in range(3)] for n in (1, 3, 4, 5)}
+    assert limits == {1: [4, 2, 1], 3: [4, 2, 1], 4: [4, 4, 2], 5: [4, 4, 2]}
+    assert [policy.batch_limit(scale) for scale in range(3)] == [4, 4, 2], "what graphs are for"
+    assert quiet_step(1.0) == 0.5
+
+
+def test_the_number_of_images_in_flight_decides_which_bound_holds() -> None:
+    scheduler = Scheduler(Policy((0.4, 0.6), max_batch=3, max_step=1.2, quiet_step=0.6))
+    keys = [Key(name, 0) for name in "abc"]
+    for key in keys:
+        scheduler.add(key)
+    scales = dict.fromkeys(keys, 1)
+    assert scheduler.next_batch(scales) == tuple(keys[:2])
+    scheduler.remove(keys[2])
+    assert scheduler.next_batch(scales) == (keys[0],)
+
+
 @pytest.mark.parametrize(
     ("given", "mode", "expected"),
     [(0, "deterministic", 0.2), (0, "fast", 1.0), (0.7, "deterministic", 0.7), (3.0, "fast", 3.0)],
@@ -173,6 +192,7 @@ def test_an_image_is_scheduled_once() -> None:
         ({"scale_costs": (0.5, 0.0)}, "scale_costs"),
         ({"max_batch": 0}, "max_batch"),
         ({"max_step": 0.0}, "max_step"),
+        ({"quiet_step": 0.0}, "quiet_step"),
     ],
 )
 def test_an_invalid_policy_is_refused(changes: dict[str, object], message: str) -> None:
