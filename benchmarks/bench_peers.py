@@ -1,13 +1,15 @@
 """This server beside what a team would write instead of using it: ``python -m benchmarks.bench_peers``.
 
 The same engine behind a thread pool of FastAPI, LitServe, BentoML and Ray Serve, each batched as its documentation
-advises, and behind this server, in one run on one machine. All run at once, and are loaded in turn: first one request
-at a time, then as many as they can take, then by Poisson arrivals at shares of what the best of them could take. A
+advises, and behind this server, in one run on one machine. All are started, then loaded in turn: first one request at
+a time, then as many as they can take, then by Poisson arrivals at shares of what the best of them could take. A
 tenth of the clients leave before their image is there.
 
 Two engines: ``--engine star-mini`` is the real model on this machine, and ``--engine sleeping`` sleeps as long as
-``star-512`` would take on an H200 by the cost model. ``--output FILE`` keeps each row as soon as it is measured; a
-run that finds rows there does not measure them again. ``make peers`` installs the others.
+``star-512`` would take on an H200 by the cost model; ``sleeping:4`` sleeps four times as long. A sleeping engine needs
+no processor, so ``--at-once`` may load all at the same time: what else the machine does then meets them alike.
+``--output FILE`` keeps each row as soon as it is measured; a run that finds rows there does not measure them again.
+``make peers`` installs the others.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import os
 import platform
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -28,9 +29,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.clients import Load, arrivals, summary
+from benchmarks.peers.clients import Arrival, Load, arrivals, summary
 from benchmarks.peers.contenders import CONTENDERS, PEERS, Running, running
-from benchmarks.peers.painters import MOST_TOGETHER, SLEEPING
+from benchmarks.peers.painters import MOST_TOGETHER, SLEEPING, sleeping_model
 
 LOADS = (0.3, 0.6, 0.9, 1.2)
 PATIENCE = 0.5
@@ -46,16 +47,18 @@ class Length:
     """How much is measured.
 
     Args:
-        requests: at each load.
+        seconds: that clients come, at each load.
+        full: seconds of asking as fast as a contender answers.
         alone: requests one after the other.
-        seconds: of asking as fast as a contender answers.
         loads: shares of the capacity of the best.
+        at_once: all contenders at the same time, rather than in turn.
     """
 
-    requests: int
-    alone: int
     seconds: float
+    full: float
+    alone: int
     loads: tuple[float, ...]
+    at_once: bool = False
 
 
 @dataclass
@@ -126,25 +129,45 @@ def contenders(names: Sequence[str], engine: str, latency_ms: int) -> Iterator[d
 
 
 def measure(runs: Mapping[str, Running], results: Results, length: Length) -> None:
-    """Measure what ``results`` lack, each contender in turn at each load."""
+    """Measure what ``results`` lack, the contenders in turn or at once at each load."""
     seeds = count(1)
     for name, one in runs.items():
         if results.find("capacity", name) is None:
             load = Load(one, seeds)
             alone = asyncio.run(load.alone(length.alone))
-            most = asyncio.run(load.capacity(2 * MOST_TOGETHER, length.seconds))
+            most = asyncio.run(load.capacity(2 * MOST_TOGETHER, length.full))
             results.add("capacity", name, alone=alone, images_per_s=most)
     best = max(row["images_per_s"] for row in results.of("capacity"))
     alone = min(row["alone"] for row in results.of("capacity"))
     for share in length.loads:
-        plan = arrivals(share * best, length.requests, seed=round(100 * share))
-        for name, one in runs.items():
-            if results.find("load", name, share) is not None:
-                continue
-            clients = asyncio.run(Load(one, seeds).open_loop(plan, PATIENCE * alone))
-            time.sleep(1 + 2 * MOST_TOGETHER * alone)  # what is begun for nobody is finished too
-            found = summary(clients, one, alone)
-            results.add("load", name, load=share, **found, memory=one.memory())
+        missing = [name for name in runs if results.find("load", name, share) is None]
+        plan = arrivals(share * best, length.seconds, seed=round(100 * share))
+        for group in [missing] if length.at_once else [[name] for name in missing]:
+            loads = {name: Load(runs[name], seeds) for name in group}
+            for name, row in asyncio.run(under_load(loads, plan, alone)).items():
+                results.add("load", name, load=share, **row)
+
+
+async def under_load(
+    loads: Mapping[str, Load], plan: Sequence[Arrival], alone: float
+) -> dict[str, dict[str, float]]:
+    """Return what came of the same arrivals at all of these contenders at once.
+
+    Args:
+        loads: by the contenders' names.
+        plan: when clients come.
+        alone: seconds of an image alone.
+    """
+
+    async def one(load: Load) -> dict[str, float]:
+        before = load.to.cpu_seconds()
+        clients = await load.open_loop(plan, PATIENCE * alone)
+        await asyncio.sleep(1 + 2 * MOST_TOGETHER * alone)  # what is begun for nobody ends too
+        used = (load.to.cpu_seconds() - before) / len(clients)
+        return {**summary(clients, load.to, alone), "cpu": used, "memory": load.to.memory()}
+
+    rows = await asyncio.gather(*(one(load) for load in loads.values()))
+    return dict(zip(loads, rows, strict=True))
 
 
 def versions() -> dict[str, str]:
@@ -170,6 +193,7 @@ COLUMNS: dict[str, Cell] = {
     "failed": lambda row: _share(row["failed"]),
     "wasted": lambda row: f"{row['wasted']:.0f} of {row['left']:.0f}",
     "preview s": lambda row: _seconds(row["preview_p50"]),
+    "CPU ms": lambda row: f"{1000 * row['cpu']:.0f}",
     "MiB": lambda row: f"{row['memory'] / 2**20:.0f}",
 }
 """Columns of the table, and how a row fills them."""
@@ -206,28 +230,41 @@ def _seconds(value: float | None) -> str:
 def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description="Compare servers around the same engine.")
-    parser.add_argument("--engine", default=SLEEPING, help="sleeping, or a model")
+    parser.add_argument("--engine", default=SLEEPING, help="sleeping, sleeping:FACTOR, or a model")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=[*CONTENDERS])
     parser.add_argument("--loads", type=float, nargs="+", default=LOADS, help="shares of capacity")
-    parser.add_argument("--requests", type=int, default=400, help="at each load")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of finding the capacity")
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="that clients come, at each load"
+    )
     parser.add_argument("--output", type=Path, help="keeps rows, and those there are not repeated")
+    parser.add_argument(
+        "--at-once", action="store_true", help="load all at the same time; needs a sleeping engine"
+    )
     parser.add_argument("--short", action="store_true", help="one load, and few requests")
     arguments = parser.parse_args()
-    length = Length(arguments.requests, 10, arguments.seconds, tuple(arguments.loads))
+    length = Length(
+        arguments.seconds,
+        min(10.0, arguments.seconds),
+        10,
+        tuple(arguments.loads),
+        arguments.at_once,
+    )
     if arguments.short:
-        length = Length(100, 3, 3.0, (0.9,))
+        length = Length(10.0, 2.0, 3, (0.9,), at_once=arguments.engine.startswith(SLEEPING))
+    if arguments.at_once and not arguments.engine.startswith(SLEEPING):
+        parser.error("--at-once needs an engine that sleeps: a real one would share the processor")
     missing = [name for name in arguments.only if not CONTENDERS[name].installed]
     if missing:
         parser.error(
             f"not installed: {', '.join(missing)}; `make peers` installs them, or use --only"
         )
     try:
+        model = sleeping_model(arguments.engine)
         results = Results(arguments.output, arguments.engine)
     except ValueError as error:
         parser.error(str(error))
-    # BentoML refuses what it expects to take longer. Its documentation's example allows a second.
-    latency = 1.0 if arguments.engine == SLEEPING else 20.0
+    # BentoML refuses what it expects to take longer. Its documentation's example allows a second, 20 sleeping images.
+    latency = 20 * (model.seconds(1) if model else 1.0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends what has been started
     with contenders(arguments.only, arguments.engine, round(1000 * latency)) as runs:
         measure(runs, results, length)

@@ -59,20 +59,21 @@ class Arrival:
     leaves: bool
 
 
-def arrivals(rate: float, count: int, seed: int, leaving: float = LEAVING) -> list[Arrival]:
+def arrivals(rate: float, seconds: float, seed: int, leaving: float = LEAVING) -> list[Arrival]:
     """Return Poisson arrivals, the same for each contender.
 
     Args:
         rate: clients per second, on average.
-        count: of clients.
+        seconds: that they go on coming; at least one comes.
         seed: of the random times.
         leaving: share of clients who leave.
     """
     chance = random.Random(seed)
-    at, found = 0.0, []
-    for _ in range(count):
-        at += chance.expovariate(rate)
+    at = chance.expovariate(rate)
+    found: list[Arrival] = []
+    while at < seconds or not found:
         found.append(Arrival(at, chance.random() < leaving))
+        at += chance.expovariate(rate)
     return found
 
 
@@ -82,10 +83,13 @@ class Load:
     Args:
         to: the contender.
         seeds: of the requests.
+
+    Attributes:
+        to: the contender.
     """
 
     def __init__(self, to: Running, seeds: Iterator[int] | None = None) -> None:
-        self._to = to
+        self.to = to
         self._seeds = seeds or itertools.count(1)
 
     async def alone(self, count: int) -> float:
@@ -128,14 +132,14 @@ class Load:
 
     def _http(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        return httpx.AsyncClient(base_url=self._to.url, timeout=_TIMEOUT, limits=limits)
+        return httpx.AsyncClient(base_url=self.to.url, timeout=_TIMEOUT, limits=limits)
 
     async def _one(self, http: httpx.AsyncClient) -> Client:
         return await self._ask(http, Client(next(self._seeds), came_at=time.monotonic()), None)
 
     async def _ask(self, http: httpx.AsyncClient, client: Client, patience: float | None) -> Client:
         """Ask for the client's image; a client with ``patience`` seconds closes its connection after them."""
-        ask = self._stream if self._to.contender.streams else self._post
+        ask = self._stream if self.to.contender.streams else self._post
         try:
             async with asyncio.timeout(patience):
                 await ask(http, client)
@@ -149,7 +153,7 @@ class Load:
 
     async def _post(self, http: httpx.AsyncClient, client: Client) -> None:
         answer = await http.post(
-            self._to.contender.path, json=_body(client), headers={"accept": "image/png"}
+            self.to.contender.path, json=_body(client), headers={"accept": "image/png"}
         )
         client.status = answer.status_code
         if answer.is_success:
@@ -157,7 +161,7 @@ class Load:
 
     async def _stream(self, http: httpx.AsyncClient, client: Client) -> None:
         body = _body(client) | {"stream": True, "partial_images": 2}
-        async with http.stream("POST", self._to.contender.path, json=body) as answer:
+        async with http.stream("POST", self.to.contender.path, json=body) as answer:
             client.status = answer.status_code
             if not answer.is_success:
                 return
@@ -170,11 +174,14 @@ class Load:
                 event = line.removeprefix("event: ") if line.startswith("event:") else event
 
 
+def prompt(seed: int) -> str:
+    """Return a prompt that differs from those of the neighbouring seeds: texts are cached."""
+    thing, colour = _PROMPTS[seed % len(_PROMPTS)], _COLOURS[seed // len(_PROMPTS) % len(_COLOURS)]
+    return f"{thing} on a {colour} background"
+
+
 def _body(client: Client) -> dict[str, object]:
-    """Return a request whose prompt differs from that of all neighbours: texts are cached."""
-    i = client.seed
-    thing, colour = _PROMPTS[i % len(_PROMPTS)], _COLOURS[i // len(_PROMPTS) % len(_COLOURS)]
-    return {"prompt": f"{thing} on a {colour} background", "seed": i}
+    return {"prompt": prompt(client.seed), "seed": client.seed}
 
 
 def _median(values: Sequence[float]) -> float:

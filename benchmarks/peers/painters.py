@@ -6,6 +6,7 @@ would take on a GPU by the cost model, so that batching is worth as much as ther
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -23,7 +24,7 @@ from star_model.cost import DEVICES
 from star_model.families.registry import PRESETS
 
 SLEEPING = "sleeping"
-"""Name of the engine that sleeps; any other is that of a model."""
+"""Name of the engine that sleeps; any other is that of a model. ``sleeping:4`` takes four times as long."""
 
 SLEEPER, GPU, SHARE_OF_FLOOR = "star-512", "h200", 0.5
 """What the sleeping engine stands for: as ``star-server plan`` assumes by default."""
@@ -112,19 +113,30 @@ def sleep_until(moment: float) -> None:
 class SleepingModel:
     """Durations of a model's operations on a GPU, and its images: the colour of a seed.
 
+    Args:
+        slower: what all durations are multiplied by. On a machine that others use too, what they do then counts less.
+
     Attributes:
         config: of the model that it stands for.
-        times: of its operations.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slower: float = 1.0) -> None:
         self.config: ModelConfig = PRESETS[SLEEPER]
-        self.times = CountedTimes(self.config, DEVICES[GPU], SHARE_OF_FLOOR)
+        self._times = CountedTimes(self.config, DEVICES[GPU], SHARE_OF_FLOOR)
+        self._slower = slower
+
+    def step(self, scale: int, batch: int) -> float:
+        """Return the seconds of a step of ``batch`` images at a scale."""
+        return self._slower * self._times.step([scale] * batch)
+
+    def decode(self, batch: int) -> float:
+        """Return the seconds that decoding ``batch`` images takes."""
+        return self._slower * self._times.decode(batch)
 
     def seconds(self, batch: int) -> float:
         """Return how long ``batch`` images take together, from the first scale to pixels."""
-        steps = sum(self.times.step([scale] * batch) for scale in range(len(self.config.schedule)))
-        return steps + self.times.decode(batch)
+        scales = range(len(self.config.schedule))
+        return sum(self.step(scale, batch) for scale in scales) + self.decode(batch)
 
     def draw(self, seed: int) -> Image.Image:
         """Return the image of a seed."""
@@ -135,11 +147,12 @@ class SleepingPainter:
     """A :class:`Painter` on a sleeping device.
 
     Args:
+        model: says how long it takes.
         log: of what it paints.
     """
 
-    def __init__(self, log: PaintLog) -> None:
-        self._model = SleepingModel()
+    def __init__(self, model: SleepingModel, log: PaintLog) -> None:
+        self._model = model
         self._device = SleepingDevice()
         self._log = log
 
@@ -189,18 +202,35 @@ class ModelPainter:
         return [Image.fromarray(image) for image in pixels]
 
 
+def sleeping_model(engine: str) -> SleepingModel | None:
+    """Return the model of a sleeping engine; None if ``engine`` names a real one.
+
+    Raises:
+        ValueError: what follows the colon is not a positive number.
+    """
+    name, _, slower = engine.partition(":")
+    if name != SLEEPING:
+        return None
+    try:
+        factor = float(slower or 1)
+    except ValueError:
+        factor = math.nan
+    if not 0 < factor < math.inf:
+        raise ValueError(
+            f"{engine}: a positive number must follow {SLEEPING}:, such as {SLEEPING}:4"
+        )
+    return SleepingModel(factor)
+
+
 def open_painter(engine: str, log: Path) -> Painter:
     """Return the engine of a contender.
 
     Args:
-        engine: ``sleeping``, or the name of a model.
+        engine: ``sleeping``, ``sleeping:FACTOR``, or the name of a model.
         log: file that takes what is painted.
     """
-    return (
-        SleepingPainter(PaintLog(log))
-        if engine == SLEEPING
-        else ModelPainter(engine, PaintLog(log))
-    )
+    model = sleeping_model(engine)
+    return SleepingPainter(model, PaintLog(log)) if model else ModelPainter(engine, PaintLog(log))
 
 
 def png(image: Image.Image) -> bytes:

@@ -17,11 +17,11 @@ from typing import Any, Generic, TypeVar
 
 from benchmarks.peers.painters import (
     SLEEPER,
-    SLEEPING,
     PaintLog,
     SleepingDevice,
     SleepingModel,
     sleep_until,
+    sleeping_model,
 )
 from server.commands.serve import serve
 from server.messages import Devices, Job, ModelInfo, Pixels
@@ -29,7 +29,7 @@ from server.settings import Settings, WorkerSettings
 from server.worker.engine_protocol import Diagnosis, SteppingEngine
 from server.worker.main import Send, load_model_engine, worker_main
 from server.worker.pending import Pending
-from server.worker.scheduler import Policy, resolve_max_step, token_shares
+from server.worker.scheduler import Policy, quiet_step, resolve_max_step, token_shares
 from star_model.reading import Reading
 from star_model.sampling import Sampling
 
@@ -57,7 +57,7 @@ class ReadText:
     """A prompt, all of which the model has understood."""
 
     truncated: str = ""
-    read_as: str = ""
+    notes: tuple[str, ...] = ()
     num_tokens: int = 8
 
 
@@ -75,11 +75,12 @@ class SleepingEngine:
     """The sleeping model, scale by scale.
 
     Args:
+        model: says how long it takes.
         slots: number of images in flight at most.
     """
 
-    def __init__(self, slots: int) -> None:
-        self.model = SleepingModel()
+    def __init__(self, model: SleepingModel, slots: int) -> None:
+        self.model = model
         self.num_scales = len(self.model.config.schedule)
         self.total_slots = self.free_slots = slots
         self._device = SleepingDevice()
@@ -97,7 +98,7 @@ class SleepingEngine:
         return SleepingSequence(seed)
 
     def step(self, sequences: Sequence[SleepingSequence]) -> Pending[None]:
-        seconds = self.model.times.step([sequence.scale for sequence in sequences])
+        seconds = self.model.step(sequences[0].scale, len(sequences))
         for sequence in sequences:
             sequence.scale += 1
         return Until(self._device.queue(seconds)[1], None)
@@ -105,7 +106,7 @@ class SleepingEngine:
     def preview(self, sequences: Sequence[SleepingSequence]) -> Pending[list[Pixels]]:
         images = [self.model.draw(sequence.seed) for sequence in sequences]
         pixels = [Pixels(image.width, image.height, image.tobytes()) for image in images]
-        return Until(self._device.queue(self.model.times.decode(len(sequences)))[1], pixels)
+        return Until(self._device.queue(self.model.decode(len(sequences)))[1], pixels)
 
     def finish(self, sequences: Sequence[SleepingSequence]) -> Pending[list[Pixels]]:
         for sequence in sequences:
@@ -176,17 +177,15 @@ class LoggedEngine:
 
 
 def load_sleeping_engine(
-    settings: WorkerSettings, index: int, send: Send
+    model: SleepingModel, settings: WorkerSettings, send: Send
 ) -> tuple[SteppingEngine[Any, Any], ModelInfo, Policy]:
-    """Return the sleeping engine; a :data:`server.worker.main.Load`."""
+    """Return the sleeping engine, and what the server needs to know of it."""
     send(Devices(1))
-    engine = SleepingEngine(settings.slots)
-    config = engine.model.config
-    policy = Policy(
-        token_shares(config.patch_nums),
-        settings.largest_batch,
-        resolve_max_step(settings.max_step, "fast"),
-    )
+    engine = SleepingEngine(model, settings.slots)
+    config = model.config
+    max_step = resolve_max_step(settings.max_step, "fast")
+    shares = token_shares(config.patch_nums)
+    policy = Policy(shares, settings.largest_batch, max_step, quiet_step(max_step))
     info = ModelInfo(
         name=SLEEPER,
         image_size=config.image_size,
@@ -197,7 +196,7 @@ def load_sleeping_engine(
         device="cuda",
         dtype="bfloat16",
         mode="fast",
-        seconds_per_image=engine.model.seconds(1),
+        seconds_per_image=model.seconds(1),
     )
     return engine, info, policy
 
@@ -206,8 +205,12 @@ def load_logged_engine(
     settings: WorkerSettings, index: int, send: Send, *, engine: str, log: Path
 ) -> tuple[SteppingEngine[Any, Any], ModelInfo, Policy]:
     """Return the engine of that name, and note in ``log`` what it paints; a :data:`server.worker.main.Load`."""
-    load = load_sleeping_engine if engine == SLEEPING else load_model_engine
-    loaded, info, policy = load(settings, index, send)
+    model = sleeping_model(engine)
+    loaded, info, policy = (
+        load_sleeping_engine(model, settings, send)
+        if model
+        else load_model_engine(settings, index, send)
+    )
     return LoggedEngine(loaded, PaintLog(log)), info, policy
 
 
@@ -220,7 +223,7 @@ def run_logged_worker(
 
 def main(port: str, engine: str, log: str) -> None:
     """Serve."""
-    model = {} if engine == SLEEPING else {"model": engine}
+    model = {} if sleeping_model(engine) else {"model": engine}
     settings = Settings(
         host="127.0.0.1",
         port=int(port),

@@ -18,6 +18,7 @@ from benchmarks.peers.painters import (
     open_painter,
     png,
     read_log,
+    sleeping_model,
 )
 from benchmarks.peers.star_server import LoggedEngine, SleepingEngine
 from tests.server.fakes import FakeEngine, make_job
@@ -36,15 +37,31 @@ def test_a_device_does_one_piece_of_work_after_the_other() -> None:
 
 def test_a_sleeping_image_takes_what_the_plan_says_and_a_batch_less_each() -> None:
     model = SleepingModel()
-    steps = [model.times.step([scale]) for scale in range(10)]
-    assert model.seconds(1) == pytest.approx(sum(steps) + model.times.decode(1))
+    steps = [model.step(scale, 1) for scale in range(10)]
+    assert model.seconds(1) == pytest.approx(sum(steps) + model.decode(1))
     assert 8 * model.seconds(1) > model.seconds(8) > model.seconds(1)
+    assert 0.04 < model.seconds(1) < 0.06, "what docs/capacity.md says of one image"
+
+
+def test_a_sleeping_engine_may_be_slower() -> None:
+    normal, slower = sleeping_model("sleeping"), sleeping_model("sleeping:4")
+    assert normal is not None
+    assert slower is not None
+    assert slower.seconds(3) == pytest.approx(4 * normal.seconds(3))
+    assert sleeping_model("star-mini") is None
+
+
+@pytest.mark.parametrize("engine", ["sleeping:fast", "sleeping:0", "sleeping:nan", "sleeping:-1"])
+def test_a_wrong_factor_is_refused(engine: str) -> None:
+    with pytest.raises(ValueError, match=f"^{engine}: a positive number must follow sleeping:"):
+        sleeping_model(engine)
 
 
 def test_the_server_s_engine_takes_as_long_as_that_of_its_peers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    engine, model = SleepingEngine(slots=2), SleepingModel()
+    model = SleepingModel()
+    engine = SleepingEngine(model, slots=2)
     sequences = [
         engine.prepare(engine.encode("a fox"), None, make_job("a"), seed) for seed in (1, 2)
     ]
@@ -89,12 +106,14 @@ def test_a_painter_paints_a_batch_and_logs_it(tmp_path: Path) -> None:
     assert painted[1] - began[1] == pytest.approx(SleepingModel().seconds(2), abs=1e-5)
 
 
-def test_arrivals_are_the_same_for_all_and_as_many_as_asked() -> None:
-    plan = arrivals(rate=10, count=2000, seed=1)
-    assert plan == arrivals(rate=10, count=2000, seed=1)
-    assert plan != arrivals(rate=10, count=2000, seed=2)
-    assert plan[-1].at == pytest.approx(200, rel=0.1)
+def test_arrivals_are_the_same_for_all_and_as_many_as_the_rate_says() -> None:
+    plan = arrivals(rate=10, seconds=200, seed=1)
+    assert plan == arrivals(rate=10, seconds=200, seed=1)
+    assert plan != arrivals(rate=10, seconds=200, seed=2)
+    assert len(plan) == pytest.approx(2000, rel=0.1)
+    assert plan[-1].at < 200
     assert sum(a.leaves for a in plan) == pytest.approx(200, rel=0.2)
+    assert len(arrivals(rate=0.01, seconds=1, seed=1)) == 1
 
 
 def test_a_percentile_is_a_value_that_was_seen() -> None:
@@ -137,7 +156,12 @@ def test_rows_are_kept_and_found_by_the_next_run(tmp_path: Path) -> None:
     results = Results(path, "sleeping")
     results.add("capacity", "star", alone=0.1, images_per_s=9.0)
     results.add(
-        "load", "star", load=0.9, **summary([Client(1)], _running(tmp_path), ALONE), memory=1 << 20
+        "load",
+        "star",
+        load=0.9,
+        **summary([Client(1)], _running(tmp_path), ALONE),
+        cpu=0.0,
+        memory=1 << 20,
     )
     assert "NaN" not in path.read_text("utf-8")
     again = Results(path, "sleeping")
