@@ -193,6 +193,7 @@ COLUMNS: dict[str, Cell] = {
     "failed": lambda row: _share(row["failed"]),
     "wasted": lambda row: f"{row['wasted']:.0f} of {row['left']:.0f}",
     "preview s": lambda row: _seconds(row["preview_p50"]),
+    "late s": lambda row: _seconds(row["late_p99"]),
     "CPU ms": lambda row: f"{1000 * row['cpu']:.0f}",
     "MiB": lambda row: f"{row['memory'] / 2**20:.0f}",
 }
@@ -227,8 +228,8 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def main() -> None:
-    """Parse the command line, measure, print."""
+def arguments_of(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Compare servers around the same engine.")
     parser.add_argument("--engine", default=SLEEPING, help="sleeping, sleeping:FACTOR, or a model")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=[*CONTENDERS])
@@ -241,49 +242,45 @@ def main() -> None:
         "--at-once", action="store_true", help="load all at the same time; needs a sleeping engine"
     )
     parser.add_argument("--short", action="store_true", help="one load, and few requests")
-    arguments = parser.parse_args()
-    length = Length(
-        arguments.seconds,
-        min(10.0, arguments.seconds),
-        10,
-        tuple(arguments.loads),
-        arguments.at_once,
-    )
-    if arguments.short:
-        length = Length(10.0, 2.0, 3, (0.9,), at_once=arguments.engine.startswith(SLEEPING))
-    if arguments.at_once and not arguments.engine.startswith(SLEEPING):
+    found = parser.parse_args(words)
+    if found.at_once and not found.engine.startswith(SLEEPING):
         parser.error("--at-once needs an engine that sleeps: a real one would share the processor")
-    missing = [name for name in arguments.only if not CONTENDERS[name].installed]
+    missing = [name for name in found.only if not CONTENDERS[name].installed]
     if missing:
         parser.error(
             f"not installed: {', '.join(missing)}; `make peers` installs them, or use --only"
         )
     try:
-        model = sleeping_model(arguments.engine)
-        results = Results(arguments.output, arguments.engine)
+        found.model = sleeping_model(found.engine)
+        found.results = Results(found.output, found.engine)
     except ValueError as error:
         parser.error(str(error))
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = arguments_of()
+    results: Results = arguments.results
+    full = min(10.0, arguments.seconds)
+    length = Length(arguments.seconds, full, 10, tuple(arguments.loads), arguments.at_once)
+    if arguments.short:
+        length = Length(10.0, 2.0, 3, (0.9,), at_once=arguments.model is not None)
     # BentoML refuses what it expects to take longer. Its documentation's example allows a second, 20 sleeping images.
-    latency = 20 * (model.seconds(1) if model else 1.0)
+    latency = 20 * (arguments.model.seconds(1) if arguments.model else 1.0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends what has been started
     with contenders(arguments.only, arguments.engine, round(1000 * latency)) as runs:
         measure(runs, results, length)
-    about = (
-        f"{arguments.engine}, {os.cpu_count()} cores, {versions()}, load average {os.getloadavg()}"
-    )
-    print(f"\n{about}\n{table(results)}")
-    print(
-        json.dumps(
-            {
-                "benchmark": "peers",
-                "engine": arguments.engine,
-                "cores": os.cpu_count(),
-                "machine": platform.machine(),
-                "versions": versions(),
-                "rows": results.rows,
-            }
-        )
-    )
+    busy = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"\n{arguments.engine}, {os.cpu_count()} cores, {versions()}, load average {busy}")
+    print(table(results))
+    about = {
+        "engine": arguments.engine,
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "versions": versions(),
+    }
+    print(json.dumps({"benchmark": "peers", **about, "rows": results.rows}))
 
 
 if __name__ == "__main__":

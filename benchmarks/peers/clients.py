@@ -9,16 +9,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import httpx
+import h11
 
 from benchmarks.peers.contenders import Running
+from benchmarks.peers.exchange import post
 from benchmarks.peers.painters import read_log
 
 LEAVING = 0.1
 """Share of clients who leave."""
 
 _TIMEOUT = 600.0
-_REFUSALS = (429, 503)
+_OK, _REFUSALS = 200, (429, 503)
 _PROMPTS = ("a red apple", "a fox", "a rocket", "a guitar", "a castle", "a snail", "a trophy")
 _COLOURS = ("blue", "white", "orange", "pink", "green")
 
@@ -30,20 +31,24 @@ class Client:
     Attributes:
         seed: unique in a run, so that the engine's log can be matched.
         came_at: when it was to come.
+        sent_at: when its request was sent, which is later if the load generator could not keep up.
         previewed_at: when its first preview was there.
         answered_at: when its image was there.
         refused_at: when it was told to come again later.
         left_at: when it left.
         status: of the answer; 0 if the connection failed.
+        event: name of the latest event of its stream.
     """
 
     seed: int
     came_at: float = 0.0
+    sent_at: float = 0.0
     previewed_at: float | None = None
     answered_at: float | None = None
     refused_at: float | None = None
     left_at: float | None = None
     status: int = 0
+    event: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -94,23 +99,20 @@ class Load:
 
     async def alone(self, count: int) -> float:
         """Return the median seconds of requests one after the other."""
-        async with self._http() as http:
-            clients = [await self._one(http) for _ in range(count)]
-        return _median([seconds for c in clients if (seconds := c.seconds) is not None])
+        clients = [await self._one() for _ in range(count)]
+        return percentile([seconds for c in clients if (seconds := c.seconds) is not None], 50)
 
     async def capacity(self, at_once: int, seconds: float) -> float:
         """Return the images per second that ``at_once`` clients get, each of whom asks again at once."""
         answered = 0
         started = time.monotonic()
 
-        async def keep_asking(http: httpx.AsyncClient) -> None:
+        async def keep_asking() -> None:
             nonlocal answered
             while time.monotonic() < started + seconds:
-                client = await self._one(http)
-                answered += client.status == 200 and client.came_at >= started
+                answered += (await self._one()).answered_at is not None
 
-        async with self._http() as http:
-            await asyncio.gather(*(keep_asking(http) for _ in range(at_once)))
+        await asyncio.gather(*(keep_asking() for _ in range(at_once)))
         return answered / (time.monotonic() - started)
 
     async def open_loop(self, plan: Sequence[Arrival], patience: float) -> list[Client]:
@@ -120,58 +122,61 @@ class Load:
             plan: when clients come.
             patience: seconds after which those leave who leave.
         """
-        async with self._http() as http:
-            started = time.monotonic() + 0.1
-            tasks = []
-            for arrival in plan:
-                await asyncio.sleep(max(0.0, started + arrival.at - time.monotonic()))
-                client = Client(next(self._seeds), came_at=started + arrival.at)
-                work = self._ask(http, client, patience if arrival.leaves else None)
-                tasks.append(asyncio.create_task(work))
-            return await asyncio.gather(*tasks)
+        started, tasks = time.monotonic() + 0.1, []
+        for arrival in plan:
+            await asyncio.sleep(max(0.0, started + arrival.at - time.monotonic()))
+            client = Client(next(self._seeds), came_at=started + arrival.at)
+            work = self._ask(client, patience if arrival.leaves else None)
+            tasks.append(asyncio.create_task(work))
+        return await asyncio.gather(*tasks)
 
-    def _http(self) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        return httpx.AsyncClient(base_url=self.to.url, timeout=_TIMEOUT, limits=limits)
+    async def _one(self) -> Client:
+        return await self._ask(Client(next(self._seeds), came_at=time.monotonic()), _TIMEOUT)
 
-    async def _one(self, http: httpx.AsyncClient) -> Client:
-        return await self._ask(http, Client(next(self._seeds), came_at=time.monotonic()), None)
-
-    async def _ask(self, http: httpx.AsyncClient, client: Client, patience: float | None) -> Client:
+    async def _ask(self, client: Client, patience: float | None) -> Client:
         """Ask for the client's image; a client with ``patience`` seconds closes its connection after them."""
+        client.sent_at = time.monotonic()
         ask = self._stream if self.to.contender.streams else self._post
         try:
             async with asyncio.timeout(patience):
-                await ask(http, client)
+                client.status = await ask(client)
         except TimeoutError:
             client.left_at = time.monotonic()
-        except httpx.HTTPError:
+        except (OSError, h11.RemoteProtocolError):
             client.status = 0
         if client.status in _REFUSALS:
             client.refused_at = time.monotonic()
         return client
 
-    async def _post(self, http: httpx.AsyncClient, client: Client) -> None:
-        answer = await http.post(
-            self.to.contender.path, json=_body(client), headers={"accept": "image/png"}
-        )
-        client.status = answer.status_code
-        if answer.is_success:
+    async def _post(self, client: Client) -> int:
+        url = self.to.url + self.to.contender.path
+        status = await post(url, _body(client), "image/png", lambda _: None)
+        if status == _OK:
             client.answered_at = time.monotonic()
+        return status
 
-    async def _stream(self, http: httpx.AsyncClient, client: Client) -> None:
+    async def _stream(self, client: Client) -> int:
+        """Ask for a stream with two previews; an event's data are the line after its name."""
+        rest = b""
+
+        def receive(part: bytes) -> None:
+            nonlocal rest
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                self._hear(client, line)
+
         body = _body(client) | {"stream": True, "partial_images": 2}
-        async with http.stream("POST", self.to.contender.path, json=body) as answer:
-            client.status = answer.status_code
-            if not answer.is_success:
-                return
-            event = ""
-            async for line in answer.aiter_lines():
-                if line.startswith("data:") and event.endswith("partial_image"):
-                    client.previewed_at = client.previewed_at or time.monotonic()
-                if line.startswith("data:") and event.endswith("completed"):
-                    client.answered_at = time.monotonic()
-                event = line.removeprefix("event: ") if line.startswith("event:") else event
+        url = self.to.url + self.to.contender.path
+        return await post(url, body, "text/event-stream", receive)
+
+    def _hear(self, client: Client, line: bytes) -> None:
+        """Note the time at which the data of an event are there, which end its name's turn."""
+        if line.startswith(b"event:"):
+            client.event = line.decode()
+        elif line.startswith(b"data:") and client.event.endswith("partial_image"):
+            client.previewed_at = client.previewed_at or time.monotonic()
+        elif line.startswith(b"data:") and client.event.endswith("completed"):
+            client.answered_at = time.monotonic()
 
 
 def prompt(seed: int) -> str:
@@ -182,10 +187,6 @@ def prompt(seed: int) -> str:
 
 def _body(client: Client) -> dict[str, object]:
     return {"prompt": prompt(client.seed), "seed": client.seed}
-
-
-def _median(values: Sequence[float]) -> float:
-    return percentile(values, 50)
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -206,7 +207,8 @@ def summary(clients: Sequence[Client], to: Running, alone: float) -> dict[str, f
         ``images_per_s`` that were answered; percentiles of ``total`` and ``queue``, in seconds; ``soon``, the share
         of those who stayed who were answered within twice ``alone``; ``refused``, of them too, and ``failed``;
         ``refusal_p99``; ``left``, and how many of their images were painted when they were gone, ``wasted``;
-        ``preview_p50``.
+        ``preview_p50``; ``late_p99``, by which requests were sent too late: a load generator that could not keep up
+        makes all else worthless.
     """
     began, painted = read_log(to.log)
     stayed = [c for c in clients if c.left_at is None]
@@ -233,4 +235,5 @@ def summary(clients: Sequence[Client], to: Running, alone: float) -> dict[str, f
             painted.get(c.seed, float("-inf")) > (c.left_at or float("inf")) for c in left
         ),
         "preview_p50": percentile(previews, 50),
+        "late_p99": percentile([c.sent_at - c.came_at for c in clients], 99),
     }

@@ -127,12 +127,12 @@ def test_what_came_of_a_load_is_counted(tmp_path: Path) -> None:
     log.began([1, 2, 4, 5], at=100.5)
     log.painted([1, 2, 4], at=101.0)
     clients = [
-        Client(1, came_at=100.0, answered_at=100.09, status=200),
-        Client(2, came_at=100.0, answered_at=101.0, previewed_at=100.7, status=200),
-        Client(3, came_at=100.0, refused_at=100.01, status=429),
-        Client(4, came_at=100.0, left_at=100.2),
-        Client(5, came_at=100.0, left_at=100.6),
-        Client(6, came_at=100.0, status=500),
+        Client(1, came_at=100.0, sent_at=100.02, answered_at=100.09, status=200),
+        Client(2, came_at=100.0, sent_at=100.02, answered_at=101.0, previewed_at=100.7, status=200),
+        Client(3, came_at=100.0, sent_at=100.02, refused_at=100.01, status=429),
+        Client(4, came_at=100.0, sent_at=100.02, left_at=100.2),
+        Client(5, came_at=100.0, sent_at=100.02, left_at=100.6),
+        Client(6, came_at=100.0, sent_at=100.02, status=500),
     ]
     found = summary(clients, _running(tmp_path), ALONE)
     assert found == {
@@ -148,6 +148,7 @@ def test_what_came_of_a_load_is_counted(tmp_path: Path) -> None:
         "left": 2,
         "wasted": 1,
         "preview_p50": pytest.approx(0.7),
+        "late_p99": pytest.approx(0.02),
     }
 
 
