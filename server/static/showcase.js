@@ -2,7 +2,7 @@
 
 import { find, make } from "./dom.js";
 
-const LARGE = [0, 9]; // in a mosaic of squares, these take four
+const LARGE = [0, 5]; // in a mosaic of squares, these take four
 
 export class Showcase {
   /** @param {(picture: {prompt: string, seed: number}) => void} choose */

@@ -1,6 +1,7 @@
 """Take the docs' pictures of the playground: ``python -m tests.browser.screenshot``.
 
-Starts the server with the default model, and writes ``docs/images/playground.png``, one picture painted on the page,
+Starts the server with the default model, and writes ``docs/images/playground-open.png``, the page as it opens,
+``docs/images/playground.png``, one picture painted on the page,
 and ``docs/images/playground-edit.png``, a part of it marked to be painted anew. With names, only those.
 """
 
@@ -62,7 +63,15 @@ def editing(page: Page) -> None:
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
 
 
+def opening(page: Page) -> None:
+    """The pictures that the page opens on are there."""
+    expect(page.locator("#showcase-list img").last).to_be_visible()
+    page.evaluate("document.activeElement.blur()")
+    page.evaluate("document.getAnimations().forEach((animation) => animation.finish())")
+
+
 PICTURES: dict[str, tuple[Callable[[Page], None], int]] = {
+    "playground-open": (opening, 900),
     "playground": (painted, 1240),
     "playground-edit": (editing, 1100),
 }
