@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from star_model.checkpoints.native import load_model
@@ -18,7 +20,7 @@ from star_model.engine.candidates import Candidates, candidates
 from star_model.engine.editing import Edit, kept_tokens, make_edit
 from star_model.engine.engine import Engine, Mode
 from star_model.engine.sequence import ImageSequence
-from star_model.errors import ConfigError
+from star_model.errors import CheckpointError, ConfigError
 from star_model.families import infinity
 from star_model.families.registry import PRESETS, family_of
 from star_model.guidance import guided_scales, strengths
@@ -31,7 +33,7 @@ from star_model.sampling import Sampling
 from star_model.scales import ScaleSchedule
 from tests.star_model import golden
 from tests.star_model.golden import Golden
-from tests.star_model.tiny import FAMILIES, build_tiny_model, tiny_config
+from tests.star_model.tiny import FAMILIES, build_tiny_model, tiny_config, write_tiny_t5
 
 RUNS = ("generate", "negative", "tall", "prefix")
 
@@ -183,6 +185,68 @@ def test_shapes_take_turns(recorded: Golden, models: dict[str, StarModel]) -> No
         assert square.tokens[-1].tolist() == recorded.tokens("generate", engine.num_scales - 1)[0]
     sizes = [tuple(engine.finish([s]).shape[1:3]) for s in (tall, square)]
     assert sizes == [models["tall"].config.sizes[1], models["tall"].config.sizes[0]]
+
+
+# ---- files -------------------------------------------------------------------------------------------------
+
+
+def converted(directory: Path, transformer: dict[str, Tensor], vqvae: dict[str, Tensor]) -> Path:
+    """The 2B model from the given state dicts, converted."""
+    files = [directory / "transformer.safetensors", directory / "vqvae.safetensors"]
+    for file, state in zip(files, (transformer, vqvae), strict=True):
+        save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, file)
+    t5 = write_tiny_t5(directory / "t5", hidden_size=256)
+    convert_published(
+        transformer=files[0],
+        vqvae=files[1],
+        text_encoder=t5,
+        out=directory / "native",
+        preset=golden.INFINITY.config,
+    )
+    return directory / "native"
+
+
+def test_files_of_other_versions(tmp_path: Path) -> None:
+    """Temperatures as they are saved without flash-attention or with, convolutions and norms wrapped or not."""
+    states = [golden.INFINITY.official_state(part) for part in ("transformer", "vae")]
+    others = [
+        {
+            name: tensor.transpose(1, 2) if name.endswith("scale_mul_1H11") else tensor
+            for name, tensor in states[0].items()
+        },
+        {re.sub(r"\.(conv|norm)\.(weight|bias)$", r".\2", n): t for n, t in states[1].items()},
+    ]
+    assert others[1].keys() != states[1].keys()
+    directories = [tmp_path / "a", tmp_path / "b"]
+    natives = []
+    for directory, (transformer, vqvae) in zip(directories, (states, others), strict=True):
+        directory.mkdir()
+        natives.append(converted(directory, transformer, vqvae))
+    for name in ("transformer.safetensors", "vqvae.safetensors"):
+        first, second = (native / name for native in natives)
+        assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"block_chunks.1.module.0.ca.zero_k_bias": torch.ones(256)}, "is not all zeros"),
+        (
+            {"block_chunks.2.module.1.ca.v_bias": torch.ones(256)},
+            "has 6 blocks, but infinity-tiny has 4",
+        ),
+        ({"lvl_embed.weight": torch.ones(10, 256)}, "has 10 scales, but infinity-tiny has 15"),
+        ({"surplus.weight": torch.ones(3)}, r"tensor surplus\.weight is unexpected"),
+        (
+            {"block_chunks.0.module.1.sa.scale_mul_1H11": torch.ones(2, 1, 1, 1)},
+            r"sa\.scale_mul_1H11 has shape \(2, 1, 1, 1\), expected \(1, 2, 1, 1\)",
+        ),
+    ],
+)
+def test_a_wrong_tensor_is_named(change: dict[str, Tensor], message: str, tmp_path: Path) -> None:
+    state = {**golden.INFINITY.official_state("transformer"), **change}
+    with pytest.raises(CheckpointError, match=message):
+        converted(tmp_path, state, golden.INFINITY.official_state("vae"))
 
 
 # ---- parts -------------------------------------------------------------------------------------------------
