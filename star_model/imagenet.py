@@ -63,13 +63,15 @@ def find_class(text: str, num_classes: int = 1000) -> ImageNetClass:
         UnknownClassError: listing the candidates if the name is ambiguous, or else the nearest names.
     """
     classes, given = imagenet_classes()[:num_classes], text.strip()
+    shown = given if len(given) <= _SHOWN else given[:_SHOWN] + "..."
     if re.fullmatch(r"[+-]?\d+", given):
-        if given.isdecimal() and int(given) < num_classes:
+        # Python refuses to read a number of thousands of digits, and no class has so many.
+        if given.isdecimal() and len(given) <= _SHOWN and int(given) < num_classes:
             return classes[int(given)]
         raise UnknownClassError(
-            f"there is no class {given}: the classes are 0 to {num_classes - 1}"
+            f"there is no class {shown}: the classes are 0 to {num_classes - 1}"
         )
-    wanted, shown = _normalized(given), given if len(given) <= _SHOWN else given[:_SHOWN] + "..."
+    wanted = _normalized(given)
     readings = list(zip(classes, _normalized_names(), strict=False))
     usual = [c for c, names in readings if wanted in (c.wordnet_id, names[0])]
     found = usual or [c for c, names in readings if wanted in names]

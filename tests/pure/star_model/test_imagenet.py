@@ -97,7 +97,7 @@ def test_nonsense_is_answered_with_a_sentence(text: str) -> None:
         find_class(text)
 
 
-@pytest.mark.parametrize("text", ["1000", "-1", "+7", "99999999999999999999"])
+@pytest.mark.parametrize("text", ["1000", "-1", "+7", "99999999999999999999", "9" * 32_000])
 def test_a_number_out_of_range(text: str) -> None:
     with pytest.raises(UnknownClassError, match="the classes are 0 to 999"):
         find_class(text)
