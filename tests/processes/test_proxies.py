@@ -180,6 +180,13 @@ def test_links_of_the_server_lead_back_through_the_proxy(proxy: Proxy, prefix: s
 
 
 @pytest.mark.parametrize("prefix", ["", "/star"])
+def test_metrics_are_not_published(proxy: Proxy, prefix: str) -> None:
+    answer = proxy.http.get(f"{proxy.url}{prefix}/metrics")
+    assert answer.status_code == 404
+    assert "star_" not in answer.text
+
+
+@pytest.mark.parametrize("prefix", ["", "/star"])
 def test_pages_find_their_parts(proxy: Proxy, prefix: str) -> None:
     for page in ("/", "/docs"):
         answer = proxy.http.get(proxy.url + prefix + page)
