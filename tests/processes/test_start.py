@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -149,6 +150,29 @@ def test_closed_streams_do_not_matter(model: Path, tmp_path: Path, closed: str) 
         assert answer.status_code == 200
         for descriptor in (0, 1, 2):
             assert "socket" not in os.readlink(f"/proc/{process.pid}/fd/{descriptor}")
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="makes a pipe small")
+def test_a_log_that_nobody_reads_stops_nobody(model: Path) -> None:
+    port = str(free_port())
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 8192)
+    flags = ("--port", port, "--model", str(model), "--threads", "1", "--log-format", "json")
+    with (
+        os.fdopen(read, "rb") as log,
+        started(*flags, log=Path(f"/dev/fd/{write}")) as process,
+    ):
+        os.close(write)
+        wait_until(lambda: is_ready(port))
+        for number in range(60):
+            path = f"http://127.0.0.1:{port}/{number}{'x' * 150}"
+            assert httpx.get(path, timeout=60).status_code == 404
+        os.set_blocking(log.fileno(), False)
+        log.read()
+        assert httpx.get(f"http://127.0.0.1:{port}/nothing", timeout=60).status_code == 404
+        wait_until(lambda: b"log lines were dropped" in (log.read() or b""))
         process.terminate()
         assert process.wait(60) == 0
 

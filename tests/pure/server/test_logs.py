@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import re
 
 import pytest
 import structlog
 
+from server.log_stream import UnblockedHandler
 from server.logs import configure_logging
 
 
@@ -87,3 +90,33 @@ def test_the_text_of_an_exception_is_escaped(
     output = capsys.readouterr().err
     assert "ValueError" in output
     assert not RAW.search(output)
+
+
+def test_a_log_that_nobody_reads_holds_up_nobody() -> None:
+    """A pipe takes what it can hold; the rest is dropped, and said once it is read again."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    with os.fdopen(write, "w") as stream, os.fdopen(read, "rb") as reader:
+        handler = UnblockedHandler(stream)
+        log = logging.Logger("test")
+        log.addHandler(handler)
+        for number in range(500):
+            log.info("%d %s", number, "x" * 5000)
+        first = reader.read()
+        assert first.startswith(b"0 xxx")
+        assert len(first) < 200_000, "of two and a half million"
+        log.info("after")
+        *_, said, last = reader.read().decode().splitlines()
+        assert re.fullmatch(r"4\d\d log lines were dropped: .*", said)
+        assert last == "after"
+
+
+def test_a_log_whose_reader_is_gone_raises_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    stream = os.fdopen(write, "w")
+    handler = UnblockedHandler(stream)
+    handler.handle(logging.LogRecord("test", logging.INFO, __file__, 1, "lost", None, None))
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
+    assert "BrokenPipeError" in capsys.readouterr().err, "logging's own complaint, and no more"
