@@ -20,7 +20,7 @@ from star_model.model import StarModel
 from star_model.networks.text_encoder import load_text_encoder
 from star_model.networks.transformer import StarTransformer
 from star_model.prompt_reader import PromptReader
-from star_model.vocabulary import Vocabulary, words_of
+from star_model.vocabulary import LEAST_LIKENESS, Vocabulary, words_of
 from training.backdrops import BACKDROPS
 from training.captions import COLOUR_WORDS
 from training.concepts import Concept, held_out_keywords, load_concepts, with_article
@@ -32,6 +32,9 @@ from training.tokenize import config_of, load_tokenizer, trained_weights
 
 EXAMPLES = 6
 """Prompts to try in ``about.json``."""
+
+LIKENESS = {"starter": 0.65, "full": 0.75}
+"""Least likeness by vocabulary, as ``python -m training.likeness`` measured it: among more things, more are alike."""
 
 CAPTIONS = 20_000
 """Captions of training whose words a model is taken to know: all that it met often enough to learn."""
@@ -49,7 +52,9 @@ def vocabulary_of(data: Path, vocabulary: str, *, max_things: int = 1) -> Vocabu
     held_out = held_out_keywords(concepts)
     names = {
         c.phrase: tuple(
-            n for n in (with_article(c.label), *c.synonyms) if n != held_out.get(c.label)
+            name
+            for name in dict.fromkeys((with_article(c.label), *c.synonyms))
+            if name not in (c.phrase, held_out.get(c.label))
         )
         for c in concepts
     }
@@ -66,6 +71,7 @@ def vocabulary_of(data: Path, vocabulary: str, *, max_things: int = 1) -> Vocabu
         backdrops=dict(BACKDROPS) if FOR_TRANSFORMER.backdrops else {},
         kinds=kinds_of(concepts),
         max_things=max_things,
+        least_likeness=LIKENESS.get(vocabulary, LEAST_LIKENESS),
     )
 
 

@@ -37,6 +37,7 @@ def test_the_vocabulary_is_what_training_says(
     generator = SceneGenerator(data, seed=7, vocabulary="full", max_objects=2)
     said = {word for i in range(300) for word in words_of(generator.scene(i).caption)}
     assert said <= set(vocabulary.words)
+    assert vocabulary.least_likeness == export.LIKENESS["full"] > export.LIKENESS["starter"]
     assert vocabulary.styles == STYLES
     assert set(vocabulary.colours) == {word for words in COLOUR_WORDS.values() for word in words}
 
