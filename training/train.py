@@ -74,6 +74,9 @@ def steps(options: argparse.Namespace) -> list[Step]:
             return ("--batch-size", str(SMALL_BATCHES[module]))
         return ()
 
+    # Compiling takes minutes, which a small network does not win back.
+    eager = ("--no-compile",) if options.size == "small" else ()
+
     def training(module: str, share: float, *arguments: str) -> Step:
         return Step(module, f"training.{module}", (*data, *arguments, *machine), share)
 
@@ -89,7 +92,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
         training("tokenize", 0.1, "--tokenizer", tokenizer, "--out", tokens, *known),
         training(
             "train_transformer", 0.34, "--tokenizer", tokenizer, "--tokens", tokens,
-            "--run", transformer, *size, *batch(second),
+            "--run", transformer, *size, *batch(second), *eager,
         ),
         Step("draft", "training.export", (*join, "--tokenizer", tokenizer, "--out", draft, "--dtype", "float16")),
         training("train_decoder", 0.1, "--model", draft, "--run", decoder, *known, *batch(third)),

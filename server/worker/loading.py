@@ -73,7 +73,7 @@ def open_model(
     )
     attention = None if settings.attention == "auto" else settings.attention
     size = sum(f.stat().st_size for f in path.rglob("*.safetensors"))
-    announce("reading weights", directory=str(path), megabytes=round(size / 1e6))
+    announce("reading weights and text encoder", directory=str(path), megabytes=round(size / 1e6))
     model = load_model(path, device=device, dtype=settings.dtype, attention=attention)
     if is_imitated(model.device, model.dtype):
         say(
