@@ -9,7 +9,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from star_model import Sampling
 from star_model.config import (
@@ -58,7 +57,6 @@ def at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in SIZES:
         monkeypatch.setitem(SIZES, size, TOY)
     monkeypatch.setattr(train_decoder, "PAINTED_AT_ONCE", 2)
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # it would outlast the test
     stages = (
         Stage(2, 1, 4, whole=2, share=0.4),
         Stage(4, 1, 4, kept=8, whole=2, share=0.6),
