@@ -110,7 +110,8 @@ class Load:
         async def keep_asking() -> None:
             nonlocal answered
             while time.monotonic() < started + seconds:
-                answered += (await self._one()).answered_at is not None
+                client = await self._one()  # apart, since others count meanwhile
+                answered += client.answered_at is not None
 
         await asyncio.gather(*(keep_asking() for _ in range(at_once)))
         return answered / (time.monotonic() - started)

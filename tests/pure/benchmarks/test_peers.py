@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.bench_peers import COLUMNS, Results, table
-from benchmarks.peers.clients import Client, arrivals, percentile, summary
+from benchmarks.peers.clients import Client, Load, arrivals, percentile, summary
 from benchmarks.peers.contenders import CONTENDERS, Running
 from benchmarks.peers.painters import (
     PaintLog,
@@ -120,6 +122,23 @@ def test_a_percentile_is_a_value_that_was_seen() -> None:
     assert percentile([3, 1, 2], 50) == 2
     assert percentile(range(1, 101), 99) == 99
     assert math.isnan(percentile([], 50))
+
+
+def test_capacity_counts_the_images_of_all_clients(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = 0
+
+    async def one(_: Load) -> Client:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.01)
+        return Client(asked, answered_at=1.0)
+
+    monkeypatch.setattr(Load, "_one", one)
+    started = time.monotonic()
+    rate = asyncio.run(Load(_running(tmp_path)).capacity(at_once=4, seconds=0.2))
+    assert asked / rate == pytest.approx(time.monotonic() - started, rel=0.5)
 
 
 def test_what_came_of_a_load_is_counted(tmp_path: Path) -> None:
