@@ -155,15 +155,14 @@ async def gallery(model: str, context: AppContext) -> GalleryResponse:
 
 
 @router.post(
-    "/v1/models/{model:path}/read",
+    "/read",
     summary="How the model reads a prompt",
-    responses=error_responses(400, 404, 413, 415, 429, 500, 503),
+    responses=error_responses(400, 413, 415, 429, 500, 503),
     operation_id="readPrompt",
 )
-async def read(model: str, body: ReadRequest, context: AppContext) -> ReadResponse:
-    """Say what would be drawn of a prompt, and what would be left out, without drawing it."""
-    loaded = _loaded(model, context)
-    reading = await reading_of(body.prompt, loaded, context)
+async def read(body: ReadRequest, context: AppContext) -> ReadResponse:
+    """Say what the loaded model would draw of a prompt, and what it would leave out, without drawing it."""
+    reading = await reading_of(body.prompt, context.client.check_ready(), context)
     return ReadResponse(
         drawn=reading.prompt,
         things=list(reading.things),

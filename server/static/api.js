@@ -52,8 +52,8 @@ export async function loadGallery(model) {
 }
 
 /** How the model would read a prompt, without painting it. */
-export async function readPrompt(model, prompt, signal) {
-  return (await send(`v1/models/${model}/read`, { method: "POST", ...json({ prompt }), signal })).json();
+export async function readPrompt(prompt, signal) {
+  return (await send("read", { method: "POST", ...json({ prompt }), signal })).json();
 }
 
 /**

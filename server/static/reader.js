@@ -50,7 +50,7 @@ export class Reader {
       return this.hide();
     }
     try {
-      this.reading = await readPrompt(this.#model.id, prompt, this.#controller.signal);
+      this.reading = await readPrompt(prompt, this.#controller.signal);
       this.#show(this.reading);
     } catch {
       this.root.hidden = true; // painting will say what is wrong

@@ -67,7 +67,7 @@ async def test_every_operation_says_what_it_is(service: Service) -> None:
         "GET /v1/models/{model}",
         "GET /v1/models/{model}/vocabulary",
         "GET /v1/models/{model}/gallery",
-        "POST /v1/models/{model}/read",
+        "POST /read",
         "GET /livez",
         "GET /readyz",
         "GET /startupz",
@@ -115,7 +115,7 @@ async def test_the_key_is_part_of_the_document_when_there_is_one(service: Servic
         "GET /v1/models/{model}",
         "GET /v1/models/{model}/vocabulary",
         "GET /v1/models/{model}/gallery",
-        "POST /v1/models/{model}/read",
+        "POST /read",
     }
 
 
