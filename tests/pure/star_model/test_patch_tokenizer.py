@@ -218,8 +218,8 @@ def test_the_kind_is_read_from_json_and_convolutional_when_absent() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "wavelet"}, r"tokenizer\.kind must be one of convolutional, patch, got 'wavelet'"),
-        ({"kind": ["patch"]}, r"tokenizer\.kind must be one of convolutional, patch, got \['patch'\]"),
+        ({"kind": "wavelet"}, r"tokenizer\.kind must be one of convolutional, patch, bits, got 'wavelet'"),
+        ({"kind": ["patch"]}, r"tokenizer\.kind must be one of convolutional, patch, bits, got \['patch'\]"),
         ({"base_channels": 8}, r"unknown key tokenizer\.base_channels; known are decoder_blocks"),
         ({"num_heads": 3}, r"tokenizer\.num_heads \(3\) must divide width \(16\) exactly"),
         ({"refine_scale": 3}, r"tokenizer\.refine_scale \(3\) must divide patch_size \(8\) exactly"),
