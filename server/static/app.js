@@ -279,7 +279,6 @@ async function meet() {
   find("about-text").textContent = model.description;
   find("about").hidden = model.description === "";
   find("examples-list").replaceChildren(...model.examples.map(example));
-  await meetPictures();
   reader.model = model;
   for (const name of ["guidance_scale", "top_k", "top_p", "smooth_scales", "unguided_scales", "draft"]) form.field(name).placeholder = model[name];
   form.offer(model.sizes ?? [model.size]);
@@ -287,6 +286,7 @@ async function meet() {
   if (find("scales")) drawScales(find("scales"), model.scales);
   editor.model = model;
   document.body.classList.add("can-edit");
+  await meetPictures();
 }
 
 /** Shows what the model has painted and what it knows; without pictures, examples are words alone. */

@@ -65,7 +65,8 @@ def test_it_says_what_the_model_knows(live_server: LiveServer, open_page: OpenPa
     assert model["examples"]
     page = open_page(live_server.url)
     expect(page.locator("#about-text")).to_have_text(model["description"])
-    assert page.get_attribute("#guidance_scale", "placeholder") == f"{model['guidance_scale']:g}"
+    guidance = page.locator("#guidance_scale")
+    expect(guidance).to_have_attribute("placeholder", f"{model['guidance_scale']:g}")
     expect(page.locator("#known-counts")).to_contain_text(f"{model['num_things']} things")
 
 

@@ -115,7 +115,7 @@ def test_the_rules_count_every_route_that_makes_images() -> None:
     posts = {
         "POST /" if path == "/" else path
         for path, operations in paths.items()
-        if "post" in operations
+        if "post" in operations and path != "/read"  # which makes none
     }
     queries = [*(str(rule["expr"]) for rule in rules()), *dashboard_queries().values()]
     patterns = {
