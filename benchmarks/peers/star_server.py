@@ -29,7 +29,7 @@ from server.settings import Settings, WorkerSettings
 from server.worker.engine_protocol import Diagnosis, SteppingEngine
 from server.worker.main import Send, load_model_engine, worker_main
 from server.worker.pending import Pending
-from server.worker.scheduler import Policy, quiet_step, resolve_max_step, token_shares
+from server.worker.scheduler import Policy, resolve_max_step, token_shares
 from star_model.reading import Reading
 from star_model.sampling import Sampling
 
@@ -185,7 +185,7 @@ def load_sleeping_engine(
     config = model.config
     max_step = resolve_max_step(settings.max_step, "fast")
     shares = token_shares(config.patch_nums)
-    policy = Policy(shares, settings.largest_batch, max_step, quiet_step(max_step))
+    policy = Policy(shares, settings.largest_batch, max_step)
     info = ModelInfo(
         name=SLEEPER,
         image_size=config.image_size,

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from server.commands.simulation import StepTimes, Strategy
 from server.errors import UsageError
-from server.worker.scheduler import Policy, quiet_step, token_shares
+from server.worker.scheduler import Policy, token_shares
 
 if TYPE_CHECKING:
     from star_model.config import ModelConfig
@@ -133,7 +133,7 @@ class Plan(BaseModel):
     def policy(self, config: ModelConfig) -> Policy:
         """Return the scheduling policy of the workers."""
         shares = token_shares(config.patch_nums)
-        return Policy(shares, self.slots, self.max_step, quiet_step(self.max_step))
+        return Policy(shares, self.slots, self.max_step)
 
     def _times(self, config: ModelConfig) -> tuple[StepTimes, str]:
         """Return the step times and a phrase that names their source."""

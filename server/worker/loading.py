@@ -15,7 +15,7 @@ import torch
 from server.messages import ImageShape, Job, LoadPhase, ModelInfo
 from server.settings import ModelSettings, WorkerSettings
 from server.worker.processors import threads_for
-from server.worker.scheduler import Policy, quiet_step, resolve_max_step, token_shares
+from server.worker.scheduler import Policy, resolve_max_step, token_shares
 from server.worker.star_engine import StarEngine
 from star_model import Engine, Sampling, StarModel, load_model, resolve_model
 from star_model.engine.compilation import compile_networks, restore_networks
@@ -117,7 +117,6 @@ def make_policy(settings: WorkerSettings, patch_nums: Sequence[int], mode: Mode)
         scale_costs=token_shares(patch_nums),
         max_batch=settings.largest_batch,
         max_step=max_step,
-        quiet_step=quiet_step(max_step),
     )
 
 

@@ -16,8 +16,8 @@ images step and end together, and the order does not matter.
 **Steps.** ``max_step`` bounds the work of a batch. Where the cost of a step grows in proportion to the batch, as at
 the large scales, a larger batch finishes nothing sooner: eight images that share every step all end at the end, while
 in turn the first ends after an eighth of the time. Small scales are batched in any case. With fewer images in flight
-than ``max_batch`` nobody waits for a slot, so there is no throughput to gain, and ``quiet_step``, which is less, bounds
-the work.
+than ``max_batch`` nobody waits for a slot, so there is no throughput to gain, and half of ``max_step`` bounds the work:
+docs/capacity.md has the numbers.
 """
 
 from __future__ import annotations
@@ -41,14 +41,13 @@ class Policy:
     Args:
         scale_costs: share of an image's work at each scale; positive, sums to 1.
         max_batch: images in one step at most, at least 1.
-        max_step: work of one step at most, in images; a step of a single image may be more.
-        quiet_step: the same while fewer images than ``max_batch`` are in flight.
+        max_step: work of one step at most, in images, and half of it while fewer than ``max_batch`` are in flight; a
+            step of a single image may be more.
     """
 
     scale_costs: tuple[float, ...]
     max_batch: int
     max_step: float = math.inf
-    quiet_step: float = math.inf
 
     def __post_init__(self) -> None:
         if not self.scale_costs or min(self.scale_costs) <= 0:
@@ -57,8 +56,6 @@ class Policy:
             raise ValueError("max_batch must be at least 1")
         if not self.max_step > 0:
             raise ValueError("max_step must be positive")
-        if not self.quiet_step > 0:
-            raise ValueError("quiet_step must be positive")
 
     def batch_limit(self, scale: int, in_flight: int | None = None) -> int:
         """Return the largest number of images in a step of this scale.
@@ -68,7 +65,7 @@ class Policy:
             in_flight: images that hold a slot; as many as can if not given.
         """
         quiet = in_flight is not None and in_flight < self.max_batch
-        step = min(self.max_step, self.quiet_step) if quiet else self.max_step
+        step = self.max_step * (_QUIET_SHARE if quiet else 1)
         images = step / self.scale_costs[scale]
         return self.max_batch if images >= self.max_batch else max(1, int(images))
 
@@ -86,11 +83,6 @@ def resolve_max_step(max_step: float, mode: str) -> float:
     the numbers.
     """
     return max_step or (_DETERMINISTIC_MAX_STEP if mode == "deterministic" else _FAST_MAX_STEP)
-
-
-def quiet_step(max_step: float) -> float:
-    """Return the work of a step while slots are free: docs/capacity.md has the numbers."""
-    return _QUIET_SHARE * max_step
 
 
 class Scheduler:

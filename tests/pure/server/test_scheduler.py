@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from server.messages import Key
-from server.worker.scheduler import Policy, Scheduler, quiet_step, resolve_max_step, token_shares
+from server.worker.scheduler import Policy, Scheduler, resolve_max_step, token_shares
 from tests.server.fakes import PATCH_NUMS
 
 
@@ -99,9 +99,9 @@ def test_of_a_cohort_larger_than_a_batch_those_that_came_first_go_first() -> Non
 
 
 def test_small_scales_are_batched_and_large_ones_taken_in_turn() -> None:
-    images = Images(max_step=0.2)
+    images = Images(max_batch=4, max_step=0.2)
     images.add_jobs("abcd")
-    batches = [images.step_names() for _ in range(20)]
+    batches = [images.step_names() for _ in range(21)]
     assert batches[:6] == ["abcd"] * 6
     # The first is done long before the last has begun its large scales.
     assert batches[6:11] == ["ab", "a", "a", "a", "b"]
@@ -140,15 +140,14 @@ def test_a_step_of_one_image_is_always_allowed() -> None:
 
 
 def test_while_slots_are_free_steps_are_smaller() -> None:
-    policy = Policy((0.1, 0.3, 0.6), max_batch=4, max_step=1.2, quiet_step=0.6)
+    policy = Policy((0.1, 0.3, 0.6), max_batch=4, max_step=1.2)
     limits = {n: [policy.batch_limit(scale, n) for scale in range(3)] for n in (1, 3, 4, 5)}
     assert limits == {1: [4, 2, 1], 3: [4, 2, 1], 4: [4, 4, 2], 5: [4, 4, 2]}
     assert [policy.batch_limit(scale) for scale in range(3)] == [4, 4, 2], "what graphs are for"
-    assert quiet_step(1.0) == 0.5
 
 
 def test_the_number_of_images_in_flight_decides_which_bound_holds() -> None:
-    scheduler = Scheduler(Policy((0.4, 0.6), max_batch=3, max_step=1.2, quiet_step=0.6))
+    scheduler = Scheduler(Policy((0.4, 0.6), max_batch=3, max_step=1.2))
     keys = [Key(name, 0) for name in "abc"]
     for key in keys:
         scheduler.add(key)
@@ -192,7 +191,6 @@ def test_an_image_is_scheduled_once() -> None:
         ({"scale_costs": (0.5, 0.0)}, "scale_costs"),
         ({"max_batch": 0}, "max_batch"),
         ({"max_step": 0.0}, "max_step"),
-        ({"quiet_step": 0.0}, "quiet_step"),
     ],
 )
 def test_an_invalid_policy_is_refused(changes: dict[str, object], message: str) -> None:
