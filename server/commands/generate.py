@@ -30,6 +30,7 @@ from server.messages import Job, Pixels
 from server.sampling import SamplingOverrides
 from server.settings import FileSettings, ModelSettings
 from star_model.errors import StarError
+from star_model.guidance import has_guidance
 from star_model.sampling import SEEDS, Seed
 
 if TYPE_CHECKING:
@@ -172,9 +173,12 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
         defaults = model.sampling_defaults
         sampling = defaults.changed(self.model_dump(include=set(SamplingOverrides.model_fields)))
         negative = self.negative_prompt if line.negative_prompt is None else line.negative_prompt
-        if negative and not sampling.guidance_scale:
+        if negative and not has_guidance(
+            sampling, model.config.guidance, len(model.config.patch_nums)
+        ):
             raise UsageError(
-                "--negative-prompt needs guidance, and guidance_scale is 0; set --guidance-scale, to 2 for example."
+                "--negative-prompt needs guidance, and guidance_scale "
+                f"{sampling.guidance_scale:g} is none; set --guidance-scale, to 2 for example."
             )
         first = next(s for s in (line.seed, self.seed, seed) if s is not None)
         return Job(

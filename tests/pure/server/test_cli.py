@@ -70,13 +70,14 @@ def test_a_mistake_is_one_sentence(
         assert word in message
 
 
+@pytest.mark.parametrize(("kind", "off"), [("rising", "0"), ("constant", "0"), ("constant", "1")])
 def test_a_negative_prompt_without_guidance_is_refused(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str, off: str
 ) -> None:
-    model = str(write_tiny_model(tmp_path / "model"))
-    flags = ("--model", model, "--negative-prompt", "b", "--guidance-scale", "0")
+    model = str(write_tiny_model(tmp_path / "model", guidance=kind))
+    flags = ("--model", model, "--negative-prompt", "b", "--guidance-scale", off)
     message = refused(capsys, "generate", "a", "-o", str(tmp_path / "a.png"), *flags)
-    assert "--negative-prompt needs guidance" in message
+    assert f"--negative-prompt needs guidance, and guidance_scale {off} is none" in message
     assert "--guidance-scale, to 2" in message
 
 
