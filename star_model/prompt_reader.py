@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from textwrap import shorten
 
 from star_model.english import COUNTS, is_foreign
@@ -25,6 +26,7 @@ from star_model.vocabulary import Vocabulary, with_article, without_article
 _SUGGESTIONS = 3
 _LISTED = 8  # names in a sentence
 _LONGEST = 80  # characters of what is unknown
+_KEPT = 64  # readings
 _MOST_CHARACTERS = 2000  # of a prompt; reading takes time, and one thing needs no more words
 
 
@@ -63,15 +65,20 @@ class PromptReader:
         self._lexicon = Lexicon(vocabulary, is_word)
         names = {thing: (thing, *others) for thing, others in vocabulary.names.items()}
         self._nearest = NearestName(names, pooled)
+        # A request's prompt is read when it arrives, to refuse what cannot be drawn, and again to be encoded.
+        self._read = lru_cache(maxsize=_KEPT)(self._read_anew)
 
     def read(self, prompt: str) -> Reading:
         """Read the first 2,000 characters of ``prompt``; a prompt of spaces asks for nothing, and is read as it is."""
         if not prompt.strip():
             return Reading(prompt)
         if len(prompt) > _MOST_CHARACTERS:
-            reading = self.read(prompt.lstrip()[:_MOST_CHARACTERS])
+            reading = self._read(prompt.lstrip()[:_MOST_CHARACTERS])
             cut = f"Only the first {_MOST_CHARACTERS:,} characters of the prompt are read."
             return replace(reading, notes=(*reading.notes, cut))
+        return self._read(prompt)
+
+    def _read_anew(self, prompt: str) -> Reading:
         text, typed = self._lexicon.corrected(prompt)
         draft = _Draft(Parts(text, self._lexicon))
         for wrong, right in typed.items():

@@ -320,6 +320,11 @@ def test_the_shipped_model_knows_its_names(shipped: StarModel) -> None:
     assert shipped.read_prompt("a red apple on a blue background").notes == ()
 
 
+def test_a_prompt_is_read_once(reader: PromptReader) -> None:
+    prompt = "an owl that nobody has asked for"
+    assert reader.read(prompt) is reader.read(prompt)
+
+
 def test_of_a_long_prompt_the_beginning_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """The work for a prompt does not grow with its length, nor with the square of its number of words."""
     seen: list[int] = []
