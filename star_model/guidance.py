@@ -32,14 +32,14 @@ def strengths(sampling: Sampling, kind: GuidanceKind, num_scales: int) -> tuple[
 
     Its factors are rounded to float32 first, in which the images of a seed have always been computed.
     """
-    last = num_scales - 1
     result = []
     for scale, wanted in enumerate(sampling.guidance_scales(num_scales)):
         if scale < sampling.guidance_from or is_off(wanted, kind):
             result.append(0.0)
+        elif kind == "rising":
+            result.append(_float32(wanted) * _float32(scale / (num_scales - 1)))
         else:
-            rising = _float32(wanted) * _float32(scale / last)
-            result.append(rising if kind == "rising" else wanted - 1)
+            result.append(wanted - 1)
     return tuple(result)
 
 

@@ -21,9 +21,35 @@ def _check_groups(widths: tuple[int, ...], groups: int) -> None:
         )
 
 
+class _Levels:
+    """What configurations of convolutional networks share."""
+
+    base_channels: int
+    channel_multipliers: tuple[int, ...]
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Width of each level, from high to low resolution."""
+        return tuple(self.base_channels * m for m in self.channel_multipliers)
+
+
+class _OneIndex:
+    """What configurations share whose tokens are each the index of one codebook vector."""
+
+    @property
+    def symbols(self) -> int:
+        """Symbols of a token: one, the index of a codebook vector."""
+        return 1
+
+    @property
+    def token_patch(self) -> int:
+        """Positions of the latent along one side of a token of the last scale."""
+        return 1
+
+
 @raises_config_error("tokenizer")
 @dataclass(frozen=True, config=CHECKED)
-class TokenizerConfig:
+class TokenizerConfig(_Levels, _OneIndex):
     """A convolutional image tokenizer and its codebook; the defaults are the published ``vae_ch160v4096z32``.
 
     Args:
@@ -62,30 +88,15 @@ class TokenizerConfig:
         return self
 
     @property
-    def level_channels(self) -> tuple[int, ...]:
-        """Width of each level, from high to low resolution."""
-        return tuple(self.base_channels * m for m in self.channel_multipliers)
-
-    @property
     def downsampling(self) -> int:
         """Pixels along one side of a token of the last scale."""
         factor: int = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
         return factor
 
-    @property
-    def symbols(self) -> int:
-        """Symbols of a token: one, the index of a codebook vector."""
-        return 1
-
-    @property
-    def token_patch(self) -> int:
-        """Positions of the latent along one side of a token of the last scale."""
-        return 1
-
 
 @raises_config_error("tokenizer")
 @dataclass(frozen=True, config=CHECKED)
-class PatchTokenizerConfig:
+class PatchTokenizerConfig(_OneIndex):
     """An image tokenizer whose networks work on patches, one a token of the last scale, and its codebook.
 
     The encoder sees a patch and its neighbours alone; the decoder's tokens attend to each other, and end in
@@ -140,20 +151,10 @@ class PatchTokenizerConfig:
         """Pixels along one side of a token of the last scale."""
         return self.patch_size
 
-    @property
-    def symbols(self) -> int:
-        """Symbols of a token: one, the index of a codebook vector."""
-        return 1
-
-    @property
-    def token_patch(self) -> int:
-        """Positions of the latent along one side of a token of the last scale."""
-        return 1
-
 
 @raises_config_error("tokenizer")
 @dataclass(frozen=True, config=CHECKED)
-class BitTokenizerConfig:
+class BitTokenizerConfig(_Levels):
     """A convolutional image tokenizer whose latent channels are rounded to bits; the defaults are Infinity's ``d32``.
 
     A token is the bits of ``token_patch`` x ``token_patch`` positions of the latent. There is no codebook: a bit stands
@@ -183,11 +184,6 @@ class BitTokenizerConfig:
     def _check(self) -> Self:
         _check_groups(self.level_channels, self.num_groups)
         return self
-
-    @property
-    def level_channels(self) -> tuple[int, ...]:
-        """Width of each level, from high to low resolution."""
-        return tuple(self.base_channels * m for m in self.channel_multipliers)
 
     @property
     def downsampling(self) -> int:

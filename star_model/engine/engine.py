@@ -101,7 +101,7 @@ class Engine:
             # Some text, since attention to nothing at all is not a number.
             with torch.inference_mode():
                 self._condition(self._padding_slot, [self._empty, self._empty])
-        self._sampler = TokenSampler(model.vqvae.quantizer, together=mode == "fast")
+        self._sampler = TokenSampler(model.vqvae.quantizer, model.device, together=mode == "fast")
         self._eager = EagerForward(model.transformer, self.cache)
         self._forward: Forward = self._eager
         if capture is not None and self._padding_slot is not None:
@@ -182,9 +182,7 @@ class Engine:
         try:
             negative = negative or self._unconditional(conditioning)
             start = self._condition(slot, [conditioning, negative])
-            sequence = self._new_sequence(slot, sampling, seed, shape, start, edit)
-            sequence.negative = negative
-            return sequence
+            return self._new_sequence(slot, sampling, seed, shape, start, negative, edit)
         except BaseException:  # the caller never sees the slot, so nobody else could free it
             self.cache.free(slot)
             raise
@@ -196,6 +194,7 @@ class Engine:
         seed: int,
         shape: int,
         start: Tensor,
+        negative: Conditioning,
         edit: Edit | None,
     ) -> ImageSequence:
         config, device = self.model.config, self.model.device
@@ -213,6 +212,7 @@ class Engine:
             guided_scales=config.guided_scales_of(sampling),
             start=start,
             f_hat=torch.zeros(latent, device=device),
+            negative=negative,
             edit=edit,
         )
 

@@ -44,6 +44,7 @@ class ImageSequence:
         guided_scales: tuple[bool, ...],
         start: Tensor,
         f_hat: Tensor,
+        negative: Conditioning,
         edit: Edit | None = None,
     ) -> None:
         self.slot: int | None = slot
@@ -59,7 +60,7 @@ class ImageSequence:
         self.tokens: list[Tensor] = []
         self.f_hat = f_hat
         self.edit = edit
-        self.negative: Conditioning | None = None
+        self.negative = negative
         self.next_tokens: Tensor | None = start
 
     @property

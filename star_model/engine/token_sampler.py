@@ -18,11 +18,13 @@ class TokenSampler:
 
     Args:
         quantizer: of the model.
+        device: on which tokens are drawn.
         together: sample all sequences with the same parameters in one batch, instead of each by itself.
     """
 
-    def __init__(self, quantizer: Quantizer, *, together: bool) -> None:
+    def __init__(self, quantizer: Quantizer, device: torch.device, *, together: bool) -> None:
         self._quantizer = quantizer
+        self._values = quantizer.values.to(device)
         self._symbols = quantizer.symbols
         self._together = together
 
@@ -74,20 +76,19 @@ class TokenSampler:
         first, count = self._place(images[0])
         tokens = left.draw(torch.stack([s.uniform[first : first + count] for s in images]))
         if images[0].smooth:
-            return tokens, left.mean(self._quantizer.values.to(logits.device))
+            return tokens, left.mean(self._values)
         return tokens, self._quantizer.vectors(tokens)
 
     def _mix(self, logits: Tensor, images: Sequence[ImageSequence]) -> tuple[Tensor, Tensor]:
         """The likeliest values of a random mixture for each symbol, and the mixtures' vectors."""
-        values = self._quantizer.values.to(logits.device)
         logits = _tempered(logits, images[0].temperature)
         first, count = self._place(images[0])
         noise = torch.stack(
-            [gumbel_noise(s.seed, first, count, len(values), logits.device) for s in images]
+            [gumbel_noise(s.seed, first, count, len(self._values), logits.device) for s in images]
         )
         schedule = self._quantizer.schedules[images[0].shape]
         weights = mix(logits, noise, schedule.progress(images[0].scale))
-        return weights.argmax(-1), weights @ values
+        return weights.argmax(-1), weights @ self._values
 
     def _place(self, image: ImageSequence) -> tuple[int, int]:
         """The number of the first symbol of the image's scale among all of the image, and how many it has."""

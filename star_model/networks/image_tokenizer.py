@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +11,7 @@ from star_model.config import ImageTokenizerConfig
 from star_model.networks.quantizer import Quantizer
 
 
-class ImageTokenizer(nn.Module, ABC):
+class ImageTokenizer(nn.Module):
     """An encoder, the multi-scale quantizer, and a decoder; kinds differ in the two networks.
 
     Shapes below: ``B`` images of ``H`` x ``W`` pixels in [-1, 1], latents (B, z, h, w) with
@@ -33,18 +32,20 @@ class ImageTokenizer(nn.Module, ABC):
         self.config = config
         self.quantizer = quantizer
 
-    @abstractmethod
     def features(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> continuous latents (B, z, h, w), not yet quantized."""
+        out: Tensor = self.encoder(image)
+        return out
 
-    @abstractmethod
     def paint(self, latent: Tensor) -> Tensor:
         """Latents (B, z, h, w) in the decoder's type -> images (B, 3, H, W), nominally in [-1, 1], not clamped."""
+        image: Tensor = self.decoder(latent)
+        return image
 
     @property
-    @abstractmethod
     def decoding_modules(self) -> tuple[nn.Module, ...]:
         """The modules that :meth:`paint` runs; all others are in float32, and train without the decoder."""
+        return (self.decoder,)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> list[Tensor]:

@@ -149,15 +149,3 @@ class PatchTokenizer(ImageTokenizer):
         super().__init__(config, MultiScaleQuantizer(config, schedule))
         self.encoder = PatchEncoder(config)
         self.decoder = PatchDecoder(config, schedule.last_size[0])
-
-    def features(self, image: Tensor) -> Tensor:
-        out: Tensor = self.encoder(image)
-        return out
-
-    def paint(self, latent: Tensor) -> Tensor:
-        image: Tensor = self.decoder(latent)
-        return image
-
-    @property
-    def decoding_modules(self) -> tuple[nn.Module, ...]:
-        return (self.decoder,)

@@ -60,9 +60,8 @@ class StarTransformer(nn.Module):
             self.position_embedding = nn.Parameter(torch.zeros(self.schedule.num_tokens, t.width))
         else:
             self.register_buffer("rope", rope_table(config), persistent=False)
-            self._ropes: dict[
-                int, Tensor
-            ] = {}  # of other shapes, made when they are first asked for
+            # Those of other shapes are made when they are first asked for.
+            self._ropes: dict[int, Tensor] = {}
             if t.place_features:
                 self.place_projection = nn.Linear(t.head_dim, t.width, bias=False)
         if t.adaptive_norm == "shared":

@@ -234,15 +234,3 @@ class BitAutoencoder(ImageTokenizer):
         super().__init__(config, BitQuantizer(config, *schedules))
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-
-    def features(self, image: Tensor) -> Tensor:
-        out: Tensor = self.encoder(image)
-        return out
-
-    def paint(self, latent: Tensor) -> Tensor:
-        image: Tensor = self.decoder(latent)
-        return image
-
-    @property
-    def decoding_modules(self) -> tuple[nn.Module, ...]:
-        return (self.decoder,)
