@@ -187,8 +187,8 @@ ATTACKS: dict[str, Attack] = {
 
 
 @contextlib.contextmanager
-def attacked(names: Sequence[str], port: int) -> Iterator[None]:
-    """Attack a server in these ways at once while this is entered, from a process of the lowest priority.
+def attacked(names: Sequence[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Attack a server in these ways at once while this is entered, from a process of the lowest priority, its value.
 
     Raises:
         RuntimeError: the attackers have ended before.
@@ -196,7 +196,7 @@ def attacked(names: Sequence[str], port: int) -> Iterator[None]:
     command = [sys.executable, "-m", "benchmarks.attacks", str(port), *names]
     process = subprocess.Popen(command, cwd=Path(__file__).parent.parent)
     try:
-        yield
+        yield process
         if process.poll() is not None:
             raise RuntimeError(f"the attackers ended with {process.returncode}")
     finally:

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from benchmarks.attacks import ATTACKS, attacked
-from benchmarks.bench_server import percentile, server
+from benchmarks.bench_server import server
+from benchmarks.peers.clients import percentile
 from benchmarks.workload import print_json
 
 GOAL = 3.0

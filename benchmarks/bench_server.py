@@ -18,21 +18,19 @@ import itertools
 import os
 import random
 import re
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 import httpx
 
+from benchmarks.peers.clients import percentile
+from benchmarks.server_process import serving
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.workload import PROMPTS, conditions, heading, open_model, paint, prepare, print_json
 from star_model import Engine, StarModel
 
-READY_SECONDS = 600.0
 PROBE_EVERY = 0.02
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "json": "application/json"}
 
@@ -43,54 +41,16 @@ def server(arguments: argparse.Namespace) -> Iterator[str]:
     if arguments.url:
         yield arguments.url.rstrip("/")
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = {
-        "--port": port,
-        "--model": arguments.model,
-        "--device": arguments.device,
-        "--log-level": "error",
-    }
+    options = {"model": arguments.model, "device": arguments.device}
     if arguments.threads:
-        options["--threads"] = arguments.threads
-    flags = [str(part) for option in options.items() for part in option]
-    process = subprocess.Popen([sys.executable, "-m", "server", "serve", *flags])
-    try:
-        yield wait_until_ready(f"http://127.0.0.1:{port}", process)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> str:
-    """Returns ``url`` once it is ready.
-
-    Raises:
-        SystemExit: the server has ended, or takes too long.
-    """
-    deadline = time.monotonic() + READY_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz", timeout=30).status_code == 200:
-                return url
-        time.sleep(0.1)
-    sys.exit(
-        f"The server is not ready after {READY_SECONDS:.0f} s."
-        if process.poll() is None
-        else "The server ended."
-    )
+        options["threads"] = arguments.threads
+    with serving(**options) as (port, _):
+        yield f"http://127.0.0.1:{port}"
 
 
 def prompts() -> Iterator[str]:
     """Prompts that have not been seen: encoded texts are cached."""
     return (f"{PROMPTS[i % len(PROMPTS)]} {i}" for i in itertools.count())
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that so many percent do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
 
 
 # ---- What the server adds ----------------------------------------------------------------------------------

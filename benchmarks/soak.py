@@ -16,9 +16,7 @@ import io
 import itertools
 import os
 import random
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -31,6 +29,7 @@ import httpx
 from PIL import Image
 
 from benchmarks.attacks import ATTACKS, attacked
+from benchmarks.server_process import numbers_of, serving
 
 CLIENTS = 6
 ATTACKS_AT_ONCE = 2
@@ -41,7 +40,7 @@ MEMORY_SHARE, MEMORY_MB = 0.05, 10.0
 COUNTED = 2.0
 """Growth that is taken for noise, over all periods that count: of memory in MB, of descriptors and threads."""
 
-_READY_S, _QUIET_S = 600.0, 120.0
+_QUIET_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,13 @@ class Sample:
 # ---- processes ---------------------------------------------------------------------------------------------
 def sample(pid: int) -> Sample:
     """Sample a process of this machine, which must be Linux."""
-    of_memory = _fields(Path(f"/proc/{pid}/smaps_rollup"))
+    of_memory = numbers_of(Path(f"/proc/{pid}/smaps_rollup"))
     return Sample(
         rss_mb=of_memory["Rss"] / 1024,
         pss_mb=of_memory["Pss"] / 1024,
         descriptors=len(os.listdir(f"/proc/{pid}/fd")),
-        threads=_fields(Path(f"/proc/{pid}/status"))["Threads"],
+        threads=numbers_of(Path(f"/proc/{pid}/status"))["Threads"],
     )
-
-
-def _fields(file: Path) -> dict[str, int]:
-    """The lines of a file of ``/proc`` that are a name and a number."""
-    pairs = (line.split() for line in file.read_text().splitlines())
-    return {
-        pair[0].rstrip(":"): int(pair[1]) for pair in pairs if len(pair) > 1 and pair[1].isdecimal()
-    }
 
 
 def children_of(pid: int) -> list[int]:
@@ -92,35 +83,6 @@ def children_of(pid: int) -> list[int]:
                     # The ticks at which it was started: ids begin anew, so they tell no age.
                     found[child] = int((folder / "stat").read_text().rpartition(")")[2].split()[19])
     return sorted(found, key=found.__getitem__)
-
-
-@contextlib.contextmanager
-def served(model: str, threads: int) -> Iterator[tuple[int, int]]:
-    """Start a server with one worker; yields its port and its process id once it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    options = {"--port": port, "--model": model, "--threads": threads, "--workers": 1}
-    flags = [str(part) for option in options.items() for part in option]
-    command = [sys.executable, "-m", "server", "serve", *flags, "--log-level", "error"]
-    process = subprocess.Popen(command)
-    try:
-        deadline = time.monotonic() + _READY_S
-        while not _is_ready(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit("The server is not ready.")
-            time.sleep(0.2)
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 # ---- honest traffic ----------------------------------------------------------------------------------------
@@ -285,7 +247,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.periods < 6:
         parser.error("--periods must be at least 6: two for the warm-up, and enough for a slope")
-    with served(arguments.model, arguments.threads) as (port, pid):
+    model, threads = arguments.model, arguments.threads
+    with serving(model=model, threads=threads, workers=1) as (port, pid):
         print(
             f"{arguments.model}, {os.cpu_count()} cores, load of the machine {os.getloadavg()[0]:.1f}"
         )

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.server_process import numbers_of
+
 ROOT = Path(__file__).parent.parent.parent
 PEERS = ROOT / "build" / "peers" / "bin"
 """Programs of the environment that ``make peers`` installs."""
@@ -116,9 +118,7 @@ class Running:
         total = 0
         for pid in self.processes():
             with contextlib.suppress(OSError):
-                for line in Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines():
-                    if line.startswith("Pss:"):
-                        total += 1024 * int(line.split()[1])
+                total += 1024 * numbers_of(Path(f"/proc/{pid}/smaps_rollup")).get("Pss", 0)
         return total
 
 

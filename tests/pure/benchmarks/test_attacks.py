@@ -34,8 +34,8 @@ def test_every_attack_has_a_name_and_says_what_it_is() -> None:
 
 def test_attackers_that_end_are_noticed() -> None:
     with pytest.raises(RuntimeError, match="the attackers ended with 1"):  # noqa: SIM117
-        with attacks.attacked(["no such attack"], 1):
-            threading.Event().wait(20)
+        with attacks.attacked(["no such attack"], 1) as process:
+            process.wait(60)
 
 
 def test_a_ratio_is_of_medians_and_infinite_when_nothing_came() -> None:
