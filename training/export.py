@@ -88,9 +88,8 @@ def about(data: Path, vocabulary: str) -> About:
     """Return the words about a model that was trained on ``data``: what it draws, and prompts to try."""
     if has_own_pictures(data):
         pictures = FolderPictures(data)
-        captions = dict.fromkeys(pictures.plain_caption(i) for i in range(pictures.count))
         count = f"{pictures.count:,} pictures"
-        return About(f"Trained on {count} with captions.", tuple(captions)[:EXAMPLES])
+        return About(f"Trained on {count} with captions.", pictures.prompts(EXAMPLES))
     concepts = load_concepts(data, vocabulary)
     labels = sorted(concept.label for concept in concepts)
     things = f"{len(labels)} things, from {labels[0]} to {labels[-1]}" if labels else "nothing"

@@ -22,6 +22,7 @@ from star_model import Engine, load_model
 from star_model.gallery import GALLERY, INDEX, digest_of_transformer
 from star_model.model import StarModel
 from star_model.vocabulary import Vocabulary, with_article
+from training.machine import command
 from training.painting import paint
 
 COUNT, SIDE, QUALITY = 18, 256, 72
@@ -85,6 +86,7 @@ def shrunk(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
+@command
 def main() -> None:
     """Parse the command line and paint."""
     parser = argparse.ArgumentParser(description="Paint what the playground opens on.")

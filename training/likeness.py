@@ -3,7 +3,7 @@
 :attr:`star_model.vocabulary.Vocabulary.least_likeness` divides what is asked for in other words from what the model
 cannot draw. Two sets of phrases show where: the names that were held out of training (`training.concepts`), each of
 which means one of the vocabulary's things, and the names of things that the vocabulary lacks: with ``starter``, all
-other drawings; with any, the people, gestures and flags of ``emojibase``, none of which is ever drawn. For each
+other drawings; with any, the names in ``training/vocabulary/never.txt``, none of which is ever drawn. For each
 threshold the table has, of the first set, the shares that are read as the right and as another thing; of the second,
 the share that is declined.
 """
@@ -23,6 +23,7 @@ from star_model.nearest_name import Likeness, NearestName
 from star_model.networks.text_encoder import load_text_encoder
 from star_model.vocabulary import Vocabulary, read_vocabulary, with_article, without_article
 from training.concepts import held_out_keywords, load_concepts
+from training.machine import command
 
 THRESHOLDS = tuple(round(0.4 + 0.05 * step, 2) for step in range(11))
 """Of which the table has a row each."""
@@ -91,6 +92,7 @@ def phrases(data: Path, vocabulary: str, known: Vocabulary) -> tuple[dict[str, s
     return {name: thing for name, thing in meant.items() if key_of(name) not in names}, foreign
 
 
+@command
 def main() -> None:
     """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(

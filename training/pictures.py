@@ -120,6 +120,11 @@ class FolderPictures:
     def plain_caption(self, index: int) -> str:
         return self.captions(index, 1)[0]
 
+    def prompts(self, most: int) -> tuple[str, ...]:
+        """Return the plain captions of the first pictures, each once, ``most`` at most."""
+        captions = dict.fromkeys(self.plain_caption(i) for i in range(self.count))
+        return tuple(captions)[:most]
+
     def _number(self, index: int) -> int:
         """Return the number of the picture whose turn it is."""
         turn, place = divmod(index, self.count)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TypeVar
 
 from star_model.config import (
@@ -78,7 +77,7 @@ def add_size_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_flags(parser: argparse.ArgumentParser, recipe: type[Recipe]) -> None:
     """Give ``parser`` a flag for each field of ``recipe``."""
-    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
+    for field in fields(recipe):  # type: ignore[arg-type]
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=type(field.default),
@@ -89,4 +88,4 @@ def add_flags(parser: argparse.ArgumentParser, recipe: type[Recipe]) -> None:
 
 def from_flags(arguments: argparse.Namespace, recipe: type[Recipe]) -> Recipe:
     """The ``recipe`` that the flags of :func:`add_flags` say."""
-    return recipe(**{f.name: getattr(arguments, f.name) for f in dataclasses.fields(recipe)})  # type: ignore[arg-type]
+    return recipe(**{f.name: getattr(arguments, f.name) for f in fields(recipe)})  # type: ignore[arg-type]

@@ -134,9 +134,7 @@ def prompts_of(data: Path) -> Sequence[str]:
     """What the sample sheet shows: :data:`PROMPTS`, or captions of pictures of one's own."""
     if not has_own_pictures(data):
         return PROMPTS
-    pictures = FolderPictures(data)
-    captions = dict.fromkeys(pictures.plain_caption(i) for i in range(pictures.count))
-    return list(captions)[: len(PROMPTS)]
+    return FolderPictures(data).prompts(len(PROMPTS))
 
 
 def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: ModelConfig) -> None:
