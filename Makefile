@@ -45,7 +45,7 @@ serve: $(SERVER) ## Serve the embedded default model on port 8000; installs no m
 test: $(INSTALLED) $(MOTO)/.installed ## Run every test that needs no special hardware
 	$(PY) -m pytest -q $(PARALLEL) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
-test-fast: $(INSTALLED) ## Run the tests that start no process or browser and train nothing: a minute
+test-fast: $(INSTALLED) ## Run the tests that start no process or browser and train nothing: two minutes
 	$(PY) -m pytest -q $(PARALLEL) --dist worksteal --hypothesis-profile brief -m fast $(FAST) $(ARGS)
 
 clients: $(INSTALLED) $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed ## Install the clients of other projects and test with them

@@ -62,13 +62,8 @@ _EXPOSED_HEADERS = (
 
 _PARTS = (
     *(playground, generate, openai_images, openai_edits, image_content),
-    *(
-        hugging_face,
-        vocabulary,
-        models,
-        health,
-        docs,
-    ),  # a model's name may be a path: vocabulary first
+    # A model's name may be a path, so the route below it comes first.
+    *(hugging_face, vocabulary, models, health, docs),
 )
 
 

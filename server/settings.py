@@ -35,8 +35,10 @@ from server.validation import unknown
 ENV_PREFIX = "STAR_"
 
 MetadataLevel = Literal["full", "provenance", "none"]
-OnUnknown = Literal["suggest", "nearest"]
 """How much an image file says about itself."""
+
+OnUnknown = Literal["suggest", "nearest"]
+"""What a prompt gets that names nothing the model knows: an error that suggests prompts, or the nearest thing."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
