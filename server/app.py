@@ -38,6 +38,7 @@ from server.images.decode_pool import DecodePool
 from server.images.encode import ImageEncoder
 from server.images.stores.opening import open_store
 from server.metrics import Metrics
+from server.safety.gate import open_gate
 from server.settings import Settings
 
 _DESCRIPTION = """\
@@ -90,6 +91,7 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
     observe = client.metrics.image_encode.observe
     encoder = ImageEncoder(settings.encode_threads, observe, open_signer(settings))
     decoder = _open_decoder(settings, client.metrics)
+    safety = open_gate(settings, client.metrics)
     store = open_store(
         settings, lambda operation: client.metrics.image_store_errors.labels(operation).inc()
     )
@@ -98,11 +100,15 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         client.start()
         store.start()
+        if safety is not None:
+            safety.start()
         try:
             yield
         finally:
             await client.close()
             decoder.close()
+            if safety is not None:
+                safety.close()
             encoder.close()
             await store.close()
 
@@ -117,7 +123,7 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
         redirect_slashes=False,  # the target is wrong behind a proxy; the error names the right path
     )
     limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
-    app.state.context = Context(settings, client, encoder, decoder, store, limits)
+    app.state.context = Context(settings, client, encoder, decoder, store, limits, safety)
     for part in _PARTS:
         app.include_router(part.router)
     client.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))

@@ -7,6 +7,7 @@ Clients get one tree and one envelope:
     │   ├── UnusableImage              invalid_request_error
     │   ├── MalformedRequest           malformed_request
     │   ├── UnknownThing               unknown_thing
+    │   ├── ModerationBlocked          moderation_blocked
     │   └── UnknownModel               model_not_found
     ├── InvalidApiKey             401  invalid_api_key
     ├── Forbidden                 403
@@ -35,11 +36,12 @@ Clients get one tree and one envelope:
     │   ├── EngineDead                 engine_dead
     │   ├── OutOfMemory                out_of_memory
     │   ├── ImageStoreFailed           image_store_failed
-    │   └── SigningFailed              signing_failed
+    │   ├── SigningFailed              signing_failed
+    │   └── SafetyCheckFailed          safety_check_failed
     └── DeadlineExceeded          504  deadline_exceeded
 
 The envelope is ``{"error": {"message", "type", "param", "code"}}`` for all of them; ``unknown_thing`` adds
-``suggestions``.
+``suggestions``, ``moderation_blocked`` adds ``moderation_details``.
 
 Users of the command line get one sentence on stderr:
 
@@ -59,6 +61,13 @@ Outcome = Literal["ok", "invalid", "rejected", "cancelled", "deadline", "oom", "
 """Outcome of a request in ``star_requests_total``."""
 
 
+class ModerationDetails(TypedDict):
+    """What the safety hook refused, and why."""
+
+    moderation_stage: Literal["input", "output"]
+    categories: list[str]
+
+
 class ErrorBody(TypedDict):
     """The value of ``error`` in an answer."""
 
@@ -67,6 +76,7 @@ class ErrorBody(TypedDict):
     param: str | None
     code: str
     suggestions: NotRequired[list[str]]
+    moderation_details: NotRequired[ModerationDetails]
 
 
 class Envelope(TypedDict):
@@ -147,6 +157,29 @@ class UnknownThing(InvalidRequest):
     def envelope(self) -> Envelope:
         envelope = super().envelope()
         envelope["error"]["suggestions"] = self.suggestions
+        return envelope
+
+
+class ModerationBlocked(InvalidRequest):
+    """The safety hook refuses the request, or an image that was painted for it. Type and code are OpenAI's.
+
+    Args:
+        stage: what was refused.
+        categories: as the hook names them.
+    """
+
+    type = "image_generation_user_error"
+    code = "moderation_blocked"
+
+    def __init__(self, stage: Literal["input", "output"], categories: Sequence[str] = ()) -> None:
+        refused = "this request" if stage == "input" else "an image that was generated for it"
+        found = f" safety_violations=[{', '.join(categories)}]." if categories else ""
+        super().__init__(f"The safety check refused {refused}; change the prompt.{found}")
+        self.details = ModerationDetails(moderation_stage=stage, categories=list(categories))
+
+    def envelope(self) -> Envelope:
+        envelope = super().envelope()
+        envelope["error"]["moderation_details"] = self.details
         return envelope
 
 
@@ -379,6 +412,13 @@ class SigningFailed(Unavailable):
     """An image could not be signed, and the server sends none without its signature."""
 
     code = "signing_failed"
+    outcome = "error"
+
+
+class SafetyCheckFailed(Unavailable):
+    """The safety hook failed or took too long, and the server sends nothing that was not checked."""
+
+    code = "safety_check_failed"
     outcome = "error"
 
 

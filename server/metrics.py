@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Final, Literal, get_args
 
 from prometheus_client import (
@@ -53,6 +54,7 @@ Refusal = Literal[
 """Reason of ``star_connections_refused_total``."""
 _STAGES = ("queued", "running")
 _STORE_OPERATIONS = ("put", "get", "sweep")
+_VERDICTS = ("passed", "refused", "timeout", "error")
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
@@ -143,6 +145,11 @@ class Metrics:
         self.uploads_refused = self._counter(
             "uploads_refused", "Uploaded images that were refused.", "reason"
         )
+        self.safety_checks = self._counter(
+            "safety_checks", "Checks by the safety hook.", "stage", "verdict"
+        )
+        for stage, verdict in product(("input", "output"), _VERDICTS):
+            self.safety_checks.labels(stage, verdict)
         for cause in get_args(UploadReason):
             self.uploads_refused.labels(cause)
         for operation in _STORE_OPERATIONS:
@@ -187,6 +194,12 @@ class Metrics:
             "image_decode_duration_seconds",
             "Seconds to inspect and decode the uploaded files of one edit.",
             _SHORT,
+        )
+        self.safety_check_duration = self._histogram(
+            "safety_check_duration_seconds",
+            "Seconds of one check by the safety hook, waiting included.",
+            _SHORT,
+            "stage",
         )
         self.batch_size = self._histogram(
             "batch_size", "Images in one step of the engine.", _COUNTS

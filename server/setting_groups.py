@@ -47,6 +47,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "images behind URLs": (
         *("image_store", "s3_endpoint", "stored_images", "stored_bytes", "stored_s"),
     ),
+    "safety hook": (
+        *("safety_hook", "safety_stages", "safety_uploads", "safety_previews"),
+        *("safety_on_failure", "safety_timeout_s", "safety_concurrency", "safety_token"),
+    ),
     "image files": (*("metadata", "c2pa_certificate", "c2pa_key", "c2pa_timestamp_url"),),
     "supervision of workers": (
         *("load_timeout_s", "heartbeat_timeout_s", "stall_timeout_s", "restart_backoff_s"),

@@ -15,6 +15,9 @@ PATH_PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,8}")
 _HOST = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,252}|\[?[0-9A-Fa-f:.]{2,45}\]?")
 
 
+_CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
 def split_list(value: Any) -> Any:
     """Parse ``a,b`` or ``["a", "b"]``, as a flag or a variable writes a list."""
     if not isinstance(value, str):
@@ -92,4 +95,14 @@ def is_store(value: str) -> str:
         return value
     raise ValueError(
         f"must be memory, a directory such as file:///var/lib/star, or a bucket such as s3://images/star; got {value}."
+    )
+
+
+def is_hook(value: str) -> str:
+    """Check the setting ``safety_hook``: a callable as ``module:name``, or an http address."""
+    parts = urlsplit(value)
+    if _CALLABLE.fullmatch(value) or (parts.scheme in ("http", "https") and parts.hostname):
+        return value
+    raise ValueError(
+        f"must be a function such as my_checks:check, or an address such as http://localhost:9000/check; got {value}."
     )

@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from server.safety_settings import SafetySettings
 from server.setting_values import (
     are_hosts,
     are_model_names,
@@ -172,7 +173,7 @@ class WorkerSettings(ModelSettings):
         return min(self.max_batch or self.slots, self.slots)
 
 
-class Settings(FileSettings, WorkerSettings):
+class Settings(SafetySettings, FileSettings, WorkerSettings):
     """Everything that can be set about the server."""
 
     config: Path | None = Field(

@@ -30,7 +30,7 @@ from tests.source_tree import (
 ROOT = Path(__file__).parent.parent
 
 MODEL = {"star_model", "star_model.networks", "star_model.model", "star_model.cost"}
-SERVED = {"server", "server.http", "server.images", "server.dispatch"}
+SERVED = {"server", "server.http", "server.images", "server.dispatch", "server.safety"}
 STAR_MODEL = MODEL | {"star_model.families", "star_model.checkpoints", "star_model.engine"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "star_model.checkpoints": MODEL | {"star_model.families"},
     "server": STAR_MODEL,
     "server.images": {"server"} | STAR_MODEL,
+    "server.safety": {"server", "server.images"} | STAR_MODEL,
     "server.http": {"server"} | STAR_MODEL,
     "server.dispatch": {"server"} | STAR_MODEL,
     "server.worker": {"server"} | STAR_MODEL,

@@ -49,7 +49,7 @@ _ADVISORY = {
         frozenset({"auto", "opaque"}), "had no effect: images are always opaque"
     ),
     "moderation": _Advisory(
-        frozenset({"auto", "low"}), "had no effect: this server filters nothing"
+        frozenset({"auto", "low"}), "had no effect: what is filtered is the operator's choice"
     ),
     "input_fidelity": _Advisory(
         frozenset({"high"}), "had no effect: all that is not painted is kept exactly as it is"

@@ -12,6 +12,7 @@ from server.http.rate_limit import RateLimits
 from server.images.decode_pool import DecodePool
 from server.images.encode import ImageEncoder
 from server.images.stores.store import ImageStore
+from server.safety.gate import SafetyGate
 from server.settings import Settings
 
 
@@ -25,6 +26,7 @@ class Context:
     decoder: DecodePool
     store: ImageStore
     limits: RateLimits
+    safety: SafetyGate | None = None
 
 
 async def _context(request: Request) -> Context:  # a plain function would be run in a thread

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from server.api.context import Context
 from server.api.deadline import before_deadline
 from server.api.disconnect import unless_disconnected
-from server.api.image_file import encode_file
+from server.api.image_file import deliver_file
 from server.api.jobs import make_job, shape_of, timeout_of
 from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
@@ -21,6 +21,7 @@ from server.api.warnings_header import warnings_header
 from server.dispatch.ticket import Ticket
 from server.errors import (
     InvalidRequest,
+    ModerationBlocked,
     RateLimitExceeded,
     ServerError,
     UnusableImage,
@@ -32,6 +33,8 @@ from server.images.decode_process import EditSource
 from server.images.encode import MEDIA_TYPES
 from server.images.uploads import EditFiles
 from server.messages import ImageEdit, Job, ModelInfo, Painted
+from server.safety.check import Check
+from server.safety.gate import SafetyGate
 
 R = TypeVar("R", bound=Response)
 
@@ -98,10 +101,12 @@ class Delivery:
 
     async def _encoded(self) -> list[bytes]:
         body, ticket = self._body, self.ticket
+        request_id = record_of(self._request).request_id
         files: dict[int, bytes] = {}
         async for event in ticket.events():
             if isinstance(event, Painted):
-                files[event.image] = await encode_file(self._context, body, ticket, event)
+                file = await deliver_file(self._context, body, ticket, event, request_id)
+                files[event.image] = file
         return [files[image] for image in sorted(files)]
 
 
@@ -126,6 +131,8 @@ async def admit(
     Raises:
         InvalidRequest: the model or this server cannot do what is asked, or a file is unusable.
         RateLimitExceeded: the caller has used up its minute.
+        ModerationBlocked: the safety hook refuses it.
+        SafetyCheckFailed: it could not be checked.
         QueueFull: there is no room for its images.
         Unavailable: nothing can be served right now.
     """
@@ -146,8 +153,27 @@ async def admit(
         decoding = _Decoding(context, source, caller, images)
         work = before_deadline(deadline - client.clock(), decoding.run(), "its image was decoded")
         job = _editing(job, await unless_disconnected(request, work), model)
+    if context.safety is not None and context.safety.sees_inputs:
+        _check_limits(context, caller, images)
+        safety = _check_input(context, context.safety, job, model, record.request_id, caller)
+        checking = before_deadline(deadline - client.clock(), safety, "it was checked")
+        await unless_disconnected(request, checking)
     ticket = _submit(context, job, deadline, caller)
     return Delivery(request, context, body, ticket, notes)
+
+
+async def _check_input(
+    context: Context, gate: SafetyGate, job: Job, model: ModelInfo, request_id: str, caller: str
+) -> None:
+    """Ask the safety hook about a request; one that it refuses counts against the limits of its caller."""
+    shown = job.edit.image if job.edit is not None and gate.sees_uploads else None
+    try:
+        await gate.require(
+            Check("input", request_id, model.name, job.prompt, job.negative_prompt, shown)
+        )
+    except ModerationBlocked:
+        context.limits.spend(caller, len(job.seeds))
+        raise
 
 
 def _canvas_sizes(body: GenerateRequest, model: ModelInfo) -> tuple[Size, ...]:

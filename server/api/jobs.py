@@ -122,6 +122,11 @@ def _check_delivery(request: GenerateRequest, model: ModelInfo, settings: Settin
         raise InvalidRequest(
             "partial_images must be 0: this server sends no previews.", param="partial_images"
         )
+    if request.partial_images and settings.previews_unseen:
+        raise InvalidRequest(
+            "partial_images must be 0: this server checks images before it sends them, finished ones alone.",
+            param="partial_images",
+        )
     if request.metadata == "none" and settings.metadata != "none":
         raise InvalidRequest(
             'metadata must be "full" or "provenance": this server marks all its images as generated.',

@@ -118,6 +118,11 @@ def _fitted(
     if body.partial_images and not settings.previews:
         changes["partial_images"] = None
         warnings.append("partial_images had no effect: this server sends no previews.")
+    elif body.partial_images and settings.previews_unseen:
+        changes["partial_images"] = None
+        warnings.append(
+            "partial_images had no effect: this server checks images before it sends them, finished ones alone."
+        )
     return body.model_copy(update=changes), warnings
 
 

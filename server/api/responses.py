@@ -20,6 +20,7 @@ from server.errors import (
     InvalidRequest,
     ModelLoading,
     ModelNotFound,
+    ModerationBlocked,
     NotAcceptable,
     NotFound,
     OriginNotAllowed,
@@ -101,7 +102,8 @@ TIMES = {
 """The ``headers`` of an answer with images."""
 
 _DESCRIPTIONS = {
-    400: "A field is missing, unknown, of the wrong type or out of range; `param` names it.",
+    400: "A field is missing, unknown, of the wrong type or out of range, and `param` names it; or the safety check "
+    "refuses it.",
     401: "The API key is missing or wrong.",
     403: "A page of another site has sent the request, or `Host` is not a name of this server.",
     404: "There is no such path, model or image.",
@@ -118,7 +120,10 @@ _DESCRIPTIONS = {
     504: "The request's deadline passed.",
 }
 _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
-    400: (InvalidRequest("n must be an integer from 1 to 10; got 11.", param="n"),),
+    400: (
+        InvalidRequest("n must be an integer from 1 to 10; got 11.", param="n"),
+        ModerationBlocked("input", ["violence"]),
+    ),
     401: (InvalidApiKey("This server needs an API key; send it as Authorization: Bearer <key>."),),
     403: (
         OriginNotAllowed(

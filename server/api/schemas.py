@@ -317,6 +317,15 @@ class CompletedEvent(ImageEvent):
     warnings: list[str]
 
 
+class ModerationDetail(BaseModel):
+    """What the safety check of the server refused."""
+
+    moderation_stage: Literal["input", "output"] = Field(
+        description="The request itself, or an image that was generated for it."
+    )
+    categories: list[str] = Field(description="What was found, in the words of the check.")
+
+
 class ErrorDetail(BaseModel):
     """An error and what to do about it."""
 
@@ -326,6 +335,9 @@ class ErrorDetail(BaseModel):
     code: str
     suggestions: list[str] = Field(
         default_factory=list, description="Prompts to try instead; only of `unknown_thing`."
+    )
+    moderation_details: ModerationDetail | None = Field(
+        None, description="What was refused and why; only of `moderation_blocked`."
     )
 
 

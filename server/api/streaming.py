@@ -16,7 +16,7 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from server.api.context import Context
-from server.api.image_file import encode_file
+from server.api.image_file import deliver_file
 from server.api.schemas import CompletedEvent, GenerateRequest, PartialImageEvent, Usage
 from server.api.warnings_header import warnings_header
 from server.dispatch.ticket import Ticket
@@ -87,10 +87,12 @@ class ImageStream(EventSourceResponse):
                     case Painted():
                         yield _format(await self._completed(event))
         except ServerError as error:
+            self._ticket.fail(error)
             self._record.fail(error)
             yield format_sse_event(data_str=json.dumps(error.envelope()))
         except Exception:
             failure = InternalError("The server failed in mid-stream; its log says why.")
+            self._ticket.fail(failure)
             self._record.fail(failure)
             yield format_sse_event(data_str=json.dumps(failure.envelope()))
             raise
@@ -113,7 +115,7 @@ class ImageStream(EventSourceResponse):
     async def _fields(self, event: Preview | Painted, name: str) -> dict[str, Any]:
         """Return the fields that both kinds of event have."""
         body, ticket = self._body, self._ticket
-        data = await encode_file(self._context, body, ticket, event)
+        data = await deliver_file(self._context, body, ticket, event, self._record.request_id)
         return {
             "type": f"{self._kind}.{name}",
             "b64_json": base64.b64encode(data).decode("ascii"),

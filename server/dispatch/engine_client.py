@@ -17,6 +17,7 @@ from server.dispatch.worker_pool import PoolCallbacks, WorkerPool
 from server.dispatch.worker_process import Launch
 from server.dispatch.worker_state import Phase
 from server.errors import (
+    ClientClosed,
     DeadlineExceeded,
     Draining,
     EngineDead,
@@ -201,12 +202,14 @@ class EngineClient:
         self.metrics.reject(error)
         raise error
 
-    def _leave(self, ticket: Ticket) -> None:
-        """Cancel a ticket that its holder lets go of before it is over: its client has disconnected."""
-        if not ticket.over:
+    def _leave(self, ticket: Ticket, error: ServerError | None) -> None:
+        """End a ticket that its holder lets go of before it is over; without another error, its client disconnected."""
+        if ticket.over:
+            return
+        if error is None or isinstance(error, ClientClosed):
             stage = "queued" if ticket.started_at is None else "running"
             self.metrics.cancellations.labels(stage).inc()
-            self._end(ticket, None)
+        self._end(ticket, error)
 
     def _expire(self, ticket: Ticket) -> None:
         if not ticket.over:

@@ -22,7 +22,7 @@ class Ticket:
         model: the loaded model.
         admitted_at: time of admission; seconds on the client's clock.
         preview_buffer: previews kept while nobody reads; the oldest are dropped, finished images never.
-        leave: called once, when the context is left.
+        leave: called when the context is left, with the error that ends the request, if it is not the worker's.
 
     Attributes:
         started_at: time at which the first image got a slot; None before.
@@ -40,7 +40,7 @@ class Ticket:
         model: ModelInfo,
         admitted_at: float,
         preview_buffer: int,
-        leave: Callable[[Ticket], None],
+        leave: Callable[[Ticket, ServerError | None], None],
     ) -> None:
         self.job = job
         self.model = model
@@ -109,6 +109,10 @@ class Ticket:
             if self.expiry is not None:
                 self.expiry.cancel()  # it would keep the images alive until the deadline
 
+    def fail(self, error: ServerError) -> None:
+        """End the request with an error of what is done with its images here; nothing if it is over."""
+        self._leave(self, error)
+
     async def events(self, silence: float | None = None) -> AsyncIterator[Preview | Painted | None]:
         """Yield previews and finished images as they come, until the last image.
 
@@ -140,4 +144,4 @@ class Ticket:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave(self)
+        self._leave(self, error if isinstance(error, ServerError) else None)

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ClientClosed, InvalidRequest, Outcome, ServerError
+from server.errors import ClientClosed, InvalidRequest, ModerationBlocked, Outcome, ServerError
 from server.http.route_path import route_path
 from server.metrics import Metrics
 from server.validation import shorten
@@ -67,7 +67,7 @@ class RequestRecord:
     def fail(self, error: ServerError) -> None:
         """Record that the answer is this error."""
         self.outcome, self.code, self.param = error.outcome, error.code, error.param
-        if error.status == InvalidRequest.status:
+        if error.status == InvalidRequest.status and not isinstance(error, ModerationBlocked):
             self.reason = shorten(_GIVEN.sub("got a string", error.message), _LONGEST_REASON)
 
 

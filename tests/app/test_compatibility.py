@@ -89,7 +89,7 @@ async def test_habits_that_change_nothing_need_no_warning(
         ({"quality": 3}, ("quality 3",)),
         ({"style": "vivid"}, ('style "vivid"', "in the prompt")),
         ({"background": "transparent"}, ('background "transparent"', "opaque")),
-        ({"moderation": "none"}, ('moderation "none"', "filters nothing")),
+        ({"moderation": "none"}, ('moderation "none"', "the operator's choice")),
         ({"output_compression": 50}, ("output_compression 50", "lossless")),
         ({"partial_images": 2}, ("partial_images 2", "only streams")),
         ({"frame_count": 4}, ("unknown field frame_count was ignored",)),

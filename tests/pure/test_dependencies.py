@@ -34,7 +34,7 @@ PARTS_OF = {
 }
 """Packages that may be imported because another one, which is declared, is made of them."""
 
-SERVED_EXTRAS = ("xformers", "ray", "s3", "c2pa")
+SERVED_EXTRAS = ("xformers", "ray", "s3", "safety", "c2pa")
 """What a server can be given beside its dependencies."""
 
 USED_UNNAMED = {"uvloop", "numpy", "python-multipart"}
@@ -68,7 +68,7 @@ def imports(part: str) -> set[str]:
     "requirement",
     [
         *DEPENDENCIES,
-        *(each for extra in ("train", "ray", "s3", "c2pa") for each in EXTRAS[extra]),
+        *(each for extra in ("train", "ray", "s3", "safety", "c2pa") for each in EXTRAS[extra]),
         *GROUPS["test"],
         *GROUPS["deploy"],
     ],
