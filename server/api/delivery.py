@@ -21,8 +21,8 @@ from server.api.warnings_header import warnings_header
 from server.dispatch.ticket import Ticket
 from server.errors import (
     InvalidRequest,
-    ModerationBlocked,
     RateLimitExceeded,
+    SafetyCheckFailed,
     ServerError,
     UnusableImage,
 )
@@ -154,7 +154,6 @@ async def admit(
         work = before_deadline(deadline - client.clock(), decoding.run(), "its image was decoded")
         job = _editing(job, await unless_disconnected(request, work), model)
     if context.safety is not None and context.safety.sees_inputs:
-        _check_limits(context, caller, images)
         safety = _check_input(context, context.safety, job, model, record.request_id, caller)
         checking = before_deadline(deadline - client.clock(), safety, "it was checked")
         await unless_disconnected(request, checking)
@@ -165,13 +164,19 @@ async def admit(
 async def _check_input(
     context: Context, gate: SafetyGate, job: Job, model: ModelInfo, request_id: str, caller: str
 ) -> None:
-    """Ask the safety hook about a request; one that it refuses counts against the limits of its caller."""
+    """Ask the safety hook about a request; unless the hook fails, a caller pays for one that does not become a job."""
+    _check_limits(context, caller, len(job.seeds))
+    context.client.require_room(
+        len(job.seeds)
+    )  # the hook is not asked about what is refused anyway
     shown = job.edit.image if job.edit is not None and gate.sees_uploads else None
     try:
         await gate.require(
             Check("input", request_id, model.name, job.prompt, job.negative_prompt, shown)
         )
-    except ModerationBlocked:
+    except SafetyCheckFailed:
+        raise
+    except BaseException:  # refused, the client left, or the deadline passed
         context.limits.spend(caller, len(job.seeds))
         raise
 

@@ -165,7 +165,7 @@ class EngineClient:
             Unavailable: see :meth:`check_ready`.
         """
         model = self.require_ready()  # the service may have changed since the request came
-        self._require_room(len(job.seeds))
+        self.require_room(len(job.seeds))
         now = self.clock()
         if self.idle:
             self._rate.busy(now)
@@ -188,7 +188,12 @@ class EngineClient:
         for ticket in list(self._tickets.values()):
             self._end(ticket, _draining())
 
-    def _require_room(self, images: int) -> None:
+    def require_room(self, images: int) -> None:
+        """Refuse a request for which the queue has no room.
+
+        Raises:
+            QueueFull: ``retry_after`` says when there may be; it is counted.
+        """
         limit = self.settings.queue_capacity + self.workers.slots
         excess = self.outstanding + images - limit
         if excess <= 0 or self.idle:  # an idle server takes a request of any legal size

@@ -63,27 +63,36 @@ class HookThread:
     # On the hook's own event loop.
 
     async def _call(self, check: Check) -> object:
-        if self._is_async:
-            async with self._free:
-                return await self._hook(check)  # type: ignore[misc] # it is an awaitable
-        answer = await self._call_in_thread(check)
-        return await answer if inspect.isawaitable(answer) else answer
+        """Call the hook; all that it may raise becomes an Exception, which ends neither the loop nor the request."""
+        try:
+            if self._is_async:
+                async with self._free:
+                    return await self._hook(check)  # type: ignore[misc] # it is an awaitable
+            answer = await self._call_in_thread(check)
+            return await answer if inspect.isawaitable(answer) else answer
+        except Exception:
+            raise
+        except BaseException as error:  # SystemExit, or a CancelledError
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise RuntimeError(f"the hook raised {type(error).__name__}") from error
 
     async def _call_in_thread(self, check: Check) -> object:
         await self._free.acquire()
-        ended: asyncio.Future[tuple[object, Exception | None]] = self._loop.create_future()
+        ended: asyncio.Future[tuple[object, BaseException | None]] = self._loop.create_future()
 
-        def end(answer: object, error: Exception | None) -> None:
+        def end(answer: object, error: BaseException | None) -> None:
             self._free.release()
             if not ended.done():  # else it was given up
                 ended.set_result((answer, error))
 
         def run() -> None:
             answer: Any = None
-            failure: Exception | None = None
+            failure: BaseException | None = None
             try:
                 answer = self._hook(check)
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: whoever waits is to hear of it
                 failure = error
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(end, answer, failure)

@@ -22,7 +22,7 @@ from server.safety.check import Check, Refusal
 from tests.app.test_streaming import events
 from tests.server.fakes import FakeEngine, paint
 from tests.server.pictures import file_of, photo
-from tests.server.service import Service, serve_fake
+from tests.server.service import Service, serve_fake, until
 
 pytestmark = pytest.mark.anyio
 
@@ -248,11 +248,26 @@ async def fails_later(check: Check) -> None:
     raise ConnectionError(check.prompt)
 
 
+def leaves(check: Check) -> None:
+    sys.exit(1)
+
+
+async def leaves_later(check: Check) -> None:
+    sys.exit(1)
+
+
+async def is_cancelled(check: Check) -> None:
+    raise asyncio.CancelledError
+
+
 @pytest.mark.parametrize(
     "broken",
     [
         fails,
         fails_later,
+        leaves,
+        leaves_later,
+        is_cancelled,
         lambda check: True,
         lambda check: False,
         lambda check: Refusal("violence"),  # type: ignore[arg-type]
@@ -265,8 +280,9 @@ async def test_a_hook_that_fails_closes_or_opens_the_gate(
 ) -> None:
     async with serve_fake(safety_hook=hook(broken), safety_on_failure=on_failure) as service:
         answer = await service.generate()
-        failures = count(service, "input", "error")
-    assert failures == 1
+        assert count(service, "input", "error") == 1
+        await service.generate()
+        assert count(service, "input", "error") == 2, "the next one is asked as before"
     if on_failure == "open":
         assert answer.status_code == 200
     else:
@@ -326,6 +342,29 @@ async def test_the_deadline_of_a_request_ends_its_check(hook: Named) -> None:
         answer = await service.generate(timeout_s=0.1)
         ends.set()
     assert answer.json()["error"]["code"] == "deadline_exceeded"
+
+
+async def test_a_caller_pays_for_a_check_that_it_does_not_wait_for(hook: Named) -> None:
+    ends = threading.Event()
+    name = hook(lambda check: ends.wait() and None)
+    async with serve_fake(safety_hook=name, requests_per_minute=1) as service:
+        assert (await service.generate(timeout_s=0.1)).status_code == 504
+        ends.set()
+        assert (await service.generate()).json()["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_a_hook_is_not_asked_about_a_request_that_has_no_room(hook: Named) -> None:
+    seen = Recorder()
+    async with serve_fake(
+        make_engine=lambda: FakeEngine(slots=1), safety_hook=hook(seen), queue_capacity=1
+    ) as service:
+        service.engine.gate.clear()
+        running = asyncio.ensure_future(service.generate(n=2))
+        await until(lambda: service.client.outstanding == 2)
+        assert (await service.generate(prompt="too much")).json()["error"]["code"] == "queue_full"
+        service.engine.gate.set()
+        assert (await running).status_code == 200
+    assert "too much" not in [check.prompt for check in seen.checks]
 
 
 # ---- the log -----------------------------------------------------------------------------------------------
