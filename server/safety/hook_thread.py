@@ -97,7 +97,11 @@ class HookThread:
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(end, answer, failure)
 
-        threading.Thread(target=run, name="safety-check", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="safety-check", daemon=True).start()
+        except RuntimeError:  # no thread is left: this check fails, but later ones need its place
+            self._free.release()
+            raise
         answer, error = await ended
         if error is not None:
             raise error
