@@ -118,14 +118,20 @@ def graphs_bytes(
 ) -> int:
     """Bytes that captured graphs keep: working memory, which they share, input, result, and a padding slot.
 
+    What a device keeps for the launches of each graph is not counted.
+
     Args:
-        largest_batches: for each scale, the most images in a step.
+        largest_batches: for each scale, the most images in a step; of any shape.
     """
     work = max(
-        step_bytes(config, scale, n, bytes_per_value) for scale, n in enumerate(largest_batches)
+        step_bytes(config, scale, n, bytes_per_value, shape)
+        for shape in range(len(config.schedules))
+        for scale, n in enumerate(largest_batches)
     )
     tokens = max(
-        length * n for length, n in zip(config.schedule.lengths, largest_batches, strict=True)
+        length * n
+        for schedule in config.schedules
+        for length, n in zip(schedule.lengths, largest_batches, strict=True)
     )
     ends = tokens * (2 * config.transformer.width + config.token_logits) * bytes_per_value
     return work + ends + config.memory_per_slot_bytes(bytes_per_value)

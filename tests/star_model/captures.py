@@ -23,10 +23,16 @@ class RecordingCapture:
 
 
 class BrokenCapture(RecordingCapture):
-    """Captures some, then fails as a device does."""
+    """Captures some, then fails as a device does, and counts how often it was asked to."""
+
+    def __init__(self, works: int = 3) -> None:
+        super().__init__()
+        self.works = works
+        self.failed = 0
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        if self.captured == 3:
+        if self.captured == self.works:
+            self.failed += 1
             raise RuntimeError("operation not permitted when stream is capturing")
         return super().__call__(work)
 

@@ -26,7 +26,7 @@ from star_model.engine.kv_cache import KVCache
 from star_model.families.registry import PRESETS
 from star_model.networks.tokenizers import build_tokenizer
 from star_model.networks.transformer import StarTransformer
-from tests.star_model.tiny import tiny_config
+from tests.star_model.tiny import WIDE, infinity_like, tiny_config
 
 META = torch.device("meta")
 
@@ -176,3 +176,14 @@ def test_what_graphs_keep_is_that_of_the_largest() -> None:
     small = graphs_bytes(config, [8, 8, 1, 1])
     assert small == graphs_bytes(config, [1, 1, 1, 1]) > slot
     assert graphs_bytes(config, [8, 8, 1, 2]) - slot == pytest.approx(2 * (small - slot), rel=1e-3)
+
+
+def test_what_graphs_keep_has_room_for_every_shape() -> None:
+    square = tiny_config(**infinity_like() | {"other_shapes": (), "rope_grids": ((9, 9),)})
+    large = tuple((4 * height, 4 * width) for height, width in WIDE[1:])
+    both = replace(square, other_shapes=((WIDE[0], *large),), rope_grids=((9, 9), (44, 64)))
+    slots = [c.memory_per_slot_bytes(2) for c in (square, both)]
+    work = [
+        graphs_bytes(c, [1, 1, 1, 1]) - slot for c, slot in zip((square, both), slots, strict=True)
+    ]
+    assert work[1] > 4 * work[0]
