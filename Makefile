@@ -23,6 +23,8 @@ DEPLOY_INSTALLED := $(VENV)/.installed-test,deploy+train,ray
 CLIENTS := build/clients
 # An environment with what a server needs and nothing else.
 RUNTIME := build/runtime
+# Where `make wheelhouse` puts its wheels.
+WHEELHOUSE ?= dist/wheelhouse
 # Servers of other projects, for benchmarks.bench_peers.
 PEERS := build/peers
 # An S3-compatible server for tests, in an environment of its own: it needs other versions of what is pinned here.
@@ -87,8 +89,11 @@ format: $(INSTALLED) ## Rewrite the code as ruff would have it
 deploy-check: $(DEPLOY_INSTALLED) ## Check all that deploys; says what ran, and what was skipped and why
 	$(PY) -m pytest -q tests/deploy -m "network or not network" --deploy-report $(ARGS)
 
-wheelhouse: $(SERVER) ## Collect all wheels of a server in dist/wheelhouse, to install without a network
-	$(PY) -m pip wheel --disable-pip-version-check -c constraints.txt --wheel-dir dist/wheelhouse .
+# Emptied first: pip would add to what is there, and an install without an index takes the newest that it finds.
+wheelhouse: | $(PY) ## Collect all wheels of a server in dist/wheelhouse, to install without a network
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip --default-pip
+	rm -rf $(WHEELHOUSE)
+	$(PY) -m pip wheel --disable-pip-version-check -c constraints.txt --wheel-dir $(WHEELHOUSE) .
 
 sbom: $(RUNTIME)/.installed ## List what a server runs on, as CycloneDX, in dist/
 	@test -x build/sbom/bin/cyclonedx-py || { $(PY) -m venv --clear build/sbom && \

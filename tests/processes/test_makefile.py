@@ -95,6 +95,21 @@ def test_a_second_run_installs_nothing(tmp_path: Path) -> None:
     assert " -m fast " in run
 
 
+def test_wheels_are_collected_without_an_installation(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, python3=PYTHON)
+    old = machine.checkout / "dist" / "wheelhouse" / "star_server-0.0.9-py3-none-any.whl"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    assert machine.make("wheelhouse").returncode == 0
+    assert not old.exists(), "pip would install it beside the new one, or instead of it"
+    assert machine.installs == []
+    assert machine.asked[-1] == (
+        "python -m pip wheel --disable-pip-version-check -c constraints.txt --wheel-dir dist/wheelhouse ."
+    )
+    assert machine.make("wheelhouse", "WHEELHOUSE=elsewhere").returncode == 0
+    assert "--wheel-dir elsewhere ." in machine.asked[-1]
+
+
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
 def test_a_change_of_versions_installs_again(tmp_path: Path, name: str) -> None:
     machine = Machine(tmp_path, python3=PYTHON)
