@@ -6,20 +6,18 @@ They take precedence in that order. An unknown name is an error that suggests th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
-    SettingsConfigDict,
 )
 
+from server.model_settings import CONFIG, WorkerSettings
 from server.safety_settings import SafetySettings
 from server.setting_values import (
     are_hosts,
@@ -31,9 +29,7 @@ from server.setting_values import (
     is_store,
     split_list,
 )
-from server.validation import unknown
-
-ENV_PREFIX = "STAR_"
+from server.settings_file import ENV_PREFIX, check_environment, read_settings_file
 
 MetadataLevel = Literal["full", "provenance", "none"]
 """How much an image file says about itself."""
@@ -44,54 +40,10 @@ OnUnknown = Literal["suggest", "nearest"]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
-class SettingsFileError(ValueError):
-    """The YAML file cannot be read, or names a setting that does not exist."""
-
-
-class ModelSettings(BaseSettings):
-    """The model, and how it runs. Frozen, like all settings."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        extra="forbid",
-        frozen=True,
-        protected_namespaces=("model_validate", "model_dump"),
-    )
-
-    model: str = Field("star-mini", min_length=1, description="name or directory of a model")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="device to run on; auto is a GPU if there is one"
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="type of the transformer's weights; auto is the best for the device"
-    )
-    mode: Literal["auto", "deterministic", "fast"] = Field(
-        "auto",
-        description="deterministic: an image is the same in any batch; auto: that on a CPU, fast on a GPU",
-    )
-    threads: int = Field(
-        0, ge=0, le=1024, description="CPU threads of each worker; 0 is its share of the processors"
-    )
-    attention: Literal["auto", "sdpa", "xformers"] = Field(
-        "auto", description="attention backend; auto is sdpa, xformers is an extra and needs a GPU"
-    )
-    cache_dir: Path | None = Field(
-        None, description="directory for downloaded and converted models"
-    )
-    offline: bool = Field(
-        False,
-        description="use no network for models: what is neither shipped nor cached is an error that lists its files",
-    )
-    allow_unsafe_pickle: bool = Field(
-        False,
-        description="read tensors of kinds that no published file has; this runs any code that is in the file",
-    )
-
-
 class FileSettings(BaseSettings):
     """The text in image files, and their signature."""
 
-    model_config = ModelSettings.model_config
+    model_config = CONFIG
 
     metadata: MetadataLevel = Field(
         "full",
@@ -119,58 +71,6 @@ class FileSettings(BaseSettings):
         if self.c2pa_timestamp_url is not None and self.c2pa_certificate is None:
             raise ValueError("c2pa_timestamp_url needs c2pa_certificate and c2pa_key")
         return self
-
-
-class WorkerSettings(ModelSettings):
-    """All that a worker process needs: a frozen part of :class:`Settings`, sent to it when it starts."""
-
-    workers: int = Field(
-        0, ge=0, le=64, description="worker processes; 0 is one per visible GPU, or one on a CPU"
-    )
-    slots: int = Field(
-        8, ge=1, le=1024, description="images in flight per worker; each takes a slot of memory"
-    )
-    max_batch: int = Field(
-        0, ge=0, le=1024, description="images in one step at most; 0 is as many as slots"
-    )
-    max_step: float = Field(
-        0.0,
-        ge=0,
-        le=1000,
-        description="work of one step at most, in images, half of it while slots are free; 0 is 0.2 in deterministic "
-        "mode, 1 in fast mode",
-    )
-    cuda_graphs: bool = Field(
-        False, description="on a GPU, capture CUDA graphs at start and replay them; takes memory"
-    )
-    compile: bool = Field(
-        False, description="fuse kernels with torch.compile at start, which takes minutes on a CPU"
-    )
-    unguided_scales: int | None = Field(
-        None,
-        ge=0,
-        description="finest scales that run without guidance, at half the cost, unless a request says otherwise; the "
-        "model's own number when left out",
-    )
-    draft: int | None = Field(
-        None,
-        ge=0,
-        le=2,
-        description="finest scales, 1 or 2, that are left out unless a request says otherwise; the model's own number, "
-        "mostly none, when not given",
-    )
-    text_cache: int = Field(256, ge=0, le=1_000_000, description="encoded prompts that are cached")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="lowest level that is logged"
-    )
-    log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="log format; auto is console on a terminal and JSON elsewhere"
-    )
-
-    @property
-    def largest_batch(self) -> int:
-        """Images in one step at most."""
-        return min(self.max_batch or self.slots, self.slots)
 
 
 class Settings(SafetySettings, FileSettings, WorkerSettings):
@@ -392,58 +292,3 @@ class Settings(SafetySettings, FileSettings, WorkerSettings):
         """Return the worker's part; secrets stay in the parent process."""
         values = {name: getattr(self, name) for name in WorkerSettings.model_fields}
         return WorkerSettings.model_construct(**values)
-
-
-def check_environment(environment: Mapping[str, str], names: list[str]) -> None:
-    """Refuse variables with this program's prefix that are not settings.
-
-    Args:
-        environment: all variables.
-        names: of the settings.
-
-    Raises:
-        SettingsFileError: naming the variable and the nearest setting.
-    """
-    known = [ENV_PREFIX + name.upper() for name in names]
-    for name in environment:
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            raise SettingsFileError(unknown("environment variable", name, known))
-
-
-def _reason(error: yaml.YAMLError) -> str:
-    """Return the position and the reason of a YAML error, as far as the parser tells."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-    return f"{place}: {problem}" if problem else place
-
-
-def read_settings_file(path: Path, names: list[str]) -> dict[str, Any]:
-    """Read the settings in a YAML file.
-
-    Args:
-        path: of the file.
-        names: of the settings.
-
-    Raises:
-        SettingsFileError: the file cannot be read, is not a mapping, or has an unknown key.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsFileError(f"The settings file {path} cannot be read: {reason}.") from error
-    except yaml.YAMLError as error:
-        raise SettingsFileError(
-            f"The settings file {path} is not valid YAML{_reason(error)}."
-        ) from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise SettingsFileError(
-            f"The settings file {path} must hold keys and values, one setting a line."
-        )
-    allowed = [name for name in names if name != "config"]
-    for key in values:
-        if key not in allowed:
-            raise SettingsFileError(f"{path}: {unknown('setting', str(key), allowed)}")
-    return values

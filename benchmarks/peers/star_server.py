@@ -25,7 +25,8 @@ from benchmarks.peers.painters import (
 )
 from server.commands.serve import serve
 from server.messages import Devices, Job, ModelInfo, Pixels
-from server.settings import Settings, WorkerSettings
+from server.model_settings import WorkerSettings
+from server.settings import Settings
 from server.worker.engine_protocol import Diagnosis, SteppingEngine
 from server.worker.main import Send, load_model_engine, worker_main
 from server.worker.pending import Pending

@@ -28,7 +28,8 @@ from server.commands.info import Info
 from server.commands.plan import Plan
 from server.errors import UsageError
 from server.setting_groups import GROUPS, OTHERS, SAMPLING, example_file, group_of
-from server.settings import Settings, SettingsFileError
+from server.settings import Settings
+from server.settings_file import SettingsFileError
 from server.validation import complaints, nearest, unknown
 from star_model.errors import StarError
 from star_model.sampling import Sampling

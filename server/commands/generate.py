@@ -27,8 +27,9 @@ from server.commands.prompt_file import (
 from server.errors import UsageError
 from server.images.credentials import open_signer
 from server.messages import Job, Pixels
+from server.model_settings import ModelSettings
 from server.sampling import SamplingOverrides
-from server.settings import FileSettings, ModelSettings
+from server.settings import FileSettings
 from star_model.errors import StarError
 from star_model.guidance import has_guidance
 from star_model.sampling import SEEDS, Seed

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from server.child_process import group_signals_blocked
 from server.messages import Exited, FromWorker, Shutdown, ToWorker
-from server.settings import WorkerSettings
+from server.model_settings import WorkerSettings
 
 
 class Worker(Protocol):

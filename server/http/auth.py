@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import InvalidApiKey, error_response
 from server.http.route_path import route_path
-from server.settings import Settings, SettingsFileError
+from server.settings import Settings
+from server.settings_file import SettingsFileError
 
 _KEY = re.compile(r"[\x21-\x7e]{16,512}")
 _OPEN = re.compile(

@@ -13,7 +13,8 @@ import structlog
 from server import __version__
 from server.errors import SigningFailed
 from server.images.metadata import ImageMetadata
-from server.settings import FileSettings, SettingsFileError
+from server.settings import FileSettings
+from server.settings_file import SettingsFileError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes

@@ -13,7 +13,7 @@ import structlog
 import torch
 
 from server.messages import ImageShape, Job, LoadPhase, ModelInfo
-from server.settings import ModelSettings, WorkerSettings
+from server.model_settings import ModelSettings, WorkerSettings
 from server.worker.processors import threads_for
 from server.worker.scheduler import Policy, resolve_max_step, token_shares
 from server.worker.star_engine import StarEngine

@@ -33,7 +33,7 @@ from server.messages import (
     Ready,
     ToWorker,
 )
-from server.settings import WorkerSettings
+from server.model_settings import WorkerSettings
 from server.worker.engine_protocol import SteppingEngine
 from server.worker.scheduler import Policy, Scheduler
 from star_model.errors import StarError

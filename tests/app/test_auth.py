@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from server.http.auth import needs_key, read_keys
 from server.http.route_path import route_path
-from server.settings import Settings, SettingsFileError
+from server.settings import Settings
+from server.settings_file import SettingsFileError
 from tests.server.service import Service, serve_fake
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,8 @@ from server.errors import SigningFailed
 from server.images.credentials import CredentialSigner, open_signer
 from server.images.encode import ImageFormat
 from server.images.metadata import ImageMetadata
-from server.settings import FileSettings, Settings, SettingsFileError
+from server.settings import FileSettings, Settings
+from server.settings_file import SettingsFileError
 from tests.app.test_streaming import events
 from tests.server.image_metadata import IPTC, SOURCE_TYPE, generation_of, opened, xmp_of
 from tests.server.pictures import file_of, mask, photo

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from server.messages import FromWorker, Loading, ModelInfo, Pixels
-from server.settings import WorkerSettings
+from server.model_settings import WorkerSettings
 from server.worker.main import worker_main
 from server.worker.pending import Pending
 from server.worker.scheduler import Policy, token_shares

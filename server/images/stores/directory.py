@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from server.images.stores.store import BackendError, is_image_name
-from server.settings import SettingsFileError
+from server.settings_file import SettingsFileError
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from server.images.stores.store import BackendError
-from server.settings import SettingsFileError
+from server.settings_file import SettingsFileError
 
 _EXPIRES = "expires-at"
 """Metadata of an object: when its time is over, in seconds since the epoch."""

@@ -25,7 +25,8 @@ from server.images.stores.store import (
     StoredImage,
     is_image_name,
 )
-from server.settings import Settings, SettingsFileError
+from server.settings import Settings
+from server.settings_file import SettingsFileError
 
 pytestmark = pytest.mark.anyio
 MakeBackend = Callable[..., Backend]

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from server.setting_groups import GROUPS, example_file
-from server.settings import Settings, SettingsFileError
+from server.settings import Settings
+from server.settings_file import SettingsFileError
 from server.validation import complaints
 from tests.live_server import ROOT
 

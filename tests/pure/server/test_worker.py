@@ -20,7 +20,8 @@ from server.messages import (
     Shutdown,
     ToWorker,
 )
-from server.settings import Settings, WorkerSettings
+from server.model_settings import WorkerSettings
+from server.settings import Settings
 from server.worker import loading
 from server.worker.engine_loop import EngineLoop
 from server.worker.scheduler import Scheduler
