@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -37,7 +39,10 @@ from server.images.credentials import open_signer
 from server.images.decode_pool import DecodePool
 from server.images.encode import ImageEncoder
 from server.images.stores.opening import open_store
+from server.logs import set_log_level
+from server.messages import FromWorker
 from server.metrics import Metrics
+from server.reloading import Reloading, with_live
 from server.safety.gate import open_gate
 from server.settings import Settings
 
@@ -75,19 +80,25 @@ def make_client(settings: Settings, run: Run = run_worker) -> EngineClient:
         settings: of the server.
         run: what each process runs.
     """
-    for_worker = settings.for_worker()
-    return EngineClient(
-        lambda index, deliver: WorkerProcess(for_worker, index, deliver, run), settings
-    )
+
+    def launch(index: int, deliver: Callable[[FromWorker], None]) -> WorkerProcess:
+        return WorkerProcess(client.settings.for_worker(), index, deliver, run)
+
+    client = EngineClient(launch, settings)
+    return client
 
 
-def create_app(settings: Settings, client: EngineClient) -> FastAPI:
+def create_app(
+    settings: Settings, client: EngineClient, reloading: Reloading | None = None
+) -> FastAPI:
     """Return the app; its lifespan starts and closes the client.
 
     Args:
         settings: of the server.
         client: of the engine; not started yet.
+        reloading: tells the app of new settings.
     """
+    reloading = reloading or Reloading(settings, client.metrics)
     observe = client.metrics.image_encode.observe
     encoder = ImageEncoder(settings.encode_threads, observe, open_signer(settings))
     decoder = _open_decoder(settings, client.metrics)
@@ -112,7 +123,21 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
             encoder.close()
             await store.close()
 
-    app = Api(
+    app = _bare_app(lifespan)
+    limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
+    app.state.context = Context(settings, client, encoder, decoder, store, limits, safety)
+    for part in _PARTS:
+        app.include_router(part.router)
+    client.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
+    _add_middleware(app, settings, client.metrics, limits)
+    install_error_handlers(app)
+    app.state.reloading = reloading
+    reloading.steps.append(partial(_take_settings, app))
+    return app
+
+
+def _bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> Api:
+    return Api(
         title="STAR server",
         version=__version__,
         description=_DESCRIPTION,
@@ -122,14 +147,19 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # the target is wrong behind a proxy; the error names the right path
     )
-    limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
-    app.state.context = Context(settings, client, encoder, decoder, store, limits, safety)
-    for part in _PARTS:
-        app.include_router(part.router)
-    client.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
-    _add_middleware(app, settings, client.metrics, limits)
-    install_error_handlers(app)
-    return app
+
+
+def _take_settings(app: FastAPI, new: Settings) -> Callable[[], None]:
+    """Return what puts new settings into force; a step of :class:`Reloading`."""
+
+    def act() -> None:
+        context: Context = app.state.context
+        app.state.context = replace(context, settings=with_live(context.settings, new))
+        context.client.change(new)
+        context.limits.change(new.requests_per_minute, new.images_per_minute)
+        set_log_level(new.log_level)
+
+    return act
 
 
 def _open_decoder(settings: Settings, metrics: Metrics) -> DecodePool:

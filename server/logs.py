@@ -62,12 +62,23 @@ def configure_logging(level: str, log_format: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
     for name in _QUIET:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        logger.setLevel(max(logging.WARNING, root.level))
+    set_log_level(level)
+
+
+def set_log_level(level: str) -> None:
+    """Log what has at least this level, from now on.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``.
+    """
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 def _rendering(log_format: str) -> list[Any]:

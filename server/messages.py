@@ -135,11 +135,18 @@ class ReadPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class LogFrom:
+    """Sets the lowest level that the worker logs: ``debug``, ``info``, ``warning`` or ``error``."""
+
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Stops the worker after the running step."""
 
 
-ToWorker = Accept | Paint | Cancel | ReadPrompt | Shutdown
+ToWorker = Accept | Paint | Cancel | ReadPrompt | LogFrom | Shutdown
 
 
 # From the worker.

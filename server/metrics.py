@@ -150,6 +150,11 @@ class Metrics:
         )
         for stage, verdict in product(("input", "output"), _VERDICTS):
             self.safety_checks.labels(stage, verdict)
+        self.reloads = self._counter(
+            "reloads", "Times that the settings were read again.", "outcome"
+        )
+        for outcome in ("done", "refused"):
+            self.reloads.labels(outcome)
         for cause in get_args(UploadReason):
             self.uploads_refused.labels(cause)
         for operation in _STORE_OPERATIONS:

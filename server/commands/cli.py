@@ -9,9 +9,9 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, PrivateAttr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     CliApp,
@@ -46,11 +46,19 @@ _NULL = "\0"
 class Serve(Settings):
     """Serve a model over HTTP. Each flag is also a variable STAR_... and a key of the --config file."""
 
+    _flags: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    if not TYPE_CHECKING:  # checkers know the fields of the constructor better than this says
+
+        def __init__(self, **flags: Any) -> None:
+            super().__init__(**flags)
+            self._flags = flags
+
     def cli_cmd(self) -> None:
         """Serve until stopped."""
         from server.commands.serve import serve
 
-        serve(self)
+        serve(self, read_again=lambda: type(self)(**self._flags))
 
 
 class PrintSettings(BaseModel):

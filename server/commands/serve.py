@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import structlog
@@ -21,7 +22,9 @@ from server.errors import CannotListen, ServingFailed
 from server.http.browser_check import default_hosts
 from server.http.transport import accept_connections, uvicorn_config
 from server.logs import configure_logging
+from server.reloading import Reloading
 from server.settings import Settings
+from server.settings_file import SettingsFileError
 
 _BACKLOG = 2048
 _UNSENT_BYTES = 128 << 10
@@ -31,19 +34,21 @@ class DrainingServer(uvicorn.Server):
     """A uvicorn server that drains when asked to stop: it goes on until running requests are done.
 
     While it drains it still listens, so that probes and new requests get a proper 503. A second signal ends it at
-    once.
+    once. SIGHUP asks it to stop if its terminal has been closed, and else to read its settings again.
 
     Args:
         config: uvicorn's.
         client: its requests are awaited.
-        settings: limits on connections, and seconds that draining may take.
+        reloading: has the limits on connections, and the seconds that draining may take.
     """
 
-    def __init__(self, config: uvicorn.Config, client: EngineClient, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, client: EngineClient, reloading: Reloading) -> None:
         super().__init__(config)
         self._client = client
-        self._settings = settings
+        self._reloading = reloading
         self._signals = 0
+        self._hung_up = False
+        self._had_terminal = has_terminal()
         self._drain_until: float | None = None
         self._log = structlog.get_logger("star.server")
 
@@ -57,19 +62,19 @@ class DrainingServer(uvicorn.Server):
             self.config,
             self.server_state,
             self.lifespan.state,
-            settings=self._settings,
+            settings=self._reloading.settings,
             metrics=self._client.metrics,
         )
         self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let SIGHUP drain too, as a closed terminal sends it, unless it is ignored: ``nohup`` asks for that."""
+        """Hear SIGHUP too, unless it is ignored: ``nohup`` asks for that."""
         with super().capture_signals():
             if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
                 yield
                 return
-            before = signal.signal(signal.SIGHUP, self.handle_exit)
+            before = signal.signal(signal.SIGHUP, self._hear_hang_up)
             try:
                 yield
             finally:
@@ -79,8 +84,22 @@ class DrainingServer(uvicorn.Server):
         """Count the signal. Unlike uvicorn, do not raise it again at the end, so the exit code is 0."""
         self._signals += 1
 
+    def _hear_hang_up(self, sig: int, frame: FrameType | None) -> None:
+        self._hung_up = True
+
+    def _after_hang_up(self) -> None:
+        """Stop if the terminal is gone; else somebody asks for the settings to be read again."""
+        self._hung_up = False
+        if self._had_terminal and not has_terminal():
+            self._signals += 1
+            return
+        with contextlib.suppress(SettingsFileError):  # it has been logged
+            self._reloading.reload()
+
     async def on_tick(self, counter: int) -> bool:
         """Check ten times a second whether to stop; true ends the main loop."""
+        if self._hung_up:
+            self._after_hang_up()
         if await super().on_tick(counter) or self._client.workers.fatal is not None:
             return True
         if not self._signals:
@@ -90,14 +109,23 @@ class DrainingServer(uvicorn.Server):
             self._log.info(
                 "draining",
                 outstanding=self._client.outstanding,
-                timeout_s=self._settings.drain_timeout_s,
+                timeout_s=self._reloading.settings.drain_timeout_s,
             )
             self._client.begin_drain()
-            self._drain_until = now + self._settings.drain_timeout_s
+            self._drain_until = now + self._reloading.settings.drain_timeout_s
         if self._signals > 1 or now >= self._drain_until:
             self._client.abandon()
             return True
         return self._client.idle
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal; one that was closed is none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def listen(host: str, port: int, write_timeout_s: float = 60.0) -> list[socket.socket]:
@@ -170,12 +198,17 @@ def _limit_unsent(listener: socket.socket, write_timeout_s: float) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
-def serve(settings: Settings, run: Run = run_worker) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP.
+def serve(
+    settings: Settings,
+    run: Run = run_worker,
+    read_again: Callable[[], Settings] | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT, or a SIGHUP for a closed terminal; at others the settings are read again.
 
     Args:
         settings: of the server.
         run: what each worker process runs.
+        read_again: returns the settings as they are found when SIGHUP comes; None finds the same ones.
 
     Raises:
         CannotListen: the address is taken or does not exist.
@@ -185,10 +218,11 @@ def serve(settings: Settings, run: Run = run_worker) -> None:
     configure_logging(settings.log_level, settings.log_format)
     client = make_client(settings, run)
     hosts = default_hosts(settings)
+    reloading = Reloading(settings, client.metrics, read_again)
     config = uvicorn_config(
-        create_app(settings.model_copy(update={"allowed_hosts": hosts}), client)
+        create_app(settings.model_copy(update={"allowed_hosts": hosts}), client, reloading)
     )
-    server = DrainingServer(config, client, settings)
+    server = DrainingServer(config, client, reloading)
     log = structlog.get_logger("star.server")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info("listening", url=f"http://{host}:{sockets[0].getsockname()[1]}", model=settings.model)

@@ -64,6 +64,7 @@ class EngineClient:
 
     Attributes:
         workers: the pool.
+        settings: in force.
     """
 
     def __init__(
@@ -144,6 +145,11 @@ class EngineClient:
     def start(self) -> None:
         """Start the workers; returns before the model is loaded. Call it on the event loop."""
         self.workers.start()
+
+    def change(self, settings: Settings) -> None:
+        """Go by other limits and another log level from now on."""
+        self.settings = settings
+        self.workers.log_from(settings.log_level)
 
     async def close(self) -> None:
         """Fail what is left, and end the workers."""

@@ -19,6 +19,7 @@ from server.messages import (
     Freed,
     Job,
     Key,
+    LogFrom,
     ModelInfo,
     Paint,
     Painted,
@@ -155,6 +156,11 @@ class WorkerPool:
         for worker in self.dispatcher.remove(job_id):
             self.supervisors[worker].send(Cancel(job_id))
         self._place()
+
+    def log_from(self, level: str) -> None:
+        """Tell all workers the lowest level to log."""
+        for supervisor in self.supervisors:
+            supervisor.send(LogFrom(level))
 
     def _ask(self, message: ReadPrompt) -> int | None:
         """Pass a question to a worker that is ready, to an idle one if there is one; return its index."""

@@ -60,6 +60,13 @@ class RateLimits:
         self._requests = _limit("requests", requests_per_minute)
         self._images = _limit("images", images_per_minute)
 
+    def change(self, requests_per_minute: int, images_per_minute: int) -> None:
+        """Set new limits; where one is new, all callers begin with a whole minute's allowance."""
+        if requests_per_minute != _per_minute(self._requests):
+            self._requests = _limit("requests", requests_per_minute)
+        if images_per_minute != _per_minute(self._images):
+            self._images = _limit("images", images_per_minute)
+
     def check(self, caller: str, images: int) -> None:
         """Refuse a request that exceeds the caller's allowance; nothing is counted yet.
 
@@ -98,6 +105,10 @@ def _limit(noun: str, per_minute: int) -> _Limit | None:
     store = MemoryStore(options={"MAX_SIZE": _CALLERS})
     throttle = Throttled(using=RateLimiterType.GCRA.value, quota=per_min(per_minute), store=store)
     return _Limit(noun, per_minute, throttle)
+
+
+def _per_minute(limit: _Limit | None) -> int:
+    return limit.per_minute if limit is not None else 0
 
 
 class RateLimitCheck:

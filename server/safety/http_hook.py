@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from server import __version__
 from server.images.encode import encode_image
 from server.safety.check import Answer, Check, Refusal
-from server.settings import SettingsFileError
+from server.settings_file import SettingsFileError
 
 if TYPE_CHECKING:
     import httpx

@@ -10,7 +10,7 @@ from typing import cast
 from server.safety.check import Hook
 from server.safety.http_hook import HttpHook
 from server.safety_settings import SafetySettings
-from server.settings import SettingsFileError
+from server.settings_file import SettingsFileError
 
 
 def load_hook(settings: SafetySettings) -> Hook:

@@ -22,13 +22,14 @@ from typing import Any
 import structlog
 
 from server.child_process import obey_parent_alone
-from server.logs import configure_logging
+from server.logs import configure_logging, set_log_level
 from server.messages import (
     Devices,
     FromWorker,
     Heartbeat,
     LoadFailed,
     Loading,
+    LogFrom,
     ModelInfo,
     Ready,
     ToWorker,
@@ -145,7 +146,13 @@ def _receive(connection: Connection, inbox: queue.SimpleQueue[ToWorker]) -> None
     """Empty the connection as it fills, so that the parent's sends never block; exit with the parent."""
     with contextlib.suppress(EOFError, OSError):
         while True:
-            inbox.put(connection.recv())
+            message = connection.recv()
+            if isinstance(
+                message, LogFrom
+            ):  # heard at once, also while the model loads or a step is long
+                set_log_level(message.level)
+            else:
+                inbox.put(message)
     os._exit(0)
 
 

@@ -96,19 +96,65 @@ def test_an_interrupt_of_the_group_leaves_a_worker_alone_that_has_just_been_star
 
 
 def test_a_closed_terminal_drains_it(model: Path, tmp_path: Path) -> None:
-    flags = ("--model", str(model), "--threads", "1", "--slots", "1", "--log-format", "json")
+    port, log = str(free_port()), tmp_path / "log"
+    flags = ("--port", port, "--model", str(model), "--threads", "1", "--slots", "1")
     with (
-        running_server(*flags, log=tmp_path / "log") as server,
-        httpx.Client(base_url=server.url, timeout=60) as http,
+        in_terminal(*flags, "--log-format", "json", log=log) as (process, terminal),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http,
     ):
-        (worker,) = workers_of(server.process.pid)
+        wait_until(lambda: is_ready(port))
+        process.send_signal(signal.SIGHUP)  # from somebody else: the terminal is still there
+        wait_until(lambda: "settings read again" in log.read_text())
+        (worker,) = workers_of(process.pid)
         with half_painted(http, worker) as lines:
-            os.killpg(server.process.pid, signal.SIGHUP)
-            wait_until(lambda: '"draining"' in server.written)
+            os.close(terminal)
+            wait_until(lambda: '"draining"' in log.read_text())
             os.kill(worker, signal.SIGCONT)
             assert sum(line == "event: image_generation.completed" for line in lines) == 10
-        assert server.process.wait(60) == 0
-        assert "worker exited" not in server.written
+        assert process.wait(60) == 0
+        assert "worker exited" not in log.read_text()
+
+
+@contextlib.contextmanager
+def in_terminal(*flags: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start a server in a terminal of its own; yields it, and the descriptor whose closing hangs up."""
+    terminal, inside = os.openpty()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["setsid", "--ctty", sys.executable, "-m", "server", "serve", *flags],
+            cwd=ROOT,
+            stdin=inside,
+            stdout=output,
+            stderr=output,
+        )
+    os.close(inside)
+    try:
+        yield process, terminal
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_hang_up_without_a_terminal_reads_the_settings_again(model: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "star.yaml"
+    settings.write_text("log_level: error\n")
+    flags = ("--config", str(settings), "--model", str(model), "--threads", "1")
+    with (
+        running_server(*flags, "--log-format", "json", log=tmp_path / "log") as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        assert server.written == ""
+        settings.write_text("log_level: info\nimages_per_minute: 1\nprot: 5\n")
+        os.killpg(server.process.pid, signal.SIGHUP)  # its worker too, which must not mind
+        wait_until(lambda: "did you mean port?" in server.written)
+        assert http.post("/generate", json={"prompt": "a red apple", "n": 2}).status_code == 200
+        settings.write_text("log_level: info\nimages_per_minute: 1\nslots: 3\n")
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: '"these settings need a restart"' in server.written)
+        assert http.post("/generate", json={"prompt": "a red apple", "n": 2}).status_code == 400
+        assert http.post("/generate", json={"prompt": "a red apple"}).status_code == 200
+        assert http.post("/generate", json={"prompt": "a red apple"}).status_code == 429
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from server.app import create_app
 from server.dispatch.engine_client import EngineClient
 from server.messages import FromWorker
+from server.reloading import Reloading
 from server.settings import Settings
 from tests.server.fakes import FakeEngine, ThreadWorker
 
@@ -84,9 +85,12 @@ async def serve_fake(
         error = load_errors[len(engines) - 1] if len(engines) <= len(load_errors) else None
         return ThreadWorker(engines[-1], deliver, error, loaded, devices)
 
-    given = Settings(**{"restart_backoff_s": 0.01, **settings})
+    def read() -> Settings:
+        return Settings(**{"restart_backoff_s": 0.01, **settings})
+
+    given = read()
     client = EngineClient(launch, given)
-    app = create_app(given, client)
+    app = create_app(given, client, Reloading(given, client.metrics, read))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

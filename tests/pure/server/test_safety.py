@@ -12,7 +12,8 @@ from server.safety.blocklist import Blocklist
 from server.safety.check import Check, Refusal
 from server.safety.http_hook import HttpHook
 from server.safety.loading import load_hook
-from server.settings import Settings, SettingsFileError
+from server.settings import Settings
+from server.settings_file import SettingsFileError
 
 
 def asked(prompt: str, negative_prompt: str = "") -> Check:
