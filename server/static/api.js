@@ -35,10 +35,10 @@ export const apiKey = {
   set: (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY)),
 };
 
-/** The loaded model's card, of GET /v1/models. */
-export async function loadModel() {
-  const answer = await send("v1/models");
-  return (await answer.json()).data[0];
+/** The cards of the loaded models, of GET /v1/models; the first paints what names none. */
+export async function loadModels() {
+  const { data } = await (await send("v1/models")).json();
+  return data.filter((card) => !card.alias_of);
 }
 
 /** What the model knows, of a model that knows few things. */
@@ -51,9 +51,9 @@ export async function loadGallery(model) {
   return (await (await send(`v1/models/${model}/gallery`)).json()).data;
 }
 
-/** How the model would read a prompt, without painting it. */
-export async function readPrompt(prompt, signal) {
-  return (await send("read", { method: "POST", ...json({ prompt }), signal })).json();
+/** How a model would read a prompt, without painting it. */
+export async function readPrompt(prompt, model, signal) {
+  return (await send("read", { method: "POST", ...json({ prompt, model }), signal })).json();
 }
 
 /**

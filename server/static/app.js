@@ -1,6 +1,6 @@
 // The page: reads the form and the editor, paints, and shows what comes.
 
-import { ApiError, apiKey, loaded, loadGallery, loadModel, loadVocabulary, paint } from "./api.js";
+import { ApiError, apiKey, loaded, loadGallery, loadModels, loadVocabulary, paint } from "./api.js";
 import { Chips, compose } from "./chips.js";
 import { suffix } from "./code.js";
 import { CodeCard } from "./codecard.js";
@@ -245,6 +245,7 @@ async function choose(picture) {
   await stop();
   const { blob, parameters, size, edit } = picture;
   form.fill(parameters);
+  if (![model?.id, ""].includes(form.field("model").value)) await greet();
   reader.hide();
   if (edit && model) {
     await editor.open(edit.files.image, edit);
@@ -270,9 +271,11 @@ async function greet() {
   }
 }
 
-/** Asks the server for its model, and says what that knows. */
+/** Asks the server for its models, and says what the chosen one knows. */
 async function meet() {
-  model = await loadModel();
+  const models = await loadModels();
+  form.offerModels(models.map(({ id }) => id));
+  model = models.find(({ id }) => id === form.field("model").value) ?? models[0];
   const size = model.size.replace("x", " × ");
   find("model-facts").textContent = `${model.id} · ${millions(model.parameters)} parameters · ${size} · ${model.device}`;
   find("about-title").textContent = `About ${model.id}`;
@@ -281,7 +284,7 @@ async function meet() {
   find("examples-list").replaceChildren(...model.examples.map(example));
   reader.model = model;
   for (const name of ["guidance_scale", "top_k", "top_p", "smooth_scales", "unguided_scales", "draft"]) form.field(name).placeholder = model[name];
-  form.offer(model.sizes ?? [model.size]);
+  form.offerSizes(model.sizes ?? [model.size]);
   ladder.scales = model.scales;
   if (find("scales")) drawScales(find("scales"), model.scales);
   editor.model = model;
@@ -294,7 +297,7 @@ async function meetPictures() {
   const knowsFew = model.num_things !== null && model.num_things !== undefined;
   const [pictures, vocabulary] = await Promise.all([loadGallery(model.id), knowsFew ? loadVocabulary(model.id) : null]);
   showcase.show(pictures);
-  if (vocabulary) chips.show(vocabulary);
+  vocabulary ? chips.show(vocabulary) : chips.hide();
   find("examples").hidden = model.examples.length === 0 || pictures.length > 0;
 }
 
@@ -350,6 +353,7 @@ form.element.addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
+form.field("model").addEventListener("change", greet);
 form.element.addEventListener("input", ({ target }) => {
   code.show();
   if (target === form.field("prompt")) reader.changed();

@@ -30,6 +30,10 @@ export class Chips {
     this.#list();
   }
 
+  hide() {
+    find("known").hidden = true;
+  }
+
   #list() {
     const sought = this.search.value.trim().toLowerCase();
     const found = this.#chips.filter(({ words }) => words.includes(sought));

@@ -2,7 +2,8 @@
 // Ranges are not checked here: the server refuses what is wrong in a sentence that names the field.
 
 const NUMBERS = ["n", "seed", "guidance_scale", "top_k", "top_p", "smooth_scales", "unguided_scales", "draft"];
-const FIELDS = ["prompt", "negative_prompt", ...NUMBERS, "format", "size"];
+const FIELDS = ["prompt", "negative_prompt", ...NUMBERS, "format", "size", "model"];
+const OFFERED = ["size", "model"]; // what the server offers
 
 export class Form {
   /** @param {HTMLFormElement} element */
@@ -37,7 +38,7 @@ export class Form {
   }
 
   /** Offers the sizes of a model's pictures, if it makes several; the first is the default. */
-  offer(sizes) {
+  offerSizes(sizes) {
     const field = this.field("size");
     const chosen = field.value;
     field.replaceChildren(...sizes.map((size, i) => new Option(size.replace("x", " × "), i ? size : "")));
@@ -45,10 +46,21 @@ export class Form {
     field.parentElement.hidden = sizes.length < 2 && !field.value;
   }
 
+  /** Offers the models of a server that has several. */
+  offerModels(names) {
+    const field = this.field("model");
+    const chosen = field.value;
+    const alone = names.length < 2 && (!chosen || chosen === names[0]);
+    field.replaceChildren(...(alone ? [] : names.map((name) => new Option(name, name))));
+    this.#set(field, alone ? "" : chosen);
+    field.parentElement.hidden = alone;
+  }
+
   #set(field, value) {
     field.value = value;
-    // A size that is not offered, or not yet: the server says which ones there are.
-    if (field.name === "size" && value && field.value !== value) field.append(new Option(value, value, true, true));
+    // What is not offered, or not yet: the server says what there is.
+    if (OFFERED.includes(field.name) && value && field.value !== value) field.append(new Option(value, value, true, true));
+    if (field.name === "model" && !field.value && field.options.length) field.selectedIndex = 0;
   }
 
   /** Marks the field that an error is about, and goes there. */

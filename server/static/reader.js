@@ -25,6 +25,7 @@ export class Reader {
   /** @param {object} model its card; only one that knows few things reads a prompt as something else */
   set model(model) {
     this.#model = model.num_things === null || model.num_things === undefined ? null : model;
+    if (!this.#model) this.hide();
     this.changed();
   }
 
@@ -50,7 +51,7 @@ export class Reader {
       return this.hide();
     }
     try {
-      this.reading = await readPrompt(prompt, this.#controller.signal);
+      this.reading = await readPrompt(prompt, this.#model.id, this.#controller.signal);
       this.#show(this.reading);
     } catch {
       this.root.hidden = true; // painting will say what is wrong
