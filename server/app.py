@@ -1,4 +1,4 @@
-"""The ASGI app: the endpoints around one engine client. It does not import torch."""
+"""The ASGI app: the endpoints around the served models. It does not import torch."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
 from server.api import (
+    admin,
     docs,
     generate,
     health,
     hugging_face,
     image_content,
-    models,
     openai_edits,
     openai_images,
     playground,
     vocabulary,
 )
+from server.api import (
+    models as model_routes,
+)
+from server.api.admin import Administration
 from server.api.context import Context
 from server.api.openapi import Api
-from server.dispatch.engine_client import EngineClient
+from server.dispatch.served_models import ServedModels
 from server.dispatch.worker_process import Run, WorkerProcess, run_worker
+from server.http.admin_key import AdminKeyCheck
 from server.http.auth import ApiKeyCheck, read_keys
 from server.http.body_budget import BodyBudget
 from server.http.browser_check import HostCheck, OriginCheck
@@ -42,6 +47,7 @@ from server.images.stores.opening import open_store
 from server.logs import set_log_level
 from server.messages import FromWorker
 from server.metrics import Metrics
+from server.model_settings import WorkerSettings
 from server.reloading import Reloading, with_live
 from server.safety.gate import open_gate
 from server.settings import Settings
@@ -66,57 +72,60 @@ _EXPOSED_HEADERS = (
     *("retry-after", "x-should-retry", "content-disposition", "content-range", "etag"),
 )
 
+_ADMIN_BODY_BYTES = 1 << 16
+
 _PARTS = (
     *(playground, generate, openai_images, openai_edits, image_content),
     # A model's name may be a path, so the route below it comes first.
-    *(hugging_face, vocabulary, models, health, docs),
+    *(hugging_face, vocabulary, model_routes, health, docs),
 )
 
 
-def make_client(settings: Settings, run: Run = run_worker) -> EngineClient:
-    """Return a client that runs the model of the settings in worker processes.
+def make_models(settings: Settings, run: Run = run_worker) -> ServedModels:
+    """Return the models of the settings, which worker processes run.
 
     Args:
         settings: of the server.
         run: what each process runs.
     """
 
-    def launch(index: int, deliver: Callable[[FromWorker], None]) -> WorkerProcess:
-        return WorkerProcess(client.settings.for_worker(), index, deliver, run)
+    def launch(
+        given: WorkerSettings, index: int, deliver: Callable[[FromWorker], None]
+    ) -> WorkerProcess:
+        return WorkerProcess(given, index, deliver, run)
 
-    client = EngineClient(launch, settings)
-    return client
+    return ServedModels(settings, launch)
 
 
 def create_app(
-    settings: Settings, client: EngineClient, reloading: Reloading | None = None
+    settings: Settings, models: ServedModels, reloading: Reloading | None = None
 ) -> FastAPI:
-    """Return the app; its lifespan starts and closes the client.
+    """Return the app; its lifespan starts and closes the models.
 
     Args:
         settings: of the server.
-        client: of the engine; not started yet.
+        models: that it serves; not started yet.
         reloading: tells the app of new settings.
     """
-    reloading = reloading or Reloading(settings, client.metrics)
-    observe = client.metrics.image_encode.observe
+    reloading = reloading or Reloading(settings, models.metrics)
+    observe = models.metrics.image_encode.observe
     encoder = ImageEncoder(settings.encode_threads, observe, open_signer(settings))
-    decoder = _open_decoder(settings, client.metrics)
-    safety = open_gate(settings, client.metrics)
+    decoder = _open_decoder(settings, models.metrics)
+    safety = open_gate(settings, models.metrics)
     store = open_store(
-        settings, lambda operation: client.metrics.image_store_errors.labels(operation).inc()
+        settings, lambda operation: models.metrics.image_store_errors.labels(operation).inc()
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        client.start()
+        models.start()
         store.start()
         if safety is not None:
             safety.start()
         try:
             yield
         finally:
-            await client.close()
+            await models.close()
             decoder.close()
             if safety is not None:
                 safety.close()
@@ -125,11 +134,11 @@ def create_app(
 
     app = _bare_app(lifespan)
     limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
-    app.state.context = Context(settings, client, encoder, decoder, store, limits, safety)
+    app.state.context = Context(settings, models, encoder, decoder, store, limits, safety)
     for part in _PARTS:
         app.include_router(part.router)
-    client.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
-    _add_middleware(app, settings, client.metrics, limits)
+    models.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
+    _add_middleware(app, settings, models.metrics, limits)
     install_error_handlers(app)
     app.state.reloading = reloading
     reloading.steps.append(partial(_take_settings, app))
@@ -149,13 +158,43 @@ def _bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) 
     )
 
 
+def create_admin_app(models: ServedModels, reloading: Reloading, key: str) -> FastAPI:
+    """Return the app of the port for administrators.
+
+    It has metrics of its own, which nobody reads: those of the server are about its callers.
+
+    Args:
+        models: of the server.
+        reloading: reads its settings again.
+        key: that requests must have.
+    """
+    app = Api(
+        title="STAR server: administration", version=__version__, docs_url=None, redoc_url=None
+    )
+    app.state.administration = Administration(models, reloading)
+    app.include_router(admin.router)
+    metrics = Metrics()
+    app.add_middleware(
+        RequestGuard,
+        metrics=metrics,
+        budget=BodyBudget(16 * _ADMIN_BODY_BYTES, _ADMIN_BODY_BYTES),
+        max_body_bytes=_ADMIN_BODY_BYTES,
+        max_upload_bytes=_ADMIN_BODY_BYTES,
+        body_timeout_s=reloading.settings.body_timeout_s,
+    )
+    app.add_middleware(AdminKeyCheck, key=key)
+    app.add_middleware(RequestLog, metrics=metrics)
+    install_error_handlers(app)
+    return app
+
+
 def _take_settings(app: FastAPI, new: Settings) -> Callable[[], None]:
     """Return what puts new settings into force; a step of :class:`Reloading`."""
 
     def act() -> None:
         context: Context = app.state.context
         app.state.context = replace(context, settings=with_live(context.settings, new))
-        context.client.change(new)
+        context.models.change(new)
         context.limits.change(new.requests_per_minute, new.images_per_minute)
         set_log_level(new.log_level)
 

@@ -32,7 +32,6 @@ from server.errors import (
     TooManyUploads,
     UploadReason,
 )
-from server.messages import ModelInfo, Timing
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -61,16 +60,24 @@ _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 class Metrics:
     """The metrics of one app. Each object has its own registry, so tests do not share counts.
 
+    Where several models are served, what is about one of them has the label ``model``: see
+    :class:`server.model_metrics.ModelMetrics`, which writes it.
+
     ``rate()`` misses the first event of a series that begins with 1, so series whose labels are known in advance are
     exported as 0 from the start.
+
+    Args:
+        by_model: whether several models are served.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, by_model: bool = False) -> None:
+        self.by_model = by_model
+        self._of_model = ("model",) if by_model else ()
         # These are extra series with the start time of each, which no reader of this text format uses.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.gauges = self._add_gauges()
-        self._model_info = self._gauge(
+        self.model_info = self._gauge(
             "model_info",
             "Always 1; the labels describe the loaded model.",
             *("model", "device", "dtype", "mode", "image_size"),
@@ -82,7 +89,9 @@ class Metrics:
         )
         build.labels(__version__, platform.python_version()).set(1)
         self._add_counters()
+        self._add_counters_of_changes()
         self._add_histograms()
+        self._add_histograms_of_models()
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"star_{name}", text, labels, registry=self.registry)
@@ -98,18 +107,24 @@ class Metrics:
     def _add_gauges(self) -> dict[str, Gauge]:
         return {
             "requests_running": self._gauge(
-                "requests_running", "Requests with at least one image that has left the queue."
+                "requests_running",
+                "Requests with at least one image that has left the queue.",
+                *self._of_model,
             ),
             "requests_waiting": self._gauge(
-                "requests_waiting", "Requests waiting for their first slot."
+                "requests_waiting", "Requests waiting for their first slot.", *self._of_model
             ),
             "connections": self._gauge("connections", "Open connections of clients."),
-            "queue_capacity": self._gauge("queue_capacity", "Images that may wait for a slot."),
+            "queue_capacity": self._gauge(
+                "queue_capacity", "Images that may wait for a slot.", *self._of_model
+            ),
             "engine_phase": self._gauge(
-                "engine_phase", "1 for the phase that the worker is in, else 0.", "worker", "phase"
+                "engine_phase",
+                "1 for the phase that the worker is in, else 0.",
+                *("worker", "phase", *self._of_model),
             ),
             **{
-                name: self._gauge(name, text, "worker")
+                name: self._gauge(name, text, "worker", *self._of_model)
                 for name, text in {
                     "slots_in_use": "Slots that hold an image.",
                     "slots_total": "Slots of the worker.",
@@ -123,7 +138,7 @@ class Metrics:
 
     def _add_counters(self) -> None:
         self.requests = self._counter("requests", "Answered requests.", "endpoint", "outcome")
-        self.images = self._counter("images", "Finished images.", "worker")
+        self.images = self._counter("images", "Finished images.", "worker", *self._of_model)
         self.rejections = self._counter("rejections", "Requests refused before any work.", "reason")
         self.connections_refused = self._counter(
             "connections_refused",
@@ -134,10 +149,14 @@ class Metrics:
             "cancellations", "Requests whose client disconnected.", "stage"
         )
         self.engine_restarts = self._counter(
-            "engine_restarts", "Number of times that a worker ended and was restarted.", "worker"
+            "engine_restarts",
+            "Number of times that a worker ended and was restarted.",
+            *("worker", *self._of_model),
         )
         self.engine_exits = self._counter(
-            "engine_exits", "Processes of a worker that have ended.", "worker", "cause"
+            "engine_exits",
+            "Processes of a worker that have ended.",
+            *("worker", "cause", *self._of_model),
         )
         self.image_store_errors = self._counter(
             "image_store_errors", "Failed operations of the image store.", "operation"
@@ -150,11 +169,6 @@ class Metrics:
         )
         for stage, verdict in product(("input", "output"), _VERDICTS):
             self.safety_checks.labels(stage, verdict)
-        self.reloads = self._counter(
-            "reloads", "Times that the settings were read again.", "outcome"
-        )
-        for outcome in ("done", "refused"):
-            self.reloads.labels(outcome)
         for cause in get_args(UploadReason):
             self.uploads_refused.labels(cause)
         for operation in _STORE_OPERATIONS:
@@ -166,31 +180,24 @@ class Metrics:
         for stage in _STAGES:
             self.cancellations.labels(stage)
 
+    def _add_counters_of_changes(self) -> None:
+        self.model_swaps = self._counter(
+            "model_swaps", "Models that were to take over from another one.", "outcome"
+        )
+        for outcome in ("done", "failed"):
+            self.model_swaps.labels(outcome)
+        self.reloads = self._counter(
+            "reloads", "Times that the settings were read again.", "outcome"
+        )
+        for outcome in ("done", "refused"):
+            self.reloads.labels(outcome)
+
     def _add_histograms(self) -> None:
         self.request_duration = self._histogram(
             "request_duration_seconds",
             "Seconds from the arrival of a request to the end of its answer.",
             _LONG,
             "endpoint",
-        )
-        self.queue_duration = self._histogram(
-            "queue_duration_seconds",
-            "Seconds from admission to the first slot.",
-            (0.01, 0.05, *_LONG),
-        )
-        self.first_preview = self._histogram(
-            "time_to_first_preview_seconds",
-            "Seconds from admission to the first preview.",
-            (0.05, *_LONG),
-        )
-        self.scale_step = self._histogram(
-            "scale_step_duration_seconds", "Seconds of one step of the engine.", _SHORT, "scale"
-        )
-        self.text_encode = self._histogram(
-            "text_encode_duration_seconds", "Seconds to encode one prompt.", _SHORT
-        )
-        self.vae_decode = self._histogram(
-            "vae_decode_duration_seconds", "Seconds to decode one batch of images.", _SHORT
         )
         self.image_encode = self._histogram(
             "image_encode_duration_seconds", "Seconds to encode one PNG, WebP or JPEG file.", _SHORT
@@ -206,8 +213,38 @@ class Metrics:
             _SHORT,
             "stage",
         )
+
+    def _add_histograms_of_models(self) -> None:
+        self.queue_duration = self._histogram(
+            "queue_duration_seconds",
+            "Seconds from admission to the first slot.",
+            (0.01, 0.05, *_LONG),
+            *self._of_model,
+        )
+        self.first_preview = self._histogram(
+            "time_to_first_preview_seconds",
+            "Seconds from admission to the first preview.",
+            (0.05, *_LONG),
+            *self._of_model,
+        )
+        self.scale_step = self._histogram(
+            "scale_step_duration_seconds",
+            "Seconds of one step of the engine.",
+            _SHORT,
+            "scale",
+            *self._of_model,
+        )
+        self.text_encode = self._histogram(
+            "text_encode_duration_seconds", "Seconds to encode one prompt.", _SHORT, *self._of_model
+        )
+        self.vae_decode = self._histogram(
+            "vae_decode_duration_seconds",
+            "Seconds to decode one batch of images.",
+            _SHORT,
+            *self._of_model,
+        )
         self.batch_size = self._histogram(
-            "batch_size", "Images in one step of the engine.", _COUNTS
+            "batch_size", "Images in one step of the engine.", _COUNTS, *self._of_model
         )
 
     def watch(self, name: str, value: Callable[[], float], **labels: str) -> None:
@@ -231,26 +268,6 @@ class Metrics:
     def reject(self, error: ServerError) -> None:
         """Count a request that was refused before any work."""
         self.rejections.labels(error.code).inc()
-
-    def describe_model(self, model: ModelInfo) -> None:
-        """Export the properties of the loaded model."""
-        for scale in range(len(model.patch_nums)):
-            self.scale_step.labels(str(scale))
-        self._model_info.clear()
-        self._model_info.labels(
-            model.name, model.device, model.dtype, model.mode, str(model.image_size)
-        ).set(1)
-
-    def observe(self, timing: Timing) -> None:
-        """Record a duration that a worker measured."""
-        match timing.stage:
-            case "scale_step":
-                self.scale_step.labels(str(timing.scale)).observe(timing.seconds)
-                self.batch_size.observe(timing.batch)
-            case "text_encode":
-                self.text_encode.observe(timing.seconds)
-            case "vae_decode":
-                self.vae_decode.observe(timing.seconds)
 
     def render(self) -> bytes:
         """Return the text that Prometheus scrapes."""

@@ -1,13 +1,14 @@
-"""The settings of the model and of its workers."""
+"""The settings of models and of their workers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.setting_values import are_models, split_models
 from server.settings_file import ENV_PREFIX
 
 CONFIG = SettingsConfigDict(
@@ -19,12 +20,35 @@ CONFIG = SettingsConfigDict(
 """Of all groups of settings."""
 
 
-class ModelSettings(BaseSettings):
-    """The model, and how it runs. Frozen, like all settings."""
+class OneModel(BaseSettings):
+    """The model of a command or a worker."""
 
     model_config = CONFIG
 
     model: str = Field("star-mini", min_length=1, description="name or directory of a model")
+
+
+class SeveralModels(BaseSettings):
+    """The models of a server."""
+
+    model_config = CONFIG
+
+    model: Annotated[
+        list[str], NoDecode, BeforeValidator(split_models), AfterValidator(are_models)
+    ] = Field(
+        ["star-mini"],
+        description=(
+            "name or directory of a model; several, given again and again or separated by commas, are served side by "
+            "side, each by workers of its own"
+        ),
+    )
+
+
+class RunSettings(BaseSettings):
+    """How a model runs."""
+
+    model_config = CONFIG
+
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="device to run on; auto is a GPU if there is one"
     )
@@ -54,8 +78,12 @@ class ModelSettings(BaseSettings):
     )
 
 
-class WorkerSettings(ModelSettings):
-    """All that a worker process needs: a frozen part of the settings, sent to it when it starts."""
+class ModelSettings(RunSettings, OneModel):
+    """A model, and how it runs. Frozen, like all settings."""
+
+
+class EngineSettings(RunSettings):
+    """Workers and batches of each model."""
 
     workers: int = Field(
         0, ge=0, le=64, description="worker processes; 0 is one per visible GPU, or one on a CPU"
@@ -104,3 +132,15 @@ class WorkerSettings(ModelSettings):
     def largest_batch(self) -> int:
         """Images in one step at most."""
         return min(self.max_batch or self.slots, self.slots)
+
+
+class WorkerSettings(EngineSettings, ModelSettings):
+    """All that a worker process needs: a frozen part of the settings of a server, sent to it when it starts.
+
+    Attributes:
+        models: number of models that share the machine's processors.
+        beside_others: another model of this server holds memory already.
+    """
+
+    models: int = 1
+    beside_others: bool = False

@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "keys and rate limits": (
         *("api_keys", "api_key_file", "requests_per_minute", "images_per_minute"),
     ),
+    "administration": (*("admin_port", "admin_host", "admin_key", "admin_key_file"),),
     SAMPLING: ("unguided_scales", "draft"),
     "queue and deadlines": (
         *("queue_capacity", "default_timeout_s", "max_timeout_s", "drain_timeout_s"),

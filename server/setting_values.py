@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,30 @@ def split_list(value: Any) -> Any:
     if value.lstrip().startswith("["):
         return json.loads(value)
     return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def split_models(value: Any) -> Any:
+    """Parse a list of models, or the one that it is: a directory may have a comma in its name."""
+    return [value] if isinstance(value, str) and Path(value).is_dir() else split_list(value)
+
+
+def label_of(model: str) -> str:
+    """Return the name of a model before it has been loaded: the last part of its name or directory."""
+    return Path(model).name or model
+
+
+def are_models(value: list[str]) -> list[str]:
+    """Check names and directories of models; their last parts tell them apart."""
+    seen: dict[str, str] = {}
+    if not value or not all(model.strip() for model in value):
+        raise ValueError("must be the name or the directory of a model; got nothing.")
+    for model in value:
+        if (other := seen.get(label_of(model))) is not None:
+            raise ValueError(
+                f"must be models with different names; {other} and {model} are both called {label_of(model)}."
+            )
+        seen[label_of(model)] = model
+    return value
 
 
 def is_address(value: str) -> str:

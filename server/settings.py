@@ -17,7 +17,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
 )
 
-from server.model_settings import CONFIG, WorkerSettings
+from server.admin_settings import AdminSettings
+from server.model_settings import CONFIG, EngineSettings, SeveralModels, WorkerSettings
 from server.safety_settings import SafetySettings
 from server.setting_values import (
     are_hosts,
@@ -73,7 +74,7 @@ class FileSettings(BaseSettings):
         return self
 
 
-class Settings(SafetySettings, FileSettings, WorkerSettings):
+class Settings(AdminSettings, SafetySettings, FileSettings, EngineSettings, SeveralModels):
     """Everything that can be set about the server."""
 
     config: Path | None = Field(
@@ -288,7 +289,20 @@ class Settings(SafetySettings, FileSettings, WorkerSettings):
             )
         return self
 
-    def for_worker(self) -> WorkerSettings:
-        """Return the worker's part; secrets stay in the parent process."""
-        values = {name: getattr(self, name) for name in WorkerSettings.model_fields}
-        return WorkerSettings.model_construct(**values)
+    def for_worker(
+        self, model: str | None = None, *, models: int | None = None, beside_others: bool = False
+    ) -> WorkerSettings:
+        """Return the part of the workers of one model; secrets stay in the parent process.
+
+        Args:
+            model: name or directory; the first one when None.
+            models: number of models that share the processors; those of the settings when None.
+            beside_others: another model of this server holds memory already.
+        """
+        values = {name: getattr(self, name) for name in EngineSettings.model_fields}
+        return WorkerSettings.model_construct(
+            **values,
+            model=model if model is not None else self.model[0],
+            models=models if models is not None else len(self.model),
+            beside_others=beside_others,
+        )

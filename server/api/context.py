@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from server.dispatch.engine_client import EngineClient
+from server.dispatch.served_models import ServedModels
 from server.http.rate_limit import RateLimits
 from server.images.decode_pool import DecodePool
 from server.images.encode import ImageEncoder
@@ -21,7 +21,7 @@ class Context:
     """The parts of one app."""
 
     settings: Settings
-    client: EngineClient
+    models: ServedModels
     encoder: ImageEncoder
     decoder: DecodePool
     store: ImageStore

@@ -18,6 +18,7 @@ from server.api.jobs import make_job, shape_of, timeout_of
 from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
 from server.api.warnings_header import warnings_header
+from server.dispatch.engine_client import EngineClient
 from server.dispatch.ticket import Ticket
 from server.errors import (
     InvalidRequest,
@@ -114,7 +115,7 @@ async def admit(
     request: Request,
     body: GenerateRequest,
     context: Context,
-    model: ModelInfo,
+    engine: EngineClient,
     files: EditFiles | None = None,
     notes: Sequence[str] = (),
 ) -> Delivery:
@@ -124,7 +125,7 @@ async def admit(
         request: the HTTP request.
         body: what it asks for.
         context: of the app.
-        model: the loaded one.
+        engine: of the model that paints it, held meanwhile.
         files: the image to edit, if any; decoded once all else has been checked.
         notes: warnings about the request, which its answer is to repeat.
 
@@ -136,14 +137,15 @@ async def admit(
         QueueFull: there is no room for its images.
         Unavailable: nothing can be served right now.
     """
-    client, record = context.client, record_of(request)
-    now = client.clock()
+    model, record = engine.model, record_of(request)
     job_id = f"{record.request_id}/{secrets.token_hex(4)}"
-    deadline = now + timeout_of(body, context.settings)
+    deadline = engine.clock() + timeout_of(body, context.settings)
     job = make_job(body, model, context.settings, job_id=job_id)
     options = _edit_options(body, files)
     images, caller = len(job.seeds), caller_of(request.scope)
     record.details |= {"n": images, "seed": job.seeds[0]}
+    if context.models.several:
+        record.details["model"] = model.name
     if context.settings.log_prompts:
         record.details["prompt"] = job.prompt
     if files is not None:
@@ -151,28 +153,31 @@ async def admit(
         pixels = context.settings.max_image_pixels
         source = EditSource(files, options, _canvas_sizes(body, model), model.num_scales, pixels)
         decoding = _Decoding(context, source, caller, images)
-        work = before_deadline(deadline - client.clock(), decoding.run(), "its image was decoded")
+        work = before_deadline(deadline - engine.clock(), decoding.run(), "its image was decoded")
         job = _editing(job, await unless_disconnected(request, work), model)
     if context.safety is not None and context.safety.sees_inputs:
-        safety = _check_input(context, context.safety, job, model, record.request_id, caller)
-        checking = before_deadline(deadline - client.clock(), safety, "it was checked")
+        safety = _check_input(context, context.safety, engine, job, record.request_id, caller)
+        checking = before_deadline(deadline - engine.clock(), safety, "it was checked")
         await unless_disconnected(request, checking)
-    ticket = _submit(context, job, deadline, caller)
+    ticket = _submit(context, engine, job, deadline, caller)
     return Delivery(request, context, body, ticket, notes)
 
 
 async def _check_input(
-    context: Context, gate: SafetyGate, job: Job, model: ModelInfo, request_id: str, caller: str
+    context: Context,
+    gate: SafetyGate,
+    engine: EngineClient,
+    job: Job,
+    request_id: str,
+    caller: str,
 ) -> None:
     """Ask the safety hook about a request; unless the hook fails, a caller pays for one that does not become a job."""
     _check_limits(context, caller, len(job.seeds))
-    context.client.require_room(
-        len(job.seeds)
-    )  # the hook is not asked about what is refused anyway
+    engine.require_room(len(job.seeds))  # the hook is not asked about what is refused anyway
     shown = job.edit.image if job.edit is not None and gate.sees_uploads else None
     try:
         await gate.require(
-            Check("input", request_id, model.name, job.prompt, job.negative_prompt, shown)
+            Check("input", request_id, engine.model.name, job.prompt, job.negative_prompt, shown)
         )
     except SafetyCheckFailed:
         raise
@@ -194,12 +199,14 @@ def _editing(job: Job, edit: ImageEdit, model: ModelInfo) -> Job:
     return replace(job, edit=edit, shape=model.sizes.index(size))
 
 
-def _submit(context: Context, job: Job, deadline: float, caller: str) -> Ticket:
+def _submit(
+    context: Context, engine: EngineClient, job: Job, deadline: float, caller: str
+) -> Ticket:
     """Queue a job and count it; one whose image has been decoded is counted even if there is no room for it."""
     images = len(job.seeds)
     _check_limits(context, caller, images)  # others may have come while an image was decoded
     try:
-        ticket = context.client.submit(job, deadline)
+        ticket = engine.submit(job, deadline)
     except ServerError:
         if job.edit is not None:
             context.limits.spend(caller, images)
@@ -263,5 +270,5 @@ def _check_limits(context: Context, caller: str, images: int) -> None:
     try:
         context.limits.check(caller, images)
     except RateLimitExceeded as error:
-        context.client.metrics.reject(error)
+        context.models.metrics.reject(error)
         raise

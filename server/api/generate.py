@@ -15,14 +15,15 @@ from server.api.deadline import before_deadline
 from server.api.delivery import Delivery, admit
 from server.api.disconnect import unless_disconnected
 from server.api.jobs import timeout_of
+from server.api.model_names import serving
 from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, GenerateResponse, ImageData
 from server.api.vocabulary import reading_of, refusal
+from server.dispatch.engine_client import EngineClient
 from server.errors import InvalidRequest, NotAcceptable
 from server.http.json_body import BodyRoute
 from server.images.encode import FORMATS, MEDIA_TYPES, ImageFormat
 from server.images.uploads import EditFiles, Upload
-from server.messages import ModelInfo
 from server.validation import shorten
 
 router = APIRouter(tags=["images"], route_class=BodyRoute)
@@ -39,7 +40,7 @@ router = APIRouter(tags=["images"], route_class=BodyRoute)
             "content": IMAGE_FILES | EVENT_STREAM,
             "headers": TIMES,
         },
-        **error_responses(400, 406, 413, 415, 429, 500, 503, 504),
+        **error_responses(400, 404, 406, 413, 415, 429, 500, 503, 504),
     },
     operation_id="generate",
 )
@@ -55,9 +56,9 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
     as_image = None if body.stream else _negotiate(request, body)
     if as_image is not None:
         body = body.model_copy(update={"format": as_image})
-    model = context.client.require_ready()
-    await _check_thing(request, body, context, model)
-    delivery = await admit(request, body, context, model, _files(body))
+    with serving(body.model, context) as engine:
+        await _check_thing(request, body, context, engine)
+        delivery = await admit(request, body, context, engine, _files(body))
     if body.stream:
         return delivery.stream()
     files = await delivery.files()
@@ -69,18 +70,18 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
 
 
 async def _check_thing(
-    request: Request, body: GenerateRequest, context: Context, model: ModelInfo
+    request: Request, body: GenerateRequest, context: Context, engine: EngineClient
 ) -> None:
     """Refuse a prompt for a thing that the model cannot draw, unless the nearest one is wanted."""
     if (body.on_unknown or context.settings.on_unknown) == "nearest":
         return
     reading = before_deadline(
         timeout_of(body, context.settings),
-        reading_of(body.prompt, model, context),
+        reading_of(body.prompt, engine),
         "its prompt was read",
     )
     if (read := await unless_disconnected(request, reading)).unknown:
-        raise refusal(read, model)
+        raise refusal(read, engine.model)
 
 
 def _files(body: GenerateRequest) -> EditFiles | None:

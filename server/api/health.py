@@ -11,6 +11,7 @@ from starlette.responses import Response
 from server.api.context import AppContext
 from server.api.responses import error_responses
 from server.api.schemas import output_config
+from server.dispatch.served_model import ServedModel
 from server.dispatch.worker_state import EndCause, Phase, WorkerPhase, WorkerState
 from server.errors import Unavailable
 from server.metrics import CONTENT_TYPE
@@ -41,6 +42,9 @@ class ReadinessResponse(LivenessResponse):
     model_config = output_config({"status": "ok", "model": "star-mini"})
 
     model: str
+    models: dict[str, Phase] | None = Field(
+        None, description="Phase of each model, where there are several."
+    )
 
 
 class WorkerEndResponse(BaseModel):
@@ -71,6 +75,7 @@ class WorkerResponse(BaseModel):
     )
 
     worker: int = Field(description="Its number, from 0, as in metrics and logs.")
+    model: str | None = Field(None, description="Its model, where there are several.")
     phase: WorkerPhase = Field(
         description="`restarting` and `failed` are the pause before the next start; in `failed` the model has never "
         "been loaded."
@@ -80,17 +85,43 @@ class WorkerResponse(BaseModel):
     last_end: WorkerEndResponse | None = Field(None, description="Of the latest that has ended.")
 
     @classmethod
-    def of(cls, state: WorkerState) -> Self:
+    def of(cls, state: WorkerState, model: str | None = None) -> Self:
         """Return the answer's form of a state."""
         end, ago = state.last_end, state.last_end_seconds
         return cls(
             worker=state.index,
+            model=model,
             phase=state.phase,
             phase_seconds=round(state.phase_seconds, 1),
             restarts=state.restarts,
             last_end=None
             if end is None or ago is None
             else WorkerEndResponse(cause=end.cause, reason=end.reason, seconds_ago=round(ago, 1)),
+        )
+
+
+class ModelResponse(BaseModel):
+    """One of several models."""
+
+    model_config = output_config(
+        {"model": "star-mini", "phase": "ready", "phase_seconds": 12.5, "started": True}
+    )
+
+    model: str = Field(description="Its name.")
+    phase: Phase = Field(description="Of its worker that is furthest.")
+    phase_seconds: float = Field(description="Seconds since the phase began.")
+    started: bool = Field(description="Whether it has been loaded.")
+    error: str | None = Field(None, description="Reason why it is not served.")
+
+    @classmethod
+    def of(cls, model: ServedModel) -> Self:
+        """Return the answer's form of a model."""
+        return cls(
+            model=model.name,
+            phase=model.engine.phase,
+            phase_seconds=round(model.engine.phase_seconds, 1),
+            started=model.info is not None,
+            error=model.failure,
         )
 
 
@@ -114,25 +145,46 @@ class StartupResponse(BaseModel):
         "while the server stops."
     )
     phase_seconds: float = Field(description="Seconds since the phase began.")
-    started: bool = Field(description="Whether the model has been loaded.")
-    model: str = Field(description="The model as the settings name it.")
+    started: bool = Field(
+        description="Whether the model has been loaded; of several, whether each has been, or could not be."
+    )
+    model: str = Field(description="The model as the settings name it; of several, the first.")
     error: str | None = Field(None, description="Reason why the server cannot start.")
+    models: list[ModelResponse] | None = Field(
+        None, description="Each model, if there are several."
+    )
     workers: list[WorkerResponse]
 
 
 @router.get("/livez", summary="Liveness probe", responses=error_responses(503))
 async def livez(context: AppContext) -> LivenessResponse:
     """Answer 200 while the event loop and the supervision of the workers run, however long the queue is."""
-    if not context.client.workers.alive:
+    if not context.models.alive:
         raise SupervisorDead("The engine's supervisor has died; restart the server.")
     return LivenessResponse()
 
 
-@router.get("/readyz", summary="Readiness probe", responses=error_responses(503))
-@router.get("/health", summary="The same as /readyz", responses=error_responses(503))
+@router.get(
+    "/readyz",
+    summary="Readiness probe",
+    response_model_exclude_none=True,
+    responses=error_responses(503),
+)
+@router.get(
+    "/health",
+    summary="The same as /readyz",
+    response_model_exclude_none=True,
+    responses=error_responses(503),
+)
 async def readyz(context: AppContext) -> ReadinessResponse:
-    """Answer 200 once the model is warm; 503 while it loads, while the server shuts down, and without a worker."""
-    return ReadinessResponse(model=context.client.check_ready().name)
+    """Answer 200 once the model is warm; 503 while it loads, while the server shuts down, and without a worker.
+
+    Of several models, one must be ready, and none be loading for the first time.
+    """
+    models = context.models
+    ready = models.check_ready()
+    phases = {model.name: model.engine.phase for model in models} if models.several else None
+    return ReadinessResponse(model=ready[0].name, models=phases)
 
 
 @router.get(
@@ -147,16 +199,20 @@ async def startupz(context: AppContext, answer: Response) -> StartupResponse:
     """Answer with phases, restarts and the last end of each worker as JSON: 200 once the model has been loaded, 503
     before.
     """
-    client = context.client
-    started = client.workers.model is not None
-    answer.status_code = 200 if started else 503
+    models, leading = context.models, context.models.leading.engine
+    answer.status_code = 200 if models.settled else 503
     return StartupResponse(
-        phase=client.phase,
-        phase_seconds=round(client.phase_seconds, 1),
-        started=started,
-        model=context.settings.model,
-        error=client.workers.fatal,
-        workers=[WorkerResponse.of(state) for state in client.workers.states],
+        phase=leading.phase,
+        phase_seconds=round(leading.phase_seconds, 1),
+        started=models.settled,
+        model=models.first.model,
+        error=models.fatal,
+        models=[ModelResponse.of(model) for model in models] if models.several else None,
+        workers=[
+            WorkerResponse.of(state, model.name if models.several else None)
+            for model in models
+            for state in model.engine.workers.states
+        ],
     )
 
 
@@ -179,4 +235,4 @@ async def startupz(context: AppContext, answer: Response) -> StartupResponse:
 )
 async def metrics(context: AppContext) -> Response:
     """Return all counts and durations; they never hold a prompt."""
-    return Response(context.client.metrics.render(), media_type=CONTENT_TYPE)
+    return Response(context.models.metrics.render(), media_type=CONTENT_TYPE)

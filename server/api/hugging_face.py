@@ -9,11 +9,12 @@ from starlette.responses import Response
 from server.api.accept import preferred
 from server.api.context import AppContext
 from server.api.delivery import admit
+from server.api.model_names import serving
 from server.api.responses import IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, Prompt, SamplingFields, input_config
 from server.errors import InvalidRequest, NotAcceptable
 from server.http.json_body import BodyRoute
-from server.images.encode import FORMATS
+from server.images.encode import FORMATS, ImageFormat
 from server.messages import ModelInfo
 from server.validation import shorten
 
@@ -69,8 +70,24 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
     The answer is the bytes of the image, in the format that the `Accept` header prefers: PNG, WebP or JPEG.
     """
     parameters = body.parameters or TextToImageParameters()
-    model = context.client.require_ready()
-    _check(parameters, model)
+    with serving(None, context) as engine:
+        _check(parameters, engine.model)
+        native = GenerateRequest(
+            prompt=body.inputs,
+            format=_format(request),
+            size=_size(parameters, engine.model),
+            **parameters.sampling,
+        )
+        delivery = await admit(request, native, context, engine)
+    return delivery.image_answer(await delivery.files())
+
+
+def _format(request: Request) -> ImageFormat:
+    """Return the format that the ``Accept`` header prefers.
+
+    Raises:
+        NotAcceptable: it allows none of them.
+    """
     accept = request.headers.get("accept")
     media_type = preferred(accept, list(FORMATS))
     if media_type is None:
@@ -78,14 +95,7 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
             f"Accept must allow {', '.join(FORMATS)}; it is {shorten(accept or '')}.",
             param="accept",
         )
-    native = GenerateRequest(
-        prompt=body.inputs,
-        format=FORMATS[media_type],
-        size=_size(parameters, model),
-        **parameters.sampling,
-    )
-    delivery = await admit(request, native, context, model)
-    return delivery.image_answer(await delivery.files())
+    return FORMATS[media_type]
 
 
 def _check(parameters: TextToImageParameters, model: ModelInfo) -> None:

@@ -1,12 +1,17 @@
-"""Names of the loaded model: its own, and those that clients of OpenAI's API use."""
+"""Names of the loaded models: their own, and those that clients of OpenAI's API use for the first one."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
-from server.errors import ModelNotFound, UnknownModel
-from server.messages import ModelInfo
+from server.api.context import Context
+from server.dispatch.engine_client import EngineClient
+from server.dispatch.served_model import ServedModel
+from server.dispatch.served_models import ServedModels, unavailable
+from server.errors import ModelNotFound, Unavailable, UnknownModel
 from server.settings import Settings
 from server.validation import shorten
 
@@ -43,31 +48,62 @@ def listed_aliases(settings: Settings) -> list[str]:
     )
 
 
-def check_name(name: str | None, loaded: ModelInfo, settings: Settings) -> None:
-    """Refuse the name of a model that is not loaded; None stands for the loaded one.
+def engine_of(name: str | None, context: Context) -> EngineClient:
+    """Return the engine of the model that a request names; None and aliases stand for the first model.
 
     Raises:
-        ModelNotFound: the name is neither that of the loaded model nor an alias.
+        ModelNotFound: the server has no model of that name.
+        Unavailable: the model cannot serve right now.
     """
-    if name is not None and name != loaded.name and not is_alias(name, settings):
-        raise ModelNotFound(_unknown(name, loaded), param="model")
+    model = _find(name, context)
+    if context.models.several and model.failure is not None:
+        raise unavailable(model)
+    model.engine.check_ready()
+    return model.engine
 
 
-def check_images_name(name: str | None, loaded: ModelInfo, settings: Settings) -> None:
-    """Refuse the name of another model on an images route, where OpenAI answers 400; a strict server answers 404.
+@contextmanager
+def serving(
+    name: str | None, context: Context, *, as_openai: bool = False
+) -> Iterator[EngineClient]:
+    """Hold the engine of the model that a request names, until the request has been queued there.
+
+    Args:
+        name: see :func:`engine_of`.
+        context: of the app.
+        as_openai: answer as OpenAI's images routes do, 400 to unknown names, unless the server is strict.
 
     Raises:
-        UnknownModel: see :func:`check_name`.
-        ModelNotFound: the same, of a strict server.
+        UnknownModel, ModelNotFound: the server has no model of that name.
+        Unavailable: the model cannot serve right now; counted as a refusal.
     """
     try:
-        check_name(name, loaded, settings)
+        engine = engine_of(name, context)
     except ModelNotFound as error:
-        if settings.compatibility == "strict":
-            raise
-        raise UnknownModel(error.message, param="model") from error
+        if as_openai and context.settings.compatibility == "lenient":
+            raise UnknownModel(error.message, param="model") from error
+        raise
+    except Unavailable as error:
+        context.models.metrics.reject(error)
+        raise
+    with engine.held():
+        yield engine
 
 
-def _unknown(name: str, loaded: ModelInfo) -> str:
+def _find(name: str | None, context: Context) -> ServedModel:
+    models = context.models
+    if name is None or is_alias(name, context.settings):
+        return models.first
+    if (found := models.find(name)) is not None and (models.several or found.info is not None):
+        return found
+    for model in models:  # the name of a model is known once it has been loaded
+        if not model.settled:
+            model.engine.check_ready()
+    raise ModelNotFound(_unknown(name, models), param="model")
+
+
+def _unknown(name: str, models: ServedModels) -> str:
     shown = json.dumps(shorten(name), ensure_ascii=False)
-    return f"This server has no model {shown}; it has {loaded.name}."
+    *most, last = [model.name for model in models if model.failure is None]
+    served = f"{', '.join(most)} and {last}" if most else last
+    return f"This server has no model {shown}; it has {served}."

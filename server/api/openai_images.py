@@ -16,7 +16,7 @@ from server.api.context import AppContext, Context
 from server.api.delivery import Delivery, admit
 from server.api.image_content import keep_images
 from server.api.jobs import nearest_shape
-from server.api.model_names import check_images_name
+from server.api.model_names import serving
 from server.api.openai_requests import OpenAIRequest, read_generation
 from server.api.openai_schemas import (
     LenientImageRequest,
@@ -71,17 +71,16 @@ async def generations(request: Request, context: AppContext) -> Response:
 
 async def respond(request: Request, asked: OpenAIRequest, context: Context) -> Response:
     """Answer a request in OpenAI's form."""
-    model, settings = context.client.require_ready(), context.settings
     named = request.path_params.get("deployment", asked.body.model)
-    check_images_name(named, model, settings)
-    body, warnings = asked.body, list(asked.warnings)
-    if settings.compatibility == "lenient":
-        body, fitted = _fitted(body, named, model, settings)
-        warnings += fitted
-    as_url = _answers_url(body, named, context, warnings)
-    _check(body, as_url, context)
-    native = _native(body)
-    delivery = await admit(request, native, context, model, asked.files, warnings)
+    with serving(named, context, as_openai=True) as engine:
+        body, warnings = asked.body, list(asked.warnings)
+        if context.settings.compatibility == "lenient":
+            body, fitted = _fitted(body, named, engine.model, context.settings)
+            warnings += fitted
+        as_url = _answers_url(body, named, context, warnings)
+        _check(body, as_url, context)
+        native = _native(body)
+        delivery = await admit(request, native, context, engine, asked.files, warnings)
     if body.stream:
         return delivery.stream("image_generation" if asked.files is None else "image_edit")
     encoded = await delivery.files()

@@ -159,6 +159,11 @@ class GenerateRequest(EditFields, SamplingFields, PromptField):
         'and names three prompts to try, "nearest" draws the nearest thing, with a warning; the server\'s setting when '
         "left out.",
     )
+    model: str | None = Field(
+        None,
+        max_length=256,
+        description="Name of the model that paints, of those that /v1/models lists; the first one when left out.",
+    )
     n: int = Field(1, ge=1, le=10, description="Number of images; each has a seed of its own.")
     size: str | None = Field(
         None,

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from server.api.context import AppContext, Context
-from server.api.model_names import check_name
+from server.api.context import AppContext
+from server.api.model_names import engine_of
 from server.api.responses import error_responses
 from server.api.schemas import Prompt, input_config, output_config
+from server.dispatch.engine_client import EngineClient
 from server.errors import NotFound, UnknownThing
 from server.http.json_body import BodyRoute
 from server.messages import ModelInfo
@@ -65,6 +66,9 @@ class ReadRequest(BaseModel):
     model_config = input_config({"prompt": "a blue apple on the moon"})
 
     prompt: Prompt = Field(description="Description of the image.")
+    model: str | None = Field(
+        None, max_length=256, description="Model that reads it; the first one when left out."
+    )
 
 
 class ReadResponse(BaseModel):
@@ -128,7 +132,7 @@ class GalleryResponse(BaseModel):
 )
 async def vocabulary(model: str, context: AppContext) -> VocabularyResponse:
     """List the things, styles and backgrounds of a model that knows few; 404 for one that takes any prompt."""
-    loaded = _loaded(model, context)
+    loaded = engine_of(model, context).model
     if loaded.vocabulary is None:
         raise NotFound(f"{loaded.name} has no vocabulary: it takes any prompt.")
     return _listed(loaded.name, loaded.vocabulary)
@@ -149,7 +153,7 @@ async def gallery(model: str, context: AppContext) -> GalleryResponse:
                 seed=picture.seed,
                 b64_json=base64.b64encode(picture.image).decode("ascii"),
             )
-            for picture in _loaded(model, context).gallery
+            for picture in engine_of(model, context).model.gallery
         ]
     )
 
@@ -161,8 +165,9 @@ async def gallery(model: str, context: AppContext) -> GalleryResponse:
     operation_id="readPrompt",
 )
 async def read(body: ReadRequest, context: AppContext) -> ReadResponse:
-    """Say what the loaded model would draw of a prompt, and what it would leave out, without drawing it."""
-    reading = await reading_of(body.prompt, context.client.check_ready(), context)
+    """Say what the model would draw of a prompt, and what it would leave out, without drawing it."""
+    with engine_of(body.model, context).held() as engine:
+        reading = await reading_of(body.prompt, engine)
     return ReadResponse(
         drawn=reading.prompt,
         things=list(reading.things),
@@ -174,16 +179,16 @@ async def read(body: ReadRequest, context: AppContext) -> ReadResponse:
     )
 
 
-async def reading_of(prompt: str, model: ModelInfo, context: Context) -> Reading:
+async def reading_of(prompt: str, engine: EngineClient) -> Reading:
     """Return how the loaded model reads a prompt; one without a vocabulary takes it as it stands.
 
     Raises:
         QueueFull: too many prompts are being read.
         EngineDead: the worker that was asked has ended.
     """
-    if model.vocabulary is None:
+    if engine.model.vocabulary is None:
         return Reading(prompt)
-    return await context.client.workers.readings.read(prompt)
+    return await engine.workers.readings.read(prompt)
 
 
 def refusal(reading: Reading, model: ModelInfo) -> UnknownThing:
@@ -196,12 +201,6 @@ def refusal(reading: Reading, model: ModelInfo) -> UnknownThing:
         param="prompt",
         suggestions=reading.suggestions,
     )
-
-
-def _loaded(name: str, context: Context) -> ModelInfo:
-    loaded = context.client.check_ready()
-    check_name(name, loaded, context.settings)
-    return loaded
 
 
 def _listed(name: str, known: Vocabulary) -> VocabularyResponse:

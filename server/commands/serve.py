@@ -13,21 +13,27 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
-from server.app import create_app, make_client
-from server.dispatch.engine_client import EngineClient
+from server.app import create_admin_app, create_app, make_models
+from server.dispatch.served_models import ServedModels
 from server.dispatch.worker_process import Run, run_worker
 from server.errors import CannotListen, ServingFailed
+from server.http.acceptor import Acceptor
+from server.http.admin_key import read_admin_key
 from server.http.browser_check import default_hosts
 from server.http.transport import accept_connections, uvicorn_config
 from server.logs import configure_logging
+from server.metrics import Metrics
 from server.reloading import Reloading
 from server.settings import Settings
 from server.settings_file import SettingsFileError
 
 _BACKLOG = 2048
 _UNSENT_BYTES = 128 << 10
+_ADMINISTRATORS = 16
+"""Connections to the port for administrators at most."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -38,13 +44,21 @@ class DrainingServer(uvicorn.Server):
 
     Args:
         config: uvicorn's.
-        client: its requests are awaited.
+        models: their requests are awaited.
         reloading: has the limits on connections, and the seconds that draining may take.
+        admin: app and listening sockets of the port for administrators.
     """
 
-    def __init__(self, config: uvicorn.Config, client: EngineClient, reloading: Reloading) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        models: ServedModels,
+        reloading: Reloading,
+        admin: tuple[FastAPI, list[socket.socket]] | None = None,
+    ) -> None:
         super().__init__(config)
-        self._client = client
+        self._admin = admin
+        self._models = models
         self._reloading = reloading
         self._signals = 0
         self._hung_up = False
@@ -63,9 +77,19 @@ class DrainingServer(uvicorn.Server):
             self.server_state,
             self.lifespan.state,
             settings=self._reloading.settings,
-            metrics=self._client.metrics,
+            metrics=self._models.metrics,
         )
+        if self._admin is not None:
+            self.servers += self._accept_administrators(*self._admin)  # type: ignore[arg-type]
         self.started = True
+
+    def _accept_administrators(self, app: FastAPI, sockets: list[socket.socket]) -> list[Acceptor]:
+        config = uvicorn_config(app, lifespan="off")
+        config.load()
+        few = self._reloading.settings.model_copy(update={"max_connections": _ADMINISTRATORS})
+        return accept_connections(
+            sockets, config, self.server_state, {}, settings=few, metrics=Metrics()
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -100,23 +124,23 @@ class DrainingServer(uvicorn.Server):
         """Check ten times a second whether to stop; true ends the main loop."""
         if self._hung_up:
             self._after_hang_up()
-        if await super().on_tick(counter) or self._client.workers.fatal is not None:
+        if await super().on_tick(counter) or self._models.fatal is not None:
             return True
         if not self._signals:
             return False
-        now = self._client.clock()
+        now = self._models.clock()
         if self._drain_until is None:
             self._log.info(
                 "draining",
-                outstanding=self._client.outstanding,
+                outstanding=self._models.outstanding,
                 timeout_s=self._reloading.settings.drain_timeout_s,
             )
-            self._client.begin_drain()
+            self._models.begin_drain()
             self._drain_until = now + self._reloading.settings.drain_timeout_s
         if self._signals > 1 or now >= self._drain_until:
-            self._client.abandon()
+            self._models.abandon()
             return True
-        return self._client.idle
+        return self._models.idle
 
 
 def has_terminal() -> bool:
@@ -128,13 +152,16 @@ def has_terminal() -> bool:
     return True
 
 
-def listen(host: str, port: int, write_timeout_s: float = 60.0) -> list[socket.socket]:
+def listen(
+    host: str, port: int, write_timeout_s: float = 60.0, *, prefix: str = ""
+) -> list[socket.socket]:
     """Bind all addresses of a host name: ``localhost`` may have one of IPv4 and one of IPv6.
 
     Args:
         host: name or address.
         port: 0 takes a free one.
         write_timeout_s: seconds after which a client that reads nothing is disconnected.
+        prefix: of the flags for host and port, for the error.
 
     Raises:
         CannotListen: none of the addresses is this machine's, or the port is taken; the text says what to do.
@@ -160,7 +187,7 @@ def listen(host: str, port: int, write_timeout_s: float = 60.0) -> list[socket.s
             bound.close()
         reason = (error.strerror or str(error)).lower()
         raise CannotListen(
-            f"Cannot listen on {host} port {port}: {reason}. Choose another with --host or --port."
+            f"Cannot listen on {host} port {port}: {reason}. Choose another with --{prefix}host or --{prefix}port."
         ) from error
     return sockets
 
@@ -216,21 +243,48 @@ def serve(
     """
     sockets = listen(settings.host, settings.port, settings.write_timeout_s)
     configure_logging(settings.log_level, settings.log_format)
-    client = make_client(settings, run)
+    models = make_models(settings, run)
+    reloading = Reloading(settings, models.metrics, read_again)
     hosts = default_hosts(settings)
-    reloading = Reloading(settings, client.metrics, read_again)
-    config = uvicorn_config(
-        create_app(settings.model_copy(update={"allowed_hosts": hosts}), client, reloading)
-    )
-    server = DrainingServer(config, client, reloading)
+    app = create_app(settings.model_copy(update={"allowed_hosts": hosts}), models, reloading)
+    admin = _open_admin(settings, models, reloading)
+    server = DrainingServer(uvicorn_config(app), models, reloading, admin)
+    admin_sockets = admin[1] if admin is not None else []
     log = structlog.get_logger("star.server")
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    log.info("listening", url=f"http://{host}:{sockets[0].getsockname()[1]}", model=settings.model)
+    log.info(
+        "listening",
+        url=_url(settings.host, sockets),
+        model=", ".join(settings.model),
+        **({"admin": _url(settings.admin_host, admin_sockets)} if admin_sockets else {}),
+    )
     try:
         server.run(sockets=sockets)
     finally:
-        for bound in sockets:
+        for bound in [*sockets, *admin_sockets]:
             bound.close()
-    if client.workers.fatal is not None:
-        raise ServingFailed(client.workers.fatal)
+    if models.fatal is not None:
+        raise ServingFailed(models.fatal)
     log.info("stopped")
+
+
+def _open_admin(
+    settings: Settings, models: ServedModels, reloading: Reloading
+) -> tuple[FastAPI, list[socket.socket]] | None:
+    """Return app and sockets of the port for administrators; None if there is to be none.
+
+    Raises:
+        SettingsFileError: the key cannot be read, or is no good.
+        CannotListen: the address is taken or does not exist.
+    """
+    if settings.admin_port is None:
+        return None
+    app = create_admin_app(models, reloading, read_admin_key(settings))
+    sockets = listen(
+        settings.admin_host, settings.admin_port, settings.write_timeout_s, prefix="admin-"
+    )
+    return app, sockets
+
+
+def _url(host: str, sockets: list[socket.socket]) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{sockets[0].getsockname()[1]}"

@@ -8,8 +8,10 @@ its successor.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Self
 
 from server.dispatch.service_rate import ServiceRate, retry_after
 from server.dispatch.ticket import Ticket
@@ -42,6 +44,8 @@ from server.messages import (
     Work,
 )
 from server.metrics import Metrics
+from server.model_metrics import ModelMetrics
+from server.setting_values import label_of
 from server.settings import Settings
 
 _DRAINING = "The server is shutting down; send the request to another one."
@@ -54,7 +58,7 @@ _FAILURES: dict[FailureCode, type[ServerError]] = {
 
 
 class EngineClient:
-    """Submits jobs to a pool of workers.
+    """Submits jobs to the workers of one model.
 
     Args:
         launch: starts a worker.
@@ -71,19 +75,18 @@ class EngineClient:
         self,
         launch: Launch,
         settings: Settings | None = None,
-        metrics: Metrics | None = None,
+        metrics: ModelMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings or Settings()
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics or ModelMetrics(Metrics(), label_of(self.settings.model[0]))
         self.clock = clock
         callbacks = PoolCallbacks(ready=self._on_ready, lost=self._on_lost, work=self._on_work)
         self.workers = WorkerPool(launch, self.settings, callbacks, self.metrics, clock)
-        self._started_at = clock()
         self._tickets: dict[str, Ticket] = {}  # not over, in order of admission
         self._rate = ServiceRate()
         self._draining_since: float | None = None
-        self._watch_gauges()
+        self._holders = 0
 
     # State of the service.
 
@@ -100,19 +103,51 @@ class EngineClient:
         return self.clock() - (self.workers.phase_since if since is None else since)
 
     @property
-    def uptime_seconds(self) -> float:
-        """Seconds since the client was created."""
-        return self.clock() - self._started_at
-
-    @property
     def outstanding(self) -> int:
         """Number of images that have been admitted and are not finished."""
         return sum(ticket.unfinished for ticket in self._tickets.values())
 
     @property
+    def running(self) -> int:
+        """Number of requests with at least one image that has left the queue."""
+        # A copy, made in one go: metrics may be read in another thread, as they are under Ray.
+        return sum(ticket.started_at is not None for ticket in tuple(self._tickets.values()))
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait for their first slot."""
+        return len(self._tickets) - self.running
+
+    @property
     def idle(self) -> bool:
         """True while no request is in progress."""
         return not self._tickets
+
+    @property
+    def unused(self) -> bool:
+        """True while no request is in progress, and none that holds the client may bring one."""
+        return self.idle and not self._holders
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Self]:
+        """Hold the client for a request that is being checked: until then, no other takes its model away."""
+        self._holders += 1
+        try:
+            yield self
+        finally:
+            self._holders -= 1
+
+    @property
+    def model(self) -> ModelInfo:
+        """The loaded model, also while its workers restart.
+
+        Raises:
+            ModelLoading: it has not been loaded yet.
+        """
+        if self.workers.model is None:
+            wait = retry_after(self.workers.seconds_to_ready)
+            raise ModelLoading("The model is still loading; try again soon.", retry_after=wait)
+        return self.workers.model
 
     def check_ready(self) -> ModelInfo:
         """Return the loaded model.
@@ -120,14 +155,12 @@ class EngineClient:
         Raises:
             Unavailable: nothing can be served right now; the error says why, and when to try again.
         """
-        workers = self.workers
         if self.phase in ("draining", "stopped"):
             raise _draining()
-        if workers.model is not None and workers.phase == "ready":
-            return workers.model
-        wait = retry_after(workers.seconds_to_ready)
-        if workers.model is None:
-            raise ModelLoading("The model is still loading; try again soon.", retry_after=wait)
+        model = self.model
+        if self.workers.phase == "ready":
+            return model
+        wait = retry_after(self.workers.seconds_to_ready)
         raise EngineDead("The engine is restarting; try again soon.", retry_after=wait)
 
     def require_ready(self) -> ModelInfo:
@@ -283,16 +316,6 @@ class EngineClient:
             case Failed(_, code, text):
                 wait = retry_after(_OUT_OF_MEMORY_SECONDS) if code == "out_of_memory" else None
                 self._end(ticket, _FAILURES[code](text, retry_after=wait))
-
-    def _watch_gauges(self) -> None:
-        def started() -> int:
-            # A copy, made in one go: metrics may be read in another thread, as they are under Ray.
-            return sum(t.started_at is not None for t in tuple(self._tickets.values()))
-
-        watch = self.metrics.watch
-        watch("requests_running", started)
-        watch("requests_waiting", lambda: len(self._tickets) - started())
-        watch("queue_capacity", lambda: self.settings.queue_capacity)
 
 
 def _draining() -> Draining:

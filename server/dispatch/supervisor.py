@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -62,6 +62,7 @@ class Supervisor:
         settings: its timeouts and its backoff are used.
         callbacks: see :class:`SupervisorCallbacks`.
         clock: seconds, monotonic, shared with the worker.
+        labels: of its model in the log.
 
     Attributes:
         phase: of the worker's life.
@@ -82,6 +83,7 @@ class Supervisor:
         settings: Settings,
         callbacks: SupervisorCallbacks,
         clock: Callable[[], float],
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self.index = index
         self._launch = launch
@@ -106,7 +108,7 @@ class Supervisor:
         self._load_seconds = 10.0  # a guess until the first load
         self._reported_at = clock()  # when the log last said that it loads
         self._tasks: list[asyncio.Task[None]] = []
-        self._log = structlog.get_logger("star.engine").bind(worker=index)
+        self._log = structlog.get_logger("star.engine").bind(worker=index, **(labels or {}))
 
     @property
     def alive(self) -> bool:

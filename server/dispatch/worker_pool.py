@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
+from prometheus_client import Counter
+
 from server.dispatch.dispatcher import Dispatcher
 from server.dispatch.readings import Readings
 from server.dispatch.supervisor import Supervisor, SupervisorCallbacks
@@ -28,7 +30,7 @@ from server.messages import (
     Started,
     Work,
 )
-from server.metrics import Metrics
+from server.model_metrics import ModelMetrics
 from server.settings import Settings
 
 _FURTHEST: tuple[WorkerPhase, ...] = (
@@ -73,7 +75,7 @@ class WorkerPool:
         launch: Launch,
         settings: Settings,
         callbacks: PoolCallbacks,
-        metrics: Metrics,
+        metrics: ModelMetrics,
         clock: Callable[[], float],
     ) -> None:
         self._launch = launch
@@ -122,6 +124,16 @@ class WorkerPool:
         """Reason why nothing can be served at all: no worker has ever been able to load the model."""
         reasons = [supervisor.fatal for supervisor in self.supervisors]
         return reasons[0] if all(reasons) else None
+
+    @property
+    def complete(self) -> bool:
+        """True while all workers are ready."""
+        return all(supervisor.phase == "ready" for supervisor in self.supervisors)
+
+    @property
+    def failure(self) -> str | None:
+        """Reason why one of the workers has never been able to load the model."""
+        return next((s.fatal for s in self.supervisors if s.fatal is not None), None)
 
     @property
     def seconds_to_ready(self) -> float:
@@ -189,10 +201,10 @@ class WorkerPool:
         self._place()
 
     def _on_ended(self, worker: int, end: WorkerEnd) -> None:
-        self._metrics.engine_exits.labels(str(worker), end.cause).inc()
+        self._exits(worker, end.cause).inc()
 
     def _on_lost(self, worker: int) -> None:
-        self._metrics.engine_restarts.labels(str(worker)).inc()
+        self._restarts(worker).inc()
         if self._down_since is None and self._furthest.phase != "ready":
             self._down_since = self._clock()
         self.readings.lose(worker)
@@ -211,7 +223,7 @@ class WorkerPool:
                 self._place()
             case Painted(job_id, image):
                 self.dispatcher.painted(Key(job_id, image))
-                self._metrics.images.labels(str(worker)).inc()
+                self._images(worker).inc()
         self._callbacks.work(message)
 
     def _add(self) -> Supervisor:
@@ -223,7 +235,9 @@ class WorkerPool:
             lost=partial(self._on_lost, index),
             work=partial(self._on_work, index),
         )
-        supervisor = Supervisor(index, self._launch, self._settings, callbacks, self._clock)
+        supervisor = Supervisor(
+            index, self._launch, self._settings, callbacks, self._clock, self._metrics.labels
+        )
         self.supervisors.append(supervisor)
         self._watch(supervisor)
         return supervisor
@@ -250,9 +264,19 @@ class WorkerPool:
                 "engine_phase", partial(_in_phase, supervisor, phase), worker=worker, phase=phase
             )
         for cause in get_args(EndCause):
-            self._metrics.engine_exits.labels(worker, cause)
-        self._metrics.images.labels(worker)  # so that it is 0 before the first image, not absent
-        self._metrics.engine_restarts.labels(worker)
+            self._exits(supervisor.index, cause)
+        self._images(supervisor.index)  # so that it is 0 before the first image, not absent
+        self._restarts(supervisor.index)
+
+    def _images(self, worker: int) -> Counter:
+        return self._metrics.labelled(self._metrics.service.images, worker=str(worker))
+
+    def _restarts(self, worker: int) -> Counter:
+        return self._metrics.labelled(self._metrics.service.engine_restarts, worker=str(worker))
+
+    def _exits(self, worker: int, cause: EndCause) -> Counter:
+        exits = self._metrics.service.engine_exits
+        return self._metrics.labelled(exits, worker=str(worker), cause=cause)
 
     @property
     def _furthest(self) -> Supervisor:

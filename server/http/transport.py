@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 import uvicorn
@@ -21,13 +21,18 @@ from server.settings import Settings
 _LAST_BYTES_SECONDS = 5
 
 
-def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
-    """Return uvicorn's configuration; what it does not know about, :func:`accept_connections` does."""
+def uvicorn_config(app: ASGIApp, lifespan: Literal["on", "off"] = "on") -> uvicorn.Config:
+    """Return uvicorn's configuration; what it does not know about, :func:`accept_connections` does.
+
+    Args:
+        app: that is served.
+        lifespan: whether the app is told of its start and its end.
+    """
     return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
-        lifespan="on",
+        lifespan=lifespan,
         server_header=False,
         proxy_headers=False,  # server.http.forwarded reads them
         ws="none",

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.app import create_app, make_client
+from server.app import create_app, make_models
 from server.logs import configure_logging
 from server.metrics import CONTENT_TYPE
 from server.ray.metrics import merge_metrics
@@ -49,11 +49,11 @@ class Replica:
         self._id = context.replica_id.unique_id
         self._all = serve.get_deployment_handle(context.deployment, context.app_name)
         self._settings = settings
-        self._client = make_client(settings)
+        self._models = make_models(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app that Ray serves: it loads the model first, and its ``/metrics`` covers all replicas."""
-        app = create_app(self._settings, self._client)
+        app = create_app(self._settings, self._models)
         # Ray sends a scrape to any one replica, which answers for all; the first matching route is used.
         app.router.routes.insert(0, Route("/metrics", self._show_metrics))
         run = app.router.lifespan_context
@@ -69,12 +69,12 @@ class Replica:
 
     async def check_health(self) -> None:
         """Raise an exception if Ray, which calls this, is to replace the replica."""
-        if not self._client.workers.alive:
+        if not self._models.alive:
             raise RuntimeError("The engine's supervisor has died.")
 
     def own_metrics(self) -> tuple[str, str]:
         """Return this replica's id and its metrics in Prometheus' text format."""
-        return self._id, self._client.metrics.render().decode("utf-8")
+        return self._id, self._models.metrics.render().decode("utf-8")
 
     async def _show_metrics(self, request: Request) -> Response:
         answers = await self._all.broadcast("own_metrics").results_async(
@@ -84,10 +84,9 @@ class Replica:
         return Response(merge_metrics(texts), media_type=CONTENT_TYPE)
 
     async def _load(self) -> None:
-        workers = self._client.workers
-        while workers.model is None:
-            if workers.fatal is not None:
-                raise RuntimeError(workers.fatal)
+        while not self._models.settled:
+            if (reason := self._models.fatal) is not None:
+                raise RuntimeError(reason)
             await asyncio.sleep(_LOOK_SECONDS)
 
 

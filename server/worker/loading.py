@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -15,6 +17,7 @@ import torch
 from server.messages import ImageShape, Job, LoadPhase, ModelInfo
 from server.model_settings import ModelSettings, WorkerSettings
 from server.worker.processors import threads_for
+from server.worker.room import require_room
 from server.worker.scheduler import Policy, resolve_max_step, token_shares
 from server.worker.star_engine import StarEngine
 from star_model import Engine, Sampling, StarModel, load_model, resolve_model
@@ -45,6 +48,7 @@ def open_model(
     announce: Announce = lambda step, **details: None,
     index: int = 0,
     workers: int = 1,
+    check: Callable[[Path, str], None] | None = None,
 ) -> StarModel:
     """Resolve and load the model that the settings name, fetching and converting it if need be.
 
@@ -54,6 +58,7 @@ def open_model(
         announce: see :class:`Announce`.
         index: of this worker; on several GPUs it decides which one.
         workers: workers that share this machine's processors; 0 when not known yet.
+        check: called with the model's directory and the device before anything of it is loaded.
 
     Raises:
         star_model.errors.StarError: the text says what is missing or damaged, and what to do.
@@ -71,6 +76,8 @@ def open_model(
         allow_unsafe_pickle=settings.allow_unsafe_pickle,
         progress=say,
     )
+    if check is not None:
+        check(path, device)
     attention = None if settings.attention == "auto" else settings.attention
     size = sum(f.stat().st_size for f in path.rglob("*.safetensors"))
     announce("reading weights and text encoder", directory=str(path), megabytes=round(size / 1e6))
@@ -159,7 +166,10 @@ def load_engine(
         lambda sentence: log.info(sentence, model=settings.model),
         announce=_announce,
         index=index,
-        workers=settings.workers,
+        workers=settings.workers
+        if settings.models == 1
+        else max(settings.workers, 1) * settings.models,
+        check=partial(require_room, settings=settings) if settings.beside_others else None,
     )
     model = with_defaults(model, settings)
     mode = resolve_mode(settings.mode, model.device.type)

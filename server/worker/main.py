@@ -35,6 +35,7 @@ from server.messages import (
     ToWorker,
 )
 from server.model_settings import WorkerSettings
+from server.setting_values import label_of
 from server.worker.engine_protocol import SteppingEngine
 from server.worker.scheduler import Policy, Scheduler
 from star_model.errors import StarError
@@ -124,6 +125,8 @@ def worker_main(
     outbox.send(Loading("loading"))
     configure_logging(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(worker=index)
+    if settings.models > 1:
+        structlog.contextvars.bind_contextvars(model=label_of(settings.model))
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, inbox), name="inbox", daemon=True).start()
     structlog.get_logger("star.worker").info("loading", step="importing PyTorch")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
+
+from server.worker.control_groups import control_groups
 
 MOST_THREADS = 16
 """Threads of one worker at most. A step of one image is some hundred small operations, in which more threads would
@@ -35,28 +36,9 @@ def available_processors(root: Path = _ROOT) -> int:
     affinity = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    quotas = [math.ceil(quota) for quota in _quotas(root) if quota > 0]
+    limits = map(_quota, control_groups("cpu", root))
+    quotas = [math.ceil(quota) for quota in limits if quota is not None and quota > 0]
     return max(1, min([affinity, *quotas]))
-
-
-def _quotas(root: Path) -> Iterator[float]:
-    """Yield the limits, in processors, of this process's control groups and of those above them."""
-    try:
-        groups = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
-    except OSError:  # not Linux
-        return
-    for group in groups:
-        _, controllers, path = group.split(":", 2)
-        mounted = root / "sys/fs/cgroup"
-        if controllers:  # version 1
-            if "cpu" not in controllers.split(","):
-                continue
-            mounted /= "cpu"
-        directory = mounted / path.lstrip("/")
-        # In a container the path may be the host's, which is not mounted: the container's own group is at the top.
-        for level in (directory, *directory.parents):
-            if level.is_relative_to(mounted) and (quota := _quota(level)) is not None:
-                yield quota
 
 
 def _quota(group: Path) -> float | None:

@@ -191,7 +191,7 @@ async def test_limits_count_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "x-should-retry" not in refused.headers
         assert (await paint(service, **bearer(OTHER))).status_code == 200
         assert (await service.http.get("/v1/models", headers=bearer(KEY))).status_code == 200
-        read = service.client.metrics.registry.get_sample_value
+        read = service.models.metrics.registry.get_sample_value
         assert read("star_rejections_total", {"reason": "rate_limit_exceeded"}) == 1
 
 

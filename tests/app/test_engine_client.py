@@ -108,7 +108,7 @@ async def test_the_queue_is_bounded_in_images() -> None:
             submit(service, make_job("more"))
         assert refused.value.retry_after is not None
         assert 1 <= refused.value.retry_after <= 120
-        assert service.client.metrics.registry.get_sample_value(
+        assert service.models.metrics.registry.get_sample_value(
             "star_rejections_total", {"reason": "queue_full"}
         )
         service.engine.gate.set()
@@ -135,7 +135,7 @@ async def test_leaving_a_ticket_cancels_it_and_frees_its_room() -> None:
         assert len(service.engine.steps) == 1, (
             "a further scale was computed for a client that had left"
         )
-        value = service.client.metrics.registry.get_sample_value(
+        value = service.models.metrics.registry.get_sample_value(
             "star_cancellations_total", {"stage": "running"}
         )
         assert value == 1
@@ -189,7 +189,7 @@ async def test_a_dead_worker_fails_what_it_painted_and_its_successor_serves_what
         assert images[0].pixels == paint(3, 10)
         assert len(service.engines) == 2
         assert (
-            service.client.metrics.registry.get_sample_value(
+            service.models.metrics.registry.get_sample_value(
                 "star_engine_restarts_total", {"worker": "0"}
             )
             == 1
@@ -206,7 +206,7 @@ async def test_two_workers_share_one_queue() -> None:
         images = await outcome(ticket)
         assert isinstance(images, list)
         assert sorted((p.image, p.pixels) for p in images) == [(i, paint(i, 10)) for i in range(10)]
-        read = service.client.metrics.registry.get_sample_value
+        read = service.models.metrics.registry.get_sample_value
         assert [read("star_images_total", {"worker": str(w)}) for w in (0, 1)] == [5, 5]
 
 

@@ -240,7 +240,7 @@ async def test_a_client_that_leaves_frees_its_slots() -> None:
         engine.gate.set()
         await until(lambda: engine.free_slots == 8)
         assert engine.steps == [Step(0, engine.steps[0].seeds)]
-        value = service.client.metrics.registry.get_sample_value(
+        value = service.models.metrics.registry.get_sample_value(
             "star_requests_total", {"endpoint": "/generate", "outcome": "cancelled"}
         )
         assert value == 1
@@ -289,7 +289,7 @@ async def test_the_documentation_describes_every_answer(service: Service) -> Non
         "text/event-stream",
     }
     assert set(operation["responses"]) == {
-        "200", "400", "403", "406", "408", "413", "415", "429", "431", "500", "503", "504"
+        "200", "400", "403", "404", "406", "408", "413", "415", "429", "431", "500", "503", "504"
     }  # fmt: skip
     assert "HTTPValidationError" not in json.dumps(spec)
     assert spec["components"]["schemas"]["GenerateRequest"]["examples"]

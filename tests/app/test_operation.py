@@ -142,7 +142,7 @@ async def test_metrics_count_what_happened(service: Service) -> None:
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
     def value(name: str, **labels: str) -> float | None:
-        return service.client.metrics.registry.get_sample_value(name, labels)
+        return service.models.metrics.registry.get_sample_value(name, labels)
 
     assert value("star_requests_total", endpoint="/generate", outcome="ok") == 2
     assert value("star_requests_total", endpoint="/generate", outcome="invalid") == 1
@@ -253,7 +253,7 @@ async def test_gauges_follow_the_requests() -> None:
     async with serve_fake(make_engine=make_engine) as service, anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(service.generate)
-        read = service.client.metrics.registry.get_sample_value
+        read = service.models.metrics.registry.get_sample_value
         await until(
             lambda: read("star_requests_running") == 1 and read("star_requests_waiting") == 2
         )
@@ -278,7 +278,7 @@ async def test_metrics_can_be_rendered_in_another_thread_while_requests_come_and
 
     for i in range(3):
         tickets[f"guest {i + 1}"] = Restless()  # type: ignore[assignment]
-    page = series((await asyncio.to_thread(service.client.metrics.render)).decode())
+    page = series((await asyncio.to_thread(service.models.metrics.render)).decode())
     tickets.clear()
     assert page["star_requests_running"] == 3
     assert counted >= 3
@@ -300,4 +300,4 @@ async def test_a_client_that_leaves_while_it_sends_has_not_sent_anything_invalid
 
     await service.app(post_generate(), receive, send)  # type: ignore[arg-type]
     outcome = {"endpoint": "/generate", "outcome": "cancelled"}
-    assert service.client.metrics.registry.get_sample_value("star_requests_total", outcome) == 1
+    assert service.models.metrics.registry.get_sample_value("star_requests_total", outcome) == 1

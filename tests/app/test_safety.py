@@ -63,7 +63,7 @@ def refuse(stage: str, *categories: str) -> Callable[[Check], Refusal | None]:
 
 def count(service: Service, stage: str, verdict: str) -> float:
     labels = {"stage": stage, "verdict": verdict}
-    value = service.client.metrics.registry.get_sample_value("star_safety_checks_total", labels)
+    value = service.models.metrics.registry.get_sample_value("star_safety_checks_total", labels)
     assert value is not None
     return value
 
@@ -188,7 +188,7 @@ async def test_a_refusal_frees_the_rest_of_the_batch_and_is_no_disconnection(hoo
             last = events(answer.text)[-1][1] if stream else answer.json()
             assert last["error"]["code"] == "moderation_blocked"
             assert service.client.idle
-        metrics = service.client.metrics.render().decode()
+        metrics = service.models.metrics.render().decode()
     assert 'star_cancellations_total{stage="running"} 0.0' in metrics
     assert 'star_requests_total{endpoint="/generate",outcome="invalid"} 2.0' in metrics
 

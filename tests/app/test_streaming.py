@@ -78,7 +78,7 @@ async def test_an_error_in_mid_stream_is_an_event(service: Service) -> None:
     assert name is None
     assert data["error"]["code"] == "internal_error"
     outcome = {"endpoint": "/generate", "outcome": "error"}
-    assert service.client.metrics.registry.get_sample_value("star_requests_total", outcome) == 1
+    assert service.models.metrics.registry.get_sample_value("star_requests_total", outcome) == 1
 
 
 async def test_a_request_that_is_refused_has_no_stream() -> None:
@@ -120,4 +120,4 @@ async def test_a_reader_that_leaves_frees_its_slots() -> None:
         await until(lambda: engine.free_slots == 8)
         assert len(engine.steps) < 10
         outcome = {"endpoint": "/generate", "outcome": "cancelled"}
-        assert service.client.metrics.registry.get_sample_value("star_requests_total", outcome) == 1
+        assert service.models.metrics.registry.get_sample_value("star_requests_total", outcome) == 1

@@ -210,7 +210,7 @@ async def test_the_service_recovers_from_launches_that_fail() -> None:
         service.worker().kill()
         await until(lambda: len(service.engines) == 2 and service.client.phase == "ready")
         assert (await service.generate()).status_code == 200
-        restarts = service.client.metrics.registry.get_sample_value(
+        restarts = service.models.metrics.registry.get_sample_value(
             "star_engine_restarts_total", {"worker": "0"}
         )
         assert restarts == 3

@@ -88,7 +88,7 @@ def test_a_full_queue_counts_down(serve: Serve, open_page: OpenPage) -> None:
     wait_until_painted(page)
     refused = {"endpoint": "/generate", "outcome": "rejected"}
     assert (
-        server.service.client.metrics.registry.get_sample_value("star_requests_total", refused) == 1
+        server.service.models.metrics.registry.get_sample_value("star_requests_total", refused) == 1
     )
 
 

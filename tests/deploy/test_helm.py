@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.app import create_app, make_client
+from server.app import create_app, make_models
 from server.metrics import Metrics
 from server.settings import Settings
 from star_model.families.registry import PRESETS
@@ -159,7 +159,7 @@ def test_scalers_ask_for_a_metric_that_exists() -> None:
 @pytest.mark.parametrize("name", VALUES)
 def test_probes_ask_what_the_server_answers(name: str) -> None:
     settings = Settings()
-    paths = create_app(settings, make_client(settings)).openapi()["paths"]
+    paths = create_app(settings, make_models(settings)).openapi()["paths"]
     container = server(name)
     probes = {
         kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")

@@ -51,7 +51,7 @@ class Stranger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports = {"8000": free_port(), "9090": free_port()}
+        self.ports = {port: free_port() for port in ("8000", "8001", "9090")}
         self.terminals: dict[
             str, subprocess.Popen[bytes]
         ] = {}  # the latest of each command that stays
@@ -137,6 +137,7 @@ class Stranger:
     def _with_own_ports(self, text: str) -> str:
         for usual, own in self.ports.items():
             text = re.sub(rf"\b(localhost|127\.0\.0\.1):{usual}\b", rf"127.0.0.1:{own}", text)
+            text = text.replace(f"-port {usual}", f"-port {own}")
         return text
 
 

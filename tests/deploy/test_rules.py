@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.app import create_app, make_client
+from server.app import create_app, make_models
 from server.metrics import Metrics
 from server.settings import Settings
 from tests.deploy.prometheus import (
@@ -111,7 +111,7 @@ def test_every_recording_rule_is_tested_or_tests_an_alert() -> None:
 
 def test_the_rules_count_every_route_that_makes_images() -> None:
     settings = Settings()
-    paths = create_app(settings, make_client(settings)).openapi()["paths"]
+    paths = create_app(settings, make_models(settings)).openapi()["paths"]
     posts = {
         "POST /" if path == "/" else path
         for path, operations in paths.items()

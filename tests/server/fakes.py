@@ -262,12 +262,14 @@ class ThreadWorker:
         load_error: str | None = None,
         loaded: threading.Event | None = None,
         devices: int = 1,
+        name: str = "star-fake",
     ) -> None:
         self.engine = engine
         self._deliver = deliver
         self._load_error = load_error
         self._loaded = loaded
         self._devices = devices
+        self._name = name
         self.inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
         self.sent: list[ToWorker] = []
         self.loop: EngineLoop[FakeText, FakeSequence] | None = None
@@ -301,6 +303,7 @@ class ThreadWorker:
                 Ready(
                     replace(
                         MODEL,
+                        name=self._name,
                         slots=self.engine.slots,
                         vocabulary=self.engine.vocabulary,
                         gallery=self.engine.gallery,

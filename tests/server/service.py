@@ -14,9 +14,12 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.dispatch.engine_client import EngineClient
+from server.dispatch.served_models import ServedModels
 from server.messages import FromWorker
+from server.model_settings import WorkerSettings
 from server.reloading import Reloading
 from server.settings import Settings
+from tests.server import fakes
 from tests.server.fakes import FakeEngine, ThreadWorker
 
 
@@ -41,8 +44,13 @@ class Service:
 
     http: httpx.AsyncClient
     app: FastAPI
-    client: EngineClient
+    models: ServedModels
     engines: list[FakeEngine]
+
+    @property
+    def client(self) -> EngineClient:
+        """The client of the first model's engine."""
+        return self.models.first.engine
 
     def worker(self, index: int = 0) -> ThreadWorker:
         """A worker that runs."""
@@ -73,33 +81,37 @@ async def serve_fake(
     """Serve a fake engine in this process.
 
     ``load_errors`` are those of the first workers, and ``launch_errors`` are raised by the first launches; after
-    them they succeed. ``loaded`` is waited for by each. Each finds ``devices``.
+    them they succeed. ``loaded`` is waited for by each. Each finds ``devices``. A fake model has the name that the
+    settings give it; the default is ``star-fake``.
     """
     engines: list[FakeEngine] = []
     failures = list(launch_errors)
 
-    def launch(index: int, deliver: Callable[[FromWorker], None]) -> ThreadWorker:
+    def launch(
+        settings: WorkerSettings, index: int, deliver: Callable[[FromWorker], None]
+    ) -> ThreadWorker:
         if failures and (failure := failures.pop(0)) is not None:
             raise failure
         engines.append(make_engine())
         error = load_errors[len(engines) - 1] if len(engines) <= len(load_errors) else None
-        return ThreadWorker(engines[-1], deliver, error, loaded, devices)
+        name = fakes.MODEL.name if settings.model == "star-mini" else settings.model
+        return ThreadWorker(engines[-1], deliver, error, loaded, devices, name)
 
     def read() -> Settings:
         return Settings(**{"restart_backoff_s": 0.01, **settings})
 
     given = read()
-    client = EngineClient(launch, given)
-    app = create_app(given, client, Reloading(given, client.metrics, read))
+    models = ServedModels(given, launch)
+    app = create_app(given, models, Reloading(given, models.metrics, read))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test", timeout=20) as http,
     ):
         if wait:
-            await until(lambda: client.phase == "ready")
+            await until(lambda: models.settled and models.first.engine.phase == "ready")
         try:
-            yield Service(http, app, client, engines)
+            yield Service(http, app, models, engines)
         finally:
             if loaded is not None:
                 loaded.set()

@@ -98,7 +98,7 @@ class Transport:
         return self.count("star_connections_refused_total", reason=reason)
 
     def count(self, name: str, **labels: str) -> float:
-        value = self.service.client.metrics.registry.get_sample_value(name, labels)
+        value = self.service.models.metrics.registry.get_sample_value(name, labels)
         assert value is not None, name
         return value
 
@@ -125,7 +125,7 @@ async def serve_sockets(
             state,
             {},
             settings=Settings(**settings),
-            metrics=service.client.metrics,
+            metrics=service.models.metrics,
         )
         transport = Transport(service, listener.getsockname()[1], [])
         try:

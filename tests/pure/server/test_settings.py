@@ -40,7 +40,7 @@ def test_a_file_named_by_a_flag_goes_before_one_of_the_environment(
     for name in ("one", "two"):
         (tmp_path / name).write_text(f"model: {name}")
     monkeypatch.setenv("STAR_CONFIG", str(tmp_path / "one"))
-    assert Settings(config=tmp_path / "two").model == "two"
+    assert Settings(config=tmp_path / "two").model == ["two"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
             -1,
             "drain_timeout_s must be a finite number above 0 and up to 86400; got -1.",
         ),
-        ("model", "", "model must be a string of at least 1 character; got an empty string."),
+        ("model", "", "model: must be the name or the directory of a model; got nothing."),
         ("api_keys", [12345678901234567890], "api_keys must be a list of strings."),
         ("api_keys", {"name": "a secret, not to be shown"}, "api_keys must be a list of strings."),
         (
