@@ -18,6 +18,9 @@ FailureCode = Literal["out_of_memory", "internal_error"]
 Stage = Literal["text_encode", "scale_step", "vae_decode"]
 LoadPhase = Literal["starting", "loading", "capturing", "warming"]
 
+INTERACTIVE, BATCH = 0, 1
+"""Priority classes of jobs. Images of a lower class never delay those of a higher one, which has the lower number."""
+
 
 class Key(NamedTuple):
     """Identifies one image of one job.
@@ -74,6 +77,8 @@ class Job:
         partial_images: previews wanted of each image.
         edit: the image to start from; None generates from nothing.
         shape: number of the images' shape among those of the model.
+        tenant: whose it is; tenants share evenly within a class. Empty for all that is nobody's.
+        priority: its class, ``INTERACTIVE`` or ``BATCH``.
     """
 
     id: str
@@ -84,6 +89,8 @@ class Job:
     partial_images: int = 0
     edit: ImageEdit | None = None
     shape: int = 0
+    tenant: str = ""
+    priority: int = INTERACTIVE
 
     @property
     def parameters(self) -> dict[str, float | int | str]:

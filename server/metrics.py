@@ -108,11 +108,13 @@ class Metrics:
         return {
             "requests_running": self._gauge(
                 "requests_running",
-                "Requests with at least one image that has left the queue.",
+                "Interactive requests with at least one image that has left the queue.",
                 *self._of_model,
             ),
             "requests_waiting": self._gauge(
-                "requests_waiting", "Requests waiting for their first slot.", *self._of_model
+                "requests_waiting",
+                "Interactive requests waiting for their first slot.",
+                *self._of_model,
             ),
             "connections": self._gauge("connections", "Open connections of clients."),
             "queue_capacity": self._gauge(
@@ -217,7 +219,7 @@ class Metrics:
     def _add_histograms_of_models(self) -> None:
         self.queue_duration = self._histogram(
             "queue_duration_seconds",
-            "Seconds from admission to the first slot.",
+            "Seconds from admission to the first slot, of interactive requests.",
             (0.01, 0.05, *_LONG),
             *self._of_model,
         )

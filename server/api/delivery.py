@@ -141,6 +141,7 @@ async def admit(
     job_id = f"{record.request_id}/{secrets.token_hex(4)}"
     deadline = engine.clock() + timeout_of(body, context.settings)
     job = make_job(body, model, context.settings, job_id=job_id)
+    job = replace(job, tenant=record.tenant, priority=record.priority)
     options = _edit_options(body, files)
     images, caller = len(job.seeds), caller_of(request.scope)
     record.details |= {"n": images, "seed": job.seeds[0]}
@@ -173,7 +174,7 @@ async def _check_input(
 ) -> None:
     """Ask the safety hook about a request; unless the hook fails, a caller pays for one that does not become a job."""
     _check_limits(context, caller, len(job.seeds))
-    engine.require_room(len(job.seeds))  # the hook is not asked about what is refused anyway
+    engine.require_room(job)  # the hook is not asked about what is refused anyway
     shown = job.edit.image if job.edit is not None and gate.sees_uploads else None
     try:
         await gate.require(

@@ -3,8 +3,10 @@
 One queue stands before all workers. An image leaves it only when a worker has a slot free for it: a slow worker
 hoards nothing, and one that dies takes with it only the images it had begun.
 
-**Fairness.** A free slot goes to the waiting job that holds the fewest slots, the earliest of them on a tie. So a job
-for ten images neither starves a job for one nor is starved by a stream of such jobs.
+**Fairness.** A free slot goes to the highest class that waits, there to the tenant whose turn comes first
+(:mod:`server.fair_turns`), and of this tenant's jobs to the one that holds the fewest slots, the earliest of them on a
+tie. So a thousand images of one tenant keep another's one waiting for one image at most, and a job for ten images
+neither starves a job for one nor is starved by a stream of such jobs.
 
 **Images, not jobs.** The images of a job are placed one by one, each with the worker that has the most free slots.
 Every image has a random stream of its own, so its worker does not matter, and a job for ten uses all workers. The
@@ -13,10 +15,11 @@ price is that a job is lost with any of the workers that generate it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from server.fair_turns import FairTurns
 from server.messages import Job, Key
 
 
@@ -61,6 +64,7 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}  # in order of arrival
+        self._fair: defaultdict[int, FairTurns] = defaultdict(FairTurns)  # of each class
         self._slots: dict[int, int] = {}
         self._free: dict[int, int] = {}
 
@@ -133,8 +137,20 @@ class Dispatcher:
         placements: list[Placement] = []
         free = sum(self._free.values())
         waiting = [entry for entry in self._entries.values() if entry.waiting] if free else []
+        held: Counter[tuple[int, str]] = Counter()
+        for entry in self._entries.values() if waiting else ():
+            held[entry.job.priority, entry.job.tenant] += len(entry.in_slot)
+
+        def rank(entry: _Entry) -> tuple[int, int, int, int]:
+            priority, tenant = entry.job.priority, entry.job.tenant
+            turn = self._fair[priority].next(tenant)
+            return priority, turn, held[priority, tenant], len(entry.in_slot)
+
         while waiting and len(placements) < free:
-            entry = min(waiting, key=lambda e: len(e.in_slot))  # the earliest of those served least
+            entry = min(waiting, key=rank)  # the earliest of those served least
+            priority, tenant = entry.job.priority, entry.job.tenant
+            self._fair[priority].serve(self._fair[priority].take(tenant))
+            held[priority, tenant] += 1
             worker = max(self._free, key=lambda w: (self._free[w], -w))
             image = entry.waiting.popleft()
             first = worker not in entry.accepted_by

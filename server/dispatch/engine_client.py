@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Self
 
@@ -31,6 +32,7 @@ from server.errors import (
     Unavailable,
 )
 from server.messages import (
+    INTERACTIVE,
     Failed,
     FailureCode,
     Freed,
@@ -109,14 +111,13 @@ class EngineClient:
 
     @property
     def running(self) -> int:
-        """Number of requests with at least one image that has left the queue."""
-        # A copy, made in one go: metrics may be read in another thread, as they are under Ray.
-        return sum(ticket.started_at is not None for ticket in tuple(self._tickets.values()))
+        """Number of interactive requests with at least one image that has left the queue."""
+        return sum(ticket.started_at is not None for ticket in self._interactive())
 
     @property
     def waiting(self) -> int:
-        """Number of requests that wait for their first slot."""
-        return len(self._tickets) - self.running
+        """Number of interactive requests that wait for their first slot."""
+        return sum(ticket.started_at is None for ticket in self._interactive())
 
     @property
     def idle(self) -> bool:
@@ -204,7 +205,7 @@ class EngineClient:
             Unavailable: see :meth:`check_ready`.
         """
         model = self.require_ready()  # the service may have changed since the request came
-        self.require_room(len(job.seeds))
+        self.require_room(job)
         now = self.clock()
         if self.idle:
             self._rate.busy(now)
@@ -227,24 +228,38 @@ class EngineClient:
         for ticket in list(self._tickets.values()):
             self._end(ticket, _draining())
 
-    def require_room(self, images: int) -> None:
-        """Refuse a request for which the queue has no room.
+    def require_room(self, job: Job) -> None:
+        """Refuse a job for which the queue has no room.
+
+        Each class has a queue of its own, so batch work never fills that of others. A full queue still takes the images
+        of a tenant up to its even share, so no tenant can shut out another.
 
         Raises:
             QueueFull: ``retry_after`` says when there may be; it is counted.
         """
-        limit = self.settings.queue_capacity + self.workers.slots
-        excess = self.outstanding + images - limit
-        if excess <= 0 or self.idle:  # an idle server takes a request of any legal size
+        held = Counter[str]()
+        for ticket in self._tickets.values():
+            if ticket.job.priority == job.priority:
+                held[ticket.job.tenant] += ticket.unfinished
+        if not held:  # an idle server takes a request of any legal size
+            return
+        limit, images = self.settings.queue_capacity + self.workers.slots, len(job.seeds)
+        excess = held.total() + images - limit
+        tenants = len(held.keys() | {job.tenant})
+        if excess <= 0 or (tenants > 1 and (held[job.tenant] + images) * tenants <= limit):
             return
         wait = retry_after(self._rate.seconds_until(excess))
         error = QueueFull(
-            f"The queue is full: {self.outstanding} images are in flight and {limit} may be. "
+            f"The queue is full: {held.total()} images are in flight and {limit} may be. "
             f"Try again in {wait} s.",
             retry_after=wait,
         )
         self.metrics.reject(error)
         raise error
+
+    def _interactive(self) -> list[Ticket]:
+        # A copy, made in one go: metrics may be read in another thread, as they are under Ray.
+        return [t for t in tuple(self._tickets.values()) if t.job.priority == INTERACTIVE]
 
     def _leave(self, ticket: Ticket, error: ServerError | None) -> None:
         """End a ticket that its holder lets go of before it is over; without another error, its client disconnected."""
@@ -269,7 +284,7 @@ class EngineClient:
             return
         ticket.end(self.clock(), error)
         self.workers.remove(ticket.job.id)
-        if ticket.started_at is not None:
+        if ticket.started_at is not None and ticket.job.priority == INTERACTIVE:
             self.metrics.queue_duration.observe(ticket.queue_seconds)
 
     # Messages from the workers.

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ClientClosed, InvalidRequest, ModerationBlocked, Outcome, ServerError
 from server.http.route_path import route_path
+from server.messages import INTERACTIVE
 from server.metrics import Metrics
 from server.validation import shorten
 
@@ -50,6 +51,8 @@ class RequestRecord:
         outcome: for ``star_requests_total``.
         code: of the error, if one was answered.
         api_key: number of the key that came with it, if keys are asked for.
+        tenant: whose request it is; empty without keys.
+        priority: class of the jobs that are made of it.
         param: field of the request that the error is about.
         reason: of an error with status 400, without the values that were sent.
         details: further fields of the log line.
@@ -60,6 +63,8 @@ class RequestRecord:
     outcome: Outcome = "ok"
     code: str | None = None
     api_key: int | None = None
+    tenant: str = ""
+    priority: int = INTERACTIVE
     param: str | None = None
     reason: str | None = None
     details: dict[str, Any] = field(default_factory=dict)

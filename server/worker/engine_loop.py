@@ -149,15 +149,25 @@ class EngineLoop(Generic[TextT, SequenceT]):
         )
 
     def _prepare_arrivals(self) -> None:
-        """Prepare arrivals; while others are in flight, at most one new prompt or edit per turn."""
+        """Prepare arrivals of the highest class; beside others in flight, at most one new prompt or edit per turn."""
         others = bool(self._sequences)
         while self._arrivals and self._engine.free_slots:
             encoded = self._encode.cache_info().misses
-            key = self._arrivals.popleft()
+            key = min(self._arrivals, key=self._class_of)  # the earliest of those
+            if not self._in_highest_class(key):
+                break
+            self._arrivals.remove(key)
             job = self._jobs[key.job_id]
             self._prepare(key, job)
             if others and (job.edit is not None or self._encode.cache_info().misses > encoded):
                 break
+
+    def _class_of(self, key: Key) -> int:
+        return self._jobs[key.job_id].priority
+
+    def _in_highest_class(self, key: Key) -> bool:
+        """Tell whether no image of a higher class is in flight."""
+        return all(self._class_of(key) <= self._class_of(other) for other in self._sequences)
 
     def _prepare(self, key: Key, job: Job) -> None:
         """Encode the text and take a slot; a failure fails the job."""
@@ -173,7 +183,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
             self._fail_batch([key], error)
             return
         self._sequences[key] = sequence
-        self._scheduler.add(key)
+        self._scheduler.add(key, job.tenant, job.priority)
         tokens = text.num_tokens + (negative.num_tokens if negative is not None else 0)
         self._publish(PromptEncoded(job.id, tokens, text_warnings(text, negative)))
 
@@ -229,7 +239,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         self._publish(Painted(*key, pixels))
 
     def _decode_previews(self, stepped: Sequence[Key]) -> None:
-        """Decode previews that are due; while other jobs wait, one per turn.
+        """Decode previews that are due, of the highest class in flight; while other jobs wait, one per turn.
 
         A preview that has not been decoded when the next one of its image is due is left out.
         """
@@ -241,7 +251,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
                 self._previews[key] = due.index(scale)
         with_previews = {key.job_id for key in self._previews}
         others = self._arrivals or any(key.job_id not in with_previews for key in self._sequences)
-        keys = list(self._previews)[: 1 if others else None]
+        keys = list(filter(self._in_highest_class, self._previews))[: 1 if others else None]
         indices = {key: self._previews.pop(key) for key in keys}
 
         def publish(key: Key, pixels: Pixels) -> None:

@@ -13,6 +13,11 @@ not stand between a job for one image and its turn, while no stream of newcomers
 ever: the number of images that may overtake one is fixed when it arrives. In a cohort that fits into one batch, all
 images step and end together, and the order does not matter.
 
+**Tenants.** That is the order within one tenant. Between tenants, the first image of each goes before the second of
+any, and so on: an image alone waits for one image of each other tenant at most (:mod:`server.fair_turns`).
+
+**Classes.** While an image of a higher class is here, those of lower classes do not step, not even beside it.
+
 **Steps.** ``max_step`` bounds the work of a batch. Where the cost of a step grows in proportion to the batch, as at
 the large scales, a larger batch finishes nothing sooner: eight images that share every step all end at the end, while
 in turn the first ends after an eighth of the time. Small scales are batched in any case. With fewer images in flight
@@ -24,10 +29,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from server.messages import Key
+from server.fair_turns import FairTurns
+from server.messages import INTERACTIVE, Key
 
 _DETERMINISTIC_MAX_STEP = 0.2
 _FAST_MAX_STEP = 1.0
@@ -85,6 +92,31 @@ def resolve_max_step(max_step: float, mode: str) -> float:
     return max_step or (_DETERMINISTIC_MAX_STEP if mode == "deterministic" else _FAST_MAX_STEP)
 
 
+@dataclass(slots=True)
+class _Line:
+    """The images of one tenant in one class.
+
+    Attributes:
+        turns: of its images, among each other.
+        shares: turns of the tenant among the others, one for each image, ascending.
+    """
+
+    turns: dict[Key, int] = field(default_factory=dict)
+    shares: list[int] = field(default_factory=list)
+
+    def places(self) -> list[tuple[int, int, Key]]:
+        """Return share, turn and key of each image: the first image takes the tenant's first share."""
+        ordered = sorted(self.turns, key=self.turns.__getitem__)
+        return [
+            (share, self.turns[key], key) for share, key in zip(self.shares, ordered, strict=True)
+        ]
+
+    def remove(self, key: Key) -> None:
+        """Remove an image with the share whose place it has."""
+        self.shares.remove(next(share for share, _, here in self.places() if here == key))
+        del self.turns[key]
+
+
 class Scheduler:
     """The order of the images that hold a slot.
 
@@ -96,23 +128,43 @@ class Scheduler:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._turns: dict[Key, int] = {}
+        self._lines: dict[tuple[int, str], _Line] = {}  # of class and tenant; none is empty
+        self._line_of: dict[Key, tuple[int, str]] = {}
+        self._fair: defaultdict[int, FairTurns] = defaultdict(FairTurns)  # of each class
         self._arrivals = itertools.count()
 
-    def add(self, key: Key) -> None:
+    def add(self, key: Key, tenant: str = "", priority: int = INTERACTIVE) -> None:
         """Add an image that has got a slot.
+
+        Args:
+            key: of the image.
+            tenant: whose job it is.
+            priority: class of the job; the lowest number is the highest class.
 
         Raises:
             ValueError: the image is here already.
         """
-        if key in self._turns:
+        if key in self._line_of:
             raise ValueError(f"image {key.image} of job {key.job_id} is already scheduled")
-        before = sum(other.job_id == key.job_id for other in self._turns)
-        self._turns[key] = next(self._arrivals) + before * self.policy.max_batch
+        fair = self._fair[priority]
+        if served := [line.shares[0] for (p, _), line in self._lines.items() if p == priority]:
+            fair.serve(min(served))
+        line = self._lines.setdefault((priority, tenant), _Line())
+        before = sum(other.job_id == key.job_id for other in line.turns)
+        line.turns[key] = next(self._arrivals) + before * self.policy.max_batch
+        line.shares.append(fair.take(tenant))
+        self._line_of[key] = (priority, tenant)
 
     def remove(self, key: Key) -> None:
         """Remove an image that is finished, cancelled or failed; an unknown one is ignored."""
-        self._turns.pop(key, None)
+        if (name := self._line_of.pop(key, None)) is None:
+            return
+        line = self._lines[name]
+        line.remove(key)
+        if not line.turns:
+            del self._lines[name]
+            if not any(priority == name[0] for priority, _ in self._lines):
+                del self._fair[name[0]]  # nobody waits, so nobody is owed anything
 
     def next_batch(
         self, scales: Mapping[Key, int], shapes: Mapping[Key, int] | None = None
@@ -124,11 +176,11 @@ class Scheduler:
             shapes: the number of each one's shape; all have the same if not given.
 
         Returns:
-            images of one shape at one scale in the order of their turns; empty when there are none.
+            images of one class and shape at one scale in the order of their turns; empty when there are none.
         """
-        if not self._turns:
+        if not self._lines:
             return ()
-        ordered = sorted(self._turns, key=self._turns.__getitem__)
+        ordered = self._order()
         leader = ordered[0]
         cohort = [
             key
@@ -136,3 +188,14 @@ class Scheduler:
             if scales[key] == scales[leader] and (shapes is None or shapes[key] == shapes[leader])
         ]
         return tuple(cohort[: self.policy.batch_limit(scales[leader], in_flight=len(ordered))])
+
+    def _order(self) -> list[Key]:
+        """Return the images of the highest class that has any, in the order of their turns."""
+        highest = min(priority for priority, _ in self._lines)
+        places = [
+            place
+            for (priority, _), line in self._lines.items()
+            if priority == highest
+            for place in line.places()
+        ]
+        return [key for _, _, key in sorted(places, key=lambda place: place[:2])]

@@ -23,6 +23,7 @@ from server.errors import (
     ServerError,
 )
 from server.messages import (
+    BATCH,
     Heartbeat,
     Job,
     Painted,
@@ -115,6 +116,34 @@ async def test_the_queue_is_bounded_in_images() -> None:
         for ticket in tickets:
             assert isinstance(await outcome(ticket), list)
         assert isinstance(await outcome(submit(service, make_job("again"))), list)
+
+
+async def test_a_tenant_that_fills_the_queue_leaves_others_their_share() -> None:
+    async with serve_fake(make_engine=held, queue_capacity=4) as service:  # and 8 slots
+        tickets = [submit(service, make_job("a", range(12), tenant="many"))]
+        few = [make_job(f"b{i}", [i], tenant="few") for i in range(6)]
+        tickets += [submit(service, job) for job in few]
+        for tenant in ("many", "few"):
+            with pytest.raises(QueueFull):
+                submit(service, make_job("more", [1], tenant=tenant))
+        tickets.append(submit(service, make_job("c", range(4), tenant="third")))
+        service.engine.gate.set()
+        assert all([isinstance(await outcome(ticket), list) for ticket in tickets])
+
+
+async def test_batch_work_takes_no_room_from_others_and_is_not_in_their_figures() -> None:
+    async with serve_fake(make_engine=held, queue_capacity=4) as service:
+        batch = submit(service, make_job("batch", range(12), priority=BATCH))
+        with pytest.raises(QueueFull):
+            submit(service, make_job("more batch", priority=BATCH))
+        read = service.client.metrics.registry.get_sample_value
+        assert (read("star_requests_waiting"), read("star_requests_running")) == (0, 0)
+        interactive = submit(service, make_job("interactive", range(12)))
+        assert (read("star_requests_waiting") or 0) + (read("star_requests_running") or 0) == 1
+        service.engine.gate.set()
+        for ticket in (interactive, batch):
+            assert isinstance(await outcome(ticket), list)
+        assert read("star_queue_duration_seconds_count") == 1
 
 
 async def test_an_idle_server_takes_a_request_of_any_size() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.messages import (
+    BATCH,
     Accept,
     Cancel,
     Failed,
@@ -102,6 +103,27 @@ def test_requests_that_are_there_together_step_together() -> None:
     assert {p.job_id: p.pixels for p in run.of(Painted)} == {
         name: paint(i, 10) for i, name in enumerate("abcd")
     }
+
+
+def test_batch_work_is_neither_prepared_nor_stepped_beside_interactive_work() -> None:
+    run = Run()
+
+    def on_step(step: Step) -> None:
+        if step == Step(3, (1,)):
+            run.submit(make_job("late", [2], prompt="a bell", partial_images=0))
+            run.submit(make_job("other batch", [3], prompt="a cup", priority=BATCH))
+
+    run.engine.on_step = on_step
+    run.submit(make_job("batch", [1], prompt="an owl", priority=BATCH, partial_images=3))
+    run.run()
+    assert [step.seeds for step in run.engine.steps[:14]] == [(1,)] * 4 + [(2,)] * 10
+    assert run.engine.encoded == ["an owl", "a bell", "a cup"]
+    painted = [message.job_id for message in run.of(Painted)]
+    assert painted == ["late", "batch", "other batch"]
+    first = run.sent.index(run.of(Painted)[0])
+    assert [type(m) for m in run.sent[:first]].count(Preview) == 1, (
+        "it was shown before the other began"
+    )
 
 
 def test_a_request_that_comes_in_mid_flight_does_not_hold_up_what_is_ahead_of_it() -> None:
