@@ -32,11 +32,12 @@ from server.api.openapi import Api
 from server.dispatch.served_models import ServedModels
 from server.dispatch.worker_process import Run, WorkerProcess, run_worker
 from server.http.admin_key import AdminKeyCheck
-from server.http.auth import ApiKeyCheck, read_keys
+from server.http.auth import ApiKeyCheck
 from server.http.body_budget import BodyBudget
 from server.http.browser_check import HostCheck, OriginCheck
 from server.http.error_handlers import install_error_handlers
 from server.http.forwarded import Forwarded
+from server.http.key_watch import ServerKeys
 from server.http.rate_limit import RateLimitCheck, RateLimits
 from server.http.request_guard import RequestGuard
 from server.http.request_log import RequestLog, endpoint_names
@@ -67,9 +68,21 @@ _TAGS = (
 )
 """Sections of the documentation, in the order of its page."""
 
+_RATE_LIMIT_HEADERS = tuple(
+    f"x-ratelimit-{what}-{noun}"
+    for what in ("limit", "remaining", "reset")
+    for noun in ("requests", "images")
+)
 _EXPOSED_HEADERS = (
     *("x-request-id", "x-queue-time", "x-inference-time", "x-total-time", "x-seed", "x-warnings"),
-    *("retry-after", "x-should-retry", "content-disposition", "content-range", "etag"),
+    *(
+        "retry-after",
+        "x-should-retry",
+        *_RATE_LIMIT_HEADERS,
+        "content-disposition",
+        "content-range",
+        "etag",
+    ),
 )
 
 _ADMIN_BODY_BYTES = 1 << 16
@@ -112,19 +125,20 @@ def create_app(
     encoder = ImageEncoder(settings.encode_threads, observe, open_signer(settings))
     decoder = _open_decoder(settings, models.metrics)
     safety = open_gate(settings, models.metrics)
-    store = open_store(
-        settings, lambda operation: models.metrics.image_store_errors.labels(operation).inc()
-    )
+    keys = ServerKeys(settings, models.metrics)
+    store = open_store(settings, models.metrics.count_store_error)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         models.start()
         store.start()
+        keys.start()
         if safety is not None:
             safety.start()
         try:
             yield
         finally:
+            await keys.close()
             await models.close()
             decoder.close()
             if safety is not None:
@@ -134,14 +148,14 @@ def create_app(
 
     app = _bare_app(lifespan)
     limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
-    app.state.context = Context(settings, models, encoder, decoder, store, limits, safety)
+    app.state.context = Context(settings, models, encoder, decoder, store, limits, keys, safety)
     for part in _PARTS:
         app.include_router(part.router)
     models.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
-    _add_middleware(app, settings, models.metrics, limits)
+    _add_middleware(app, settings, models.metrics, limits, keys)
     install_error_handlers(app)
     app.state.reloading = reloading
-    reloading.steps.append(partial(_take_settings, app))
+    reloading.steps += [partial(_take_settings, app), keys.prepare]
     return app
 
 
@@ -211,10 +225,12 @@ def _open_decoder(settings: Settings, metrics: Metrics) -> DecodePool:
     )
 
 
-def _add_middleware(app: Api, settings: Settings, metrics: Metrics, limits: RateLimits) -> None:
+def _add_middleware(
+    app: Api, settings: Settings, metrics: Metrics, limits: RateLimits, keys: ServerKeys
+) -> None:
     """Add the middleware, from the innermost to the outermost."""
     app.add_middleware(RateLimitCheck, limits=limits, metrics=metrics)
-    if keys := read_keys(settings):
+    if keys.ring:
         app.with_keys = True
         app.add_middleware(ApiKeyCheck, keys=keys)
     app.add_middleware(

@@ -54,6 +54,9 @@ Refusal = Literal[
 _STAGES = ("queued", "running")
 _STORE_OPERATIONS = ("put", "get", "sweep")
 _VERDICTS = ("passed", "refused", "timeout", "error")
+_READ_RESULTS = ("ok", "failed")
+_MOST_KEYS = 100
+"""Names of keys that have series of their own; those beyond share one, ``other``."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
@@ -88,7 +91,9 @@ class Metrics:
             *("version", "python"),
         )
         build.labels(__version__, platform.python_version()).set(1)
+        self._keys: set[str] = set()
         self._add_counters()
+        self._add_counters_of_keys()
         self._add_counters_of_changes()
         self._add_histograms()
         self._add_histograms_of_models()
@@ -117,6 +122,7 @@ class Metrics:
                 *self._of_model,
             ),
             "connections": self._gauge("connections", "Open connections of clients."),
+            "api_keys": self._gauge("api_keys", "API keys that the server knows."),
             "queue_capacity": self._gauge(
                 "queue_capacity", "Images that may wait for a slot.", *self._of_model
             ),
@@ -137,6 +143,17 @@ class Metrics:
                 }.items()
             },
         }
+
+    def _add_counters_of_keys(self) -> None:
+        self.key_requests = self._counter(
+            "key_requests", "Answered requests that came with an API key.", "key", "outcome"
+        )
+        self.key_images = self._counter("key_images", "Finished images of an API key.", "key")
+        self.key_file_reads = self._counter(
+            "key_file_reads", "Times that the API keys were read again.", "result"
+        )
+        for result in _READ_RESULTS:
+            self.key_file_reads.labels(result)
 
     def _add_counters(self) -> None:
         self.requests = self._counter("requests", "Answered requests.", "endpoint", "outcome")
@@ -270,6 +287,23 @@ class Metrics:
     def reject(self, error: ServerError) -> None:
         """Count a request that was refused before any work."""
         self.rejections.labels(error.code).inc()
+
+    def count_store_error(self, operation: str) -> None:
+        """Count an operation of the image store that failed."""
+        self.image_store_errors.labels(operation).inc()
+
+    def count_key_request(self, name: str, outcome: Outcome) -> None:
+        """Count an answered request of a key."""
+        self.key_requests.labels(self._key_label(name), outcome).inc()
+
+    def count_key_image(self, name: str) -> None:
+        """Count a finished image of a key."""
+        self.key_images.labels(self._key_label(name)).inc()
+
+    def _key_label(self, name: str) -> str:
+        if name not in self._keys and len(self._keys) < _MOST_KEYS:
+            self._keys.add(name)
+        return name if name in self._keys else "other"
 
     def render(self) -> bytes:
         """Return the text that Prometheus scrapes."""

@@ -15,6 +15,7 @@ from server.validation import complaints
 
 LIVE = (
     *("log_level", "log_prompts"),
+    *("api_keys", "api_key_file"),
     *("requests_per_minute", "images_per_minute", "queue_capacity"),
     *("default_timeout_s", "max_timeout_s", "drain_timeout_s", "keepalive_s"),
     *("on_unknown", "model_aliases", "default_response_format", "previews", "preview_buffer"),

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from server.dispatch.served_models import ServedModels
+from server.http.key_watch import ServerKeys
 from server.http.rate_limit import RateLimits
 from server.images.decode_pool import DecodePool
 from server.images.encode import ImageEncoder
@@ -26,6 +27,7 @@ class Context:
     decoder: DecodePool
     store: ImageStore
     limits: RateLimits
+    keys: ServerKeys
     safety: SafetyGate | None = None
 
 

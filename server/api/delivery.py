@@ -27,8 +27,8 @@ from server.errors import (
     ServerError,
     UnusableImage,
 )
-from server.http.rate_limit import caller_of
-from server.http.request_log import record_of
+from server.http.rate_limit import Caller, caller_of
+from server.http.request_log import RequestRecord, record_of
 from server.images.canvas import EditOptions, Size, parse_place
 from server.images.decode_process import EditSource
 from server.images.encode import MEDIA_TYPES
@@ -36,6 +36,7 @@ from server.images.uploads import EditFiles
 from server.messages import ImageEdit, Job, ModelInfo, Painted
 from server.safety.check import Check
 from server.safety.gate import SafetyGate
+from server.settings import Settings
 
 R = TypeVar("R", bound=Response)
 
@@ -138,10 +139,8 @@ async def admit(
         Unavailable: nothing can be served right now.
     """
     model, record = engine.model, record_of(request)
-    job_id = f"{record.request_id}/{secrets.token_hex(4)}"
     deadline = engine.clock() + timeout_of(body, context.settings)
-    job = make_job(body, model, context.settings, job_id=job_id)
-    job = replace(job, tenant=record.tenant, priority=record.priority)
+    job = _job_of(record, body, model, context.settings)
     options = _edit_options(body, files)
     images, caller = len(job.seeds), caller_of(request.scope)
     record.details |= {"n": images, "seed": job.seeds[0]}
@@ -164,13 +163,22 @@ async def admit(
     return Delivery(request, context, body, ticket, notes)
 
 
+def _job_of(
+    record: RequestRecord, body: GenerateRequest, model: ModelInfo, settings: Settings
+) -> Job:
+    """Return the job of a request, which is its caller's and of the caller's class."""
+    job_id = f"{record.request_id}/{secrets.token_hex(4)}"
+    job = make_job(body, model, settings, job_id=job_id)
+    return replace(job, tenant=record.tenant, priority=record.priority)
+
+
 async def _check_input(
     context: Context,
     gate: SafetyGate,
     engine: EngineClient,
     job: Job,
     request_id: str,
-    caller: str,
+    caller: Caller,
 ) -> None:
     """Ask the safety hook about a request; unless the hook fails, a caller pays for one that does not become a job."""
     _check_limits(context, caller, len(job.seeds))
@@ -201,7 +209,7 @@ def _editing(job: Job, edit: ImageEdit, model: ModelInfo) -> Job:
 
 
 def _submit(
-    context: Context, engine: EngineClient, job: Job, deadline: float, caller: str
+    context: Context, engine: EngineClient, job: Job, deadline: float, caller: Caller
 ) -> Ticket:
     """Queue a job and count it; one whose image has been decoded is counted even if there is no room for it."""
     images = len(job.seeds)
@@ -243,7 +251,7 @@ class _Decoding:
 
     context: Context
     source: EditSource
-    caller: str
+    caller: Caller
     images: int
 
     async def run(self) -> ImageEdit:
@@ -267,9 +275,11 @@ class _Decoding:
             raise
 
 
-def _check_limits(context: Context, caller: str, images: int) -> None:
+def _check_limits(context: Context, caller: Caller, images: int) -> None:
     try:
         context.limits.check(caller, images)
+        if caller.images_in_flight is not None:
+            context.models.require_allowance(caller.name, images, caller.images_in_flight)
     except RateLimitExceeded as error:
         context.models.metrics.reject(error)
         raise

@@ -25,6 +25,7 @@ from server import __version__
 from server.commands.convert import Convert
 from server.commands.generate import Generate, remark
 from server.commands.info import Info
+from server.commands.key import MakeKey
 from server.commands.plan import Plan
 from server.errors import UsageError
 from server.setting_groups import GROUPS, OTHERS, SAMPLING, example_file, group_of
@@ -89,6 +90,7 @@ class Cli(BaseModel):
     info: CliSubCommand[Info] = Field(description="describe a model")
     convert: CliSubCommand[Convert] = Field(description="convert a published checkpoint")
     plan: CliSubCommand[Plan] = Field(description="estimate the GPUs that a load needs")
+    key: CliSubCommand[MakeKey] = Field(description="make an API key")
     settings: CliSubCommand[PrintSettings] = Field(description="print all settings as a YAML file")
 
     def cli_cmd(self) -> None:
@@ -102,6 +104,7 @@ _COMMANDS: dict[str, type[BaseModel]] = {
     "info": Info,
     "convert": Convert,
     "plan": Plan,
+    "key": MakeKey,
     "settings": PrintSettings,
 }
 

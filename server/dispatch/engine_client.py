@@ -257,6 +257,14 @@ class EngineClient:
         self.metrics.reject(error)
         raise error
 
+    def in_flight_of(self, tenant: str) -> int:
+        """Return the number of a tenant's images that have been admitted and are not finished."""
+        return sum(t.unfinished for t in self._tickets.values() if t.job.tenant == tenant)
+
+    def wait_for(self, images: int) -> int:
+        """Return the seconds after which this many more images may be finished, for ``Retry-After``."""
+        return retry_after(self._rate.seconds_until(images))
+
     def _interactive(self) -> list[Ticket]:
         # A copy, made in one go: metrics may be read in another thread, as they are under Ray.
         return [t for t in tuple(self._tickets.values()) if t.job.priority == INTERACTIVE]
@@ -326,6 +334,8 @@ class EngineClient:
             case Painted():
                 ticket.push(message)
                 self._rate.finished(now)
+                if ticket.job.tenant:
+                    self.metrics.service.count_key_image(ticket.job.tenant)
                 if not ticket.unfinished:
                     self._end(ticket, None)
             case Failed(_, code, text):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from server.dispatch.engine_client import EngineClient
 from server.dispatch.served_model import LaunchWorker, ServedModel, SwapFailed
-from server.errors import EngineDead
+from server.errors import EngineDead, RateLimitExceeded
 from server.messages import ModelInfo
 from server.metrics import Metrics
 from server.settings import Settings
@@ -112,6 +112,26 @@ class ServedModels:
     def idle(self) -> bool:
         """True while no request is in progress."""
         return all(engine.idle for engine in self._engines())
+
+    def require_allowance(self, tenant: str, images: int, most: int) -> None:
+        """Refuse images of a tenant that has too many in flight, of whichever models.
+
+        Args:
+            tenant: whose they are.
+            images: their number, at most ``most``.
+            most: images that it may have in flight.
+
+        Raises:
+            RateLimitExceeded: ``retry_after`` says when there may be fewer.
+        """
+        held = {engine: engine.in_flight_of(tenant) for engine in self._engines()}
+        total = sum(held.values())
+        if (excess := total + images - most) > 0:
+            wait = max(held, key=held.__getitem__).wait_for(excess)
+            raise RateLimitExceeded(
+                f"The limit of {most} images in flight is reached: {total} are. Try again in {wait} s.",
+                retry_after=wait,
+            )
 
     def find(self, name: str) -> ServedModel | None:
         """Return the model of a name, as ``/v1/models`` lists it; None if there is none."""

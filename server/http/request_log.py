@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api_keys import ApiKey
 from server.errors import ClientClosed, InvalidRequest, ModerationBlocked, Outcome, ServerError
 from server.http.route_path import route_path
 from server.messages import INTERACTIVE
@@ -50,7 +51,7 @@ class RequestRecord:
         method: of the request; a HEAD is routed as a GET.
         outcome: for ``star_requests_total``.
         code: of the error, if one was answered.
-        api_key: number of the key that came with it, if keys are asked for.
+        api_key: the key that came with it, if keys are asked for.
         tenant: whose request it is; empty without keys.
         priority: class of the jobs that are made of it.
         param: field of the request that the error is about.
@@ -62,12 +63,16 @@ class RequestRecord:
     method: str = "GET"
     outcome: Outcome = "ok"
     code: str | None = None
-    api_key: int | None = None
+    api_key: ApiKey | None = None
     tenant: str = ""
     priority: int = INTERACTIVE
     param: str | None = None
     reason: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+    def use_key(self, key: ApiKey) -> None:
+        """Record the key that the request came with, and what follows from it."""
+        self.api_key, self.tenant, self.priority = key, key.name, key.priority
 
     def fail(self, error: ServerError) -> None:
         """Record that the answer is this error."""
@@ -148,6 +153,8 @@ class RequestLog:
             status = ClientClosed.status
         self._metrics.requests.labels(endpoint, record.outcome).inc()
         self._metrics.request_duration.labels(endpoint).observe(seconds)
+        if record.api_key is not None:
+            self._metrics.count_key_request(record.api_key.name, record.outcome)
         log = (
             self._log.debug
             if path in _PROBES or path.startswith(_PARTS_OF_PAGES) or record.method == "OPTIONS"
@@ -173,7 +180,7 @@ class RequestLog:
             "code": record.code,
             "param": record.param,
             "reason": record.reason,
-            "api_key": record.api_key,
+            "api_key": record.api_key.name if record.api_key is not None else None,
         }
         return {name: value for name, value in fields.items() if value is not None}
 

@@ -136,7 +136,7 @@ async def test_batch_work_takes_no_room_from_others_and_is_not_in_their_figures(
         batch = submit(service, make_job("batch", range(12), priority=BATCH))
         with pytest.raises(QueueFull):
             submit(service, make_job("more batch", priority=BATCH))
-        read = service.client.metrics.registry.get_sample_value
+        read = service.models.metrics.registry.get_sample_value
         assert (read("star_requests_waiting"), read("star_requests_running")) == (0, 0)
         interactive = submit(service, make_job("interactive", range(12)))
         assert (read("star_requests_waiting") or 0) + (read("star_requests_running") or 0) == 1

@@ -6,7 +6,7 @@ import pytest
 from throttled import utils
 
 from server.errors import InvalidRequest, RateLimitExceeded
-from server.http.rate_limit import RateLimits, network_of
+from server.http.rate_limit import Caller, RateLimits, network_of
 
 
 class Clock:
@@ -21,8 +21,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def ask(limits: RateLimits, caller: str = "me", images: int = 1) -> int:
+def ask(limits: RateLimits, name: str = "me", images: int = 1, **own: int) -> int:
     """0 if a request is let in, else the seconds that it is told to wait."""
+    caller = Caller(name, **own)
     try:
         limits.check(caller, images)
     except RateLimitExceeded as error:
@@ -72,8 +73,39 @@ def test_a_refused_request_costs_nothing(clock: Clock) -> None:
 
 def test_more_than_a_minutes_worth_can_never_be_asked_for() -> None:
     with pytest.raises(InvalidRequest, match=r"n must be at most 4.*got 5") as refused:
-        RateLimits(images_per_minute=4).check("me", 5)
+        RateLimits(images_per_minute=4).check(Caller("me"), 5)
     assert refused.value.param == "n"
+    with pytest.raises(InvalidRequest, match=r"n must be at most 4.*in flight; got 5"):
+        RateLimits().check(Caller("me", images_in_flight=4), 5)
+
+
+def test_a_callers_own_limits_take_the_place_of_the_servers(clock: Clock) -> None:
+    limits = RateLimits(requests_per_minute=1)
+    assert [ask(limits, "own", requests_per_minute=3) for _ in range(4)] == [0, 0, 0, 20]
+    assert all(ask(limits, "free", requests_per_minute=0) == 0 for _ in range(100))
+    assert [ask(limits, "other") for _ in range(2)] == [0, 60]
+
+
+def test_what_is_used_up_stays_so_when_a_limit_changes(clock: Clock) -> None:
+    limits = RateLimits()
+    assert [ask(limits, requests_per_minute=2) for _ in range(3)] == [0, 0, 30]
+    assert ask(limits, requests_per_minute=1) > 0
+    clock.now += 60.001
+    assert ask(limits, requests_per_minute=1) == 0
+
+
+def test_headers_tell_what_is_left(clock: Clock) -> None:
+    limits, caller = RateLimits(requests_per_minute=6), Caller("me", images_per_minute=60)
+    limits.spend(caller, 4)
+    assert limits.headers(caller) == {
+        "x-ratelimit-limit-requests": "6",
+        "x-ratelimit-remaining-requests": "5",
+        "x-ratelimit-reset-requests": "10.000s",
+        "x-ratelimit-limit-images": "60",
+        "x-ratelimit-remaining-images": "56",
+        "x-ratelimit-reset-images": "4.000s",
+    }
+    assert RateLimits().headers(Caller("me")) == {}
 
 
 @pytest.mark.parametrize(
