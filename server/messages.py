@@ -122,6 +122,17 @@ class Paint:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Asks for an image back, whose slot is wanted: the worker forgets what it has done for it.
+
+    It answers :class:`Withdrawn`, unless the image is finished or its job is over.
+    """
+
+    job_id: str
+    image: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Ends a job, finished or not: the worker forgets it, and drops its images before the next step."""
 
@@ -153,7 +164,7 @@ class Shutdown:
     """Stops the worker after the running step."""
 
 
-ToWorker = Accept | Paint | Cancel | ReadPrompt | LogFrom | Shutdown
+ToWorker = Accept | Paint | Withdraw | Cancel | ReadPrompt | LogFrom | Shutdown
 
 
 # From the worker.
@@ -311,6 +322,14 @@ class Freed:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """An image has been given back, and its slot is free. It may be painted from the beginning, by any worker."""
+
+    job_id: str
+    image: int
+
+
+@dataclass(frozen=True, slots=True)
 class Preview:
     """An unfinished image, decoded from the scales done so far.
 
@@ -394,7 +413,7 @@ class Exited:
     killed: bool = False
 
 
-Work = Started | PromptEncoded | Freed | Preview | Painted | Failed | Timing
+Work = Started | PromptEncoded | Freed | Withdrawn | Preview | Painted | Failed | Timing
 """Messages about jobs."""
 
 FromWorker = Loading | Devices | Ready | LoadFailed | Work | PromptRead | Heartbeat | Exited

@@ -8,6 +8,10 @@ hoards nothing, and one that dies takes with it only the images it had begun.
 tie. So a thousand images of one tenant keep another's one waiting for one image at most, and a job for ten images
 neither starves a job for one nor is starved by a stream of such jobs.
 
+**Classes.** An image that finds no free slot takes one back from a lower class: the latest of its images is asked back
+from its worker and waits again, in front. So work of a lower class may fill all slots, and still delays no other. It
+may wait for as long as there is work of a higher class.
+
 **Images, not jobs.** The images of a job are placed one by one, each with the worker that has the most free slots.
 Every image has a random stream of its own, so its worker does not matter, and a job for ten uses all workers. The
 price is that a job is lost with any of the workers that generate it.
@@ -48,6 +52,7 @@ class _Entry:
         placed: worker of each image that is with one.
         begun: placed images that are lost if their worker dies.
         in_slot: placed images that still hold a slot.
+        recalled: those of them that have been asked back.
         accepted_by: workers that have been sent the job.
     """
 
@@ -56,6 +61,7 @@ class _Entry:
     placed: dict[int, int] = field(default_factory=dict)
     begun: set[int] = field(default_factory=set)
     in_slot: set[int] = field(default_factory=set)
+    recalled: set[int] = field(default_factory=set)
     accepted_by: set[int] = field(default_factory=set)
 
 
@@ -124,6 +130,7 @@ class Dispatcher:
                 continue
             entry.waiting.extendleft(sorted(here, reverse=True))
             entry.in_slot.difference_update(here)
+            entry.recalled.difference_update(here)
             for image in here:
                 del entry.placed[image]
         return lost
@@ -163,6 +170,35 @@ class Dispatcher:
                 waiting.remove(entry)
         return placements
 
+    def recall(self) -> list[tuple[int, Key]]:
+        """Choose images that are to give up their slots to higher classes, whose images still wait after :meth:`place`.
+
+        Returns:
+            worker and key of each image that is to be asked back; none is named twice before it has answered.
+        """
+        waiting: Counter[int] = Counter()
+        for entry in self._entries.values():
+            waiting[entry.job.priority] += len(entry.waiting)
+        asked = sum(len(entry.recalled) for entry in self._entries.values())
+        recalls = []
+        entries = list(reversed(self._entries.values())) if waiting.total() else []
+        for entry in sorted(entries, key=lambda e: -e.job.priority):  # the latest of the lowest
+            wanted = sum(n for priority, n in waiting.items() if priority < entry.job.priority)
+            held = sorted(entry.in_slot - entry.recalled, reverse=True)
+            for image in held[: max(wanted - asked, 0)]:
+                entry.recalled.add(image)
+                recalls.append((entry.placed[image], Key(entry.job.id, image)))
+                asked += 1
+        return recalls
+
+    def withdrawn(self, key: Key) -> None:
+        """Note that a worker has given an image back: it waits again, before others of its job."""
+        if (entry := self._find(key)) is not None:
+            self._free_slot(entry, key.image)
+            entry.begun.discard(key.image)
+            del entry.placed[key.image]
+            entry.waiting.appendleft(key.image)
+
     def begun(self, key: Key) -> None:
         """Note that the image's worker works on it: from now on it is lost with that worker."""
         if (entry := self._find(key)) is not None:
@@ -188,5 +224,6 @@ class Dispatcher:
     def _free_slot(self, entry: _Entry, image: int) -> None:
         if image in entry.in_slot:
             entry.in_slot.remove(image)
+            entry.recalled.discard(image)
             if (worker := entry.placed[image]) in self._free:
                 self._free[worker] += 1

@@ -43,6 +43,7 @@ from server.messages import (
     PromptEncoded,
     Started,
     Timing,
+    Withdrawn,
     Work,
 )
 from server.metrics import Metrics
@@ -318,7 +319,9 @@ class EngineClient:
             self._on_progress(ticket, message)
 
     def _on_progress(
-        self, ticket: Ticket, message: Started | PromptEncoded | Freed | Preview | Painted | Failed
+        self,
+        ticket: Ticket,
+        message: Started | PromptEncoded | Freed | Withdrawn | Preview | Painted | Failed,
     ) -> None:
         now = self.clock()
         match message:

@@ -28,6 +28,8 @@ from server.messages import (
     PromptRead,
     ReadPrompt,
     Started,
+    Withdraw,
+    Withdrawn,
     Work,
 )
 from server.model_metrics import ModelMetrics
@@ -189,6 +191,8 @@ class WorkerPool:
             if first:  # the job, an edited image included, crosses to a worker once
                 send(Accept(job))
             send(Paint(job.id, image))
+        for worker, key in self.dispatcher.recall():
+            self.supervisors[worker].send(Withdraw(*key))
 
     def _on_devices(self, count: int) -> None:
         while not self._settings.workers and len(self.supervisors) < count:
@@ -220,6 +224,9 @@ class WorkerPool:
                 self.dispatcher.begun(Key(job_id, image))
             case Freed(job_id, image):
                 self.dispatcher.vacated(Key(job_id, image))
+                self._place()
+            case Withdrawn(job_id, image):
+                self.dispatcher.withdrawn(Key(job_id, image))
                 self._place()
             case Painted(job_id, image):
                 self.dispatcher.painted(Key(job_id, image))

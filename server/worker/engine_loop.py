@@ -40,6 +40,8 @@ from server.messages import (
     Started,
     Timing,
     ToWorker,
+    Withdraw,
+    Withdrawn,
 )
 from server.worker.engine_protocol import SequenceT, SteppingEngine, TextT
 from server.worker.pending import InFlight, Pending
@@ -132,6 +134,8 @@ class EngineLoop(Generic[TextT, SequenceT]):
                 case Paint(job_id, image):
                     if job_id in self._jobs:  # else it has failed meanwhile
                         self._arrivals.append(Key(job_id, image))
+                case Withdraw(job_id, image):
+                    self._withdraw(Key(job_id, image))
                 case Cancel(job_id):
                     self._drop(job_id)
                 case ReadPrompt(number, prompt):
@@ -321,9 +325,23 @@ class EngineLoop(Generic[TextT, SequenceT]):
         self._jobs.pop(job_id, None)
         self._arrivals = deque(key for key in self._arrivals if key.job_id != job_id)
         for key in [key for key in self._sequences if key.job_id == job_id]:
-            self._scheduler.remove(key)
-            self._previews.pop(key, None)
-            self._engine.release(self._sequences.pop(key))
+            self._forget(key)
+
+    def _withdraw(self, key: Key) -> None:
+        """Give an image back that has no slot yet or is not finished; else what follows from that is on its way."""
+        if key in self._arrivals:
+            self._arrivals.remove(key)
+        elif key in self._sequences and self._sequences[key].scale < self._scales_of(key):
+            self._forget(key)
+        else:
+            return
+        self._publish(Withdrawn(*key))
+
+    def _forget(self, key: Key) -> None:
+        """Free the slot of an image in flight."""
+        self._scheduler.remove(key)
+        self._previews.pop(key, None)
+        self._engine.release(self._sequences.pop(key))
 
     def _observe(self, idle: bool) -> None:
         slots_in_use = self._engine.total_slots - self._engine.free_slots

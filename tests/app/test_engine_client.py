@@ -146,6 +146,23 @@ async def test_batch_work_takes_no_room_from_others_and_is_not_in_their_figures(
         assert read("star_queue_duration_seconds_count") == 1
 
 
+async def test_an_interactive_image_does_not_wait_for_batch_work_that_fills_all_slots() -> None:
+    async with serve_fake(make_engine=lambda: FakeEngine(2, step_seconds=0.002)) as service:
+        batch = submit(service, make_job("batch", range(6), priority=BATCH, tenant="nightly"))
+        await until(lambda: len(service.engine.steps) > 2)
+        interactive = submit(service, make_job("now", [77, 78, 79]))
+        painted = await outcome(interactive)
+        assert isinstance(painted, list)
+        left = batch.unfinished
+        assert left >= 4, "batch work went on beside it"
+        images = await outcome(batch)
+        assert isinstance(images, list)
+        assert {image.image: image.pixels for image in images} == {
+            i: paint(i, 10) for i in range(6)
+        }
+        assert service.engine.free_slots == 2
+
+
 async def test_an_idle_server_takes_a_request_of_any_size() -> None:
     async with serve_fake(queue_capacity=1) as service:
         images = await outcome(submit(service, make_job("a", range(10))))

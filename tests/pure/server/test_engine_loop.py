@@ -31,6 +31,8 @@ from server.messages import (
     Started,
     Timing,
     ToWorker,
+    Withdraw,
+    Withdrawn,
 )
 from server.worker.engine_loop import preview_scales
 from star_model.sampling import Sampling
@@ -124,6 +126,52 @@ def test_batch_work_is_neither_prepared_nor_stepped_beside_interactive_work() ->
     assert [type(m) for m in run.sent[:first]].count(Preview) == 1, (
         "it was shown before the other began"
     )
+
+
+@pytest.mark.parametrize("after", range(len(PATCH_NUMS)))
+def test_an_image_that_is_asked_back_frees_its_slot_and_begins_again(after: int) -> None:
+    run = Run(FakeEngine(slots=1))
+
+    def on_step(step: Step) -> None:
+        if run.engine.steps == [Step(scale, (1,)) for scale in range(after + 1)]:
+            run.inbox.put(Withdraw("batch", 0))
+            run.submit(make_job("new", [2]))
+
+    def publish(message: FromWorker) -> None:
+        if message == Withdrawn("batch", 0):
+            run.inbox.put(Paint("batch", 0))
+        run._publish(message)
+
+    run.loop._publish = publish
+    run.engine.on_step = on_step
+    run.submit(make_job("batch", [1], priority=BATCH))
+    run.run()
+    finished_first = after == len(PATCH_NUMS) - 1
+    order = ["batch", "new"] if finished_first else ["new", "batch"]
+    assert [message.job_id for message in run.of(Painted)] == order
+    assert len(run.of(Withdrawn)) == (0 if finished_first else 1)
+    assert {p.job_id: p.pixels for p in run.of(Painted)} == {
+        "batch": paint(1, 10),
+        "new": paint(2, 10),
+    }
+    assert run.engine.free_slots == 1
+
+
+def test_an_image_that_has_no_slot_yet_is_given_back_and_one_that_is_unknown_is_not() -> None:
+    run = Run()
+    run.submit(make_job("a", [1]))
+    run.inbox.put(Accept(make_job("b", [2])))
+    for message in (
+        Paint("b", 0),
+        Withdraw("b", 0),
+        Withdraw("b", 0),
+        Withdraw("c", 0),
+        Cancel("b"),
+    ):
+        run.inbox.put(message)
+    run.run()
+    assert run.of(Withdrawn) == [Withdrawn("b", 0)]
+    assert [step.seeds for step in run.engine.steps] == [(1,)] * len(PATCH_NUMS)
 
 
 def test_a_request_that_comes_in_mid_flight_does_not_hold_up_what_is_ahead_of_it() -> None:

@@ -252,3 +252,111 @@ def test_a_slot_goes_to_the_highest_class_that_waits(
         assert given_to == sorted(given_to)
         interactive_left = sum(n for (p, _), n in queue.waiting.items() if p == INTERACTIVE)
         assert BATCH not in given_to or interactive_left == 0
+
+
+# ---- slots taken back ----------------------------------------------------------------------------------------
+def test_an_image_without_a_slot_takes_the_latest_of_a_lower_class() -> None:
+    d = Dispatcher()
+    d.open(0, 3)
+    d.submit(make_job("early", range(1), priority=BATCH))
+    d.submit(make_job("late", range(4), priority=BATCH))
+    d.submit(make_job("busy", range(1)))
+    assert [p.job.id for p in d.place()] == ["busy", "early", "late"]
+    assert d.recall() == [], "all of the higher class have slots"
+    d.submit(make_job("new", range(1)))
+    assert d.place() == []
+    assert d.recall() == [(0, Key("late", 0))]
+    assert d.recall() == [], "it has been asked for"
+    d.begun(Key("late", 0))
+    d.withdrawn(Key("late", 0))
+    assert [(p.job.id, p.first) for p in d.place()] == [("new", True)]
+    assert d.close(0) == [], "what was given back is not lost"
+    d.open(0, 9)
+    assert [p.image for p in d.place() if p.job.id == "late"] == [0, 1, 2, 3]
+
+
+def test_an_image_that_is_finished_before_it_is_asked_back_frees_its_slot_once() -> None:
+    d = Dispatcher()
+    d.open(0, 1)
+    d.submit(make_job("batch", range(1), priority=BATCH))
+    d.place()
+    d.submit(make_job("a", range(2)))
+    assert d.recall() == [(0, Key("batch", 0))]
+    d.vacated(Key("batch", 0))
+    d.painted(Key("batch", 0))
+    assert len(d.place()) == 1
+    assert d.recall() == []
+
+
+@dataclass
+class Recalled:
+    """A dispatcher before workers that answer in any order."""
+
+    dispatcher: Dispatcher = field(default_factory=Dispatcher)
+    at: dict[Key, int] = field(default_factory=dict)
+    of: dict[Key, int] = field(default_factory=dict)
+    asked: set[Key] = field(default_factory=set)
+    painted: Counter[Key] = field(default_factory=Counter)
+
+    def place(self) -> None:
+        for placement in self.dispatcher.place():
+            key = Key(placement.job.id, placement.image)
+            assert key not in self.at, "an image is with two workers"
+            self.at[key] = placement.worker
+        recalls = self.dispatcher.recall()
+        assert not recalls or len(self.asked) + len(recalls) <= self.waiting
+        for worker, key in recalls:
+            assert self.at[key] == worker
+            assert key not in self.asked
+            assert self.of[key] == BATCH
+            self.asked.add(key)
+
+    @property
+    def waiting(self) -> int:
+        """Interactive images without a slot."""
+        begun = self.at.keys() | self.painted.keys()
+        return sum(p == INTERACTIVE for key, p in self.of.items() if key not in begun)
+
+    def submit(self, name: str, priority: int, images: int) -> None:
+        self.dispatcher.submit(make_job(name, range(images), priority=priority))
+        self.of |= {Key(name, image): priority for image in range(images)}
+
+    def finish(self, key: Key) -> None:
+        self.dispatcher.vacated(key)
+        self.dispatcher.painted(key)
+        self.painted[key] += 1
+        self.asked.discard(key)
+        del self.at[key]
+
+    def give_back(self, key: Key) -> None:
+        self.dispatcher.withdrawn(key)
+        self.asked.remove(key)
+        del self.at[key]
+
+
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.lists(st.one_of(submissions, st.tuples(st.booleans(), st.integers(0, 99))), max_size=60),
+)
+def test_lower_classes_give_way_and_every_image_is_painted_once(
+    slots: list[int], history: list[Submission | tuple[bool, int]]
+) -> None:
+    """Pairs are answers of workers: an image that was asked back is given back, or one is finished."""
+    run = Recalled()
+    for worker, count in enumerate(slots):
+        run.dispatcher.open(worker, count)
+    for number, event in enumerate(history):
+        if len(event) == 3:
+            run.submit(f"job{number}", event[1], event[2])
+        elif event[0] and run.asked:
+            run.give_back(sorted(run.asked)[event[1] % len(run.asked)])
+        elif run.at:
+            run.finish(sorted(run.at)[event[1] % len(run.at)])
+        run.place()
+        assert len(run.at) <= sum(slots), "more images than slots"
+        batch = sum(run.of[key] == BATCH for key in run.at)
+        assert len(run.asked) >= min(run.waiting, batch), "a slot is not asked for"
+    while run.at:
+        run.finish(min(run.at))
+        run.place()
+    assert run.painted == Counter(run.of.keys())
