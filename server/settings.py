@@ -144,7 +144,8 @@ class Settings(AdminSettings, SafetySettings, FileSettings, EngineSettings, Seve
         [], description="keys that clients must send, separated by commas; empty lets everyone in"
     )
     api_key_file: Path | None = Field(
-        None, description="file of further keys, one per line, which no process list shows"
+        None,
+        description="file of keys, read again when it changes: one a line, or YAML or JSON with names, hashes, limits",
     )
     requests_per_minute: int = Field(
         0, ge=0, le=1_000_000, description="limit per key, or per address without keys; 0 is none"

@@ -70,7 +70,12 @@ IN_FUNCTIONS = {("server.dispatch", "server.worker")}
 LOAD_TORCH = {"server.worker", "server.commands"}
 """The rooms of ``server`` that may load torch, and import modules of ``star_model`` that do."""
 
-SIMULATION = {"server.commands.capacity", "server.commands.plan", "server.commands.simulation"}
+SIMULATION = {
+    "server.commands.capacity",
+    "server.commands.plan",
+    "server.commands.simulation",
+    "server.commands.tenant_simulation",
+}
 """What ``benchmarks`` may import of ``server``: the simulation of its scheduler, and how its results are shown."""
 
 RUN_SERVER = {"benchmarks.peers.star_server"}

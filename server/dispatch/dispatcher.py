@@ -21,10 +21,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from server.fair_turns import FairTurns
 from server.messages import Job, Key
+
+_Name: TypeAlias = tuple[int, str]
+"""Class and tenant of jobs."""
 
 
 class Placement(NamedTuple):
@@ -70,6 +73,7 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}  # in order of arrival
+        self._in_class: Counter[int] = Counter()  # jobs of each class
         self._fair: defaultdict[int, FairTurns] = defaultdict(FairTurns)  # of each class
         self._slots: dict[int, int] = {}
         self._free: dict[int, int] = {}
@@ -95,6 +99,7 @@ class Dispatcher:
         if not job.seeds:
             raise ValueError(f"job {job.id} asks for no image")
         self._entries[job.id] = _Entry(job, deque(range(len(job.seeds))))
+        self._in_class[job.priority] += 1
 
     def remove(self, job_id: str) -> set[int]:
         """Forget a job, finished or not; its slots count as free from now on.
@@ -105,6 +110,7 @@ class Dispatcher:
         entry = self._entries.pop(job_id, None)
         if entry is None:
             return set()
+        self._in_class[entry.job.priority] -= 1
         for image in list(entry.in_slot):
             self._free_slot(entry, image)
         return entry.accepted_by
@@ -143,21 +149,15 @@ class Dispatcher:
         """
         placements: list[Placement] = []
         free = sum(self._free.values())
-        waiting = [entry for entry in self._entries.values() if entry.waiting] if free else []
-        held: Counter[tuple[int, str]] = Counter()
-        for entry in self._entries.values() if waiting else ():
-            held[entry.job.priority, entry.job.tenant] += len(entry.in_slot)
-
-        def rank(entry: _Entry) -> tuple[int, int, int, int]:
-            priority, tenant = entry.job.priority, entry.job.tenant
-            turn = self._fair[priority].next(tenant)
-            return priority, turn, held[priority, tenant], len(entry.in_slot)
-
+        waiting, held = self._by_tenant() if free else ({}, Counter())
         while waiting and len(placements) < free:
-            entry = min(waiting, key=rank)  # the earliest of those served least
-            priority, tenant = entry.job.priority, entry.job.tenant
+            name = min(waiting, key=lambda n: (n[0], self._fair[n[0]].next(n[1]), held[n]))
+            entry = min(
+                waiting[name], key=lambda e: len(e.in_slot)
+            )  # the earliest of those served least
+            priority, tenant = name
             self._fair[priority].serve(self._fair[priority].take(tenant))
-            held[priority, tenant] += 1
+            held[name] += 1
             worker = max(self._free, key=lambda w: (self._free[w], -w))
             image = entry.waiting.popleft()
             first = worker not in entry.accepted_by
@@ -167,8 +167,21 @@ class Dispatcher:
             self._free[worker] -= 1
             placements.append(Placement(worker, entry.job, image, first))
             if not entry.waiting:
-                waiting.remove(entry)
+                waiting[name].remove(entry)
+                if not waiting[name]:
+                    del waiting[name]
         return placements
+
+    def _by_tenant(self) -> tuple[dict[_Name, list[_Entry]], Counter[_Name]]:
+        """Return the waiting jobs of each tenant, in order of arrival, and the slots that each tenant holds."""
+        waiting: dict[_Name, list[_Entry]] = {}
+        held: Counter[_Name] = Counter()
+        for entry in self._entries.values():
+            name = (entry.job.priority, entry.job.tenant)
+            held[name] += len(entry.in_slot)
+            if entry.waiting:
+                waiting.setdefault(name, []).append(entry)
+        return waiting, held
 
     def recall(self) -> list[tuple[int, Key]]:
         """Choose images that are to give up their slots to higher classes, whose images still wait after :meth:`place`.
@@ -176,6 +189,8 @@ class Dispatcher:
         Returns:
             worker and key of each image that is to be asked back; none is named twice before it has answered.
         """
+        if len(+self._in_class) < 2:
+            return []
         waiting: Counter[int] = Counter()
         for entry in self._entries.values():
             waiting[entry.job.priority] += len(entry.waiting)

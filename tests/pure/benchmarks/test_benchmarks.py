@@ -14,11 +14,15 @@ from benchmarks import (
     bench_precision,
     bench_reference,
     bench_scheduling,
+    bench_shares,
 )
 from benchmarks.stopwatch import Stopwatch
+from server.commands.capacity import CountedTimes
 from server.commands.plan import Plan
+from star_model.cost import DEVICES
 from star_model.engine.compilation import compile_networks
 from star_model.engine.engine import Engine
+from star_model.families.registry import PRESETS
 from star_model.model import StarModel
 from tests.star_model.tiny import build_tiny_model
 
@@ -51,6 +55,19 @@ def test_lockstep_counts_what_guidance_changes() -> None:
     same, _, _ = bench_precision.compare(exact, Engine(model, slots=1), 2, unguided_scales=1)
     assert same[:3] == [1.0] * 3
     assert same[3] < 1.0
+
+
+def test_callers_and_what_they_get_are_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_shares, "_IMAGES", 300)
+    config = PRESETS["star-512"]
+    times = CountedTimes(config, DEVICES["h200"], efficiency=0.5)
+    rows = bench_shares.simulate(times, config, slots=8)
+    by = {(row["load"], row["caller"]): row for row in rows}
+    alone = by["one alone", "one"]["p50_ms"]
+    assert by["beside batch work", "one"]["p50_ms"] < 2 * alone
+    assert by["beside one that queues 2000", "one"]["p50_ms"] < 8 * alone
+    queues = [by["beside three that queue", f"queue {i}"]["share"] for i in range(3)]
+    assert max(queues) - min(queues) < 0.05
 
 
 def test_a_draft_is_compared_with_the_whole_image() -> None:

@@ -34,7 +34,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), ("serve, generate, info, convert, plan, settings", "star-server --help")),
+        ((), ("serve, generate, info, convert, plan, key, settings", "star-server --help")),
         (("--port", "1"), ("Unknown command --port", "serve, generate")),
         (("srve",), ("Unknown command srve", "did you mean serve?")),
         (("serve", "--prot", "1"), ("Unknown flag --prot", "did you mean --port?")),
