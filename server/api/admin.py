@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from server.api.schemas import input_config, output_config
 from server.dispatch.served_model import ServedModel, Swap, SwapPhase
 from server.dispatch.served_models import ServedModels
 from server.dispatch.worker_state import Phase
-from server.errors import InvalidRequest, ModelNotFound
+from server.errors import InvalidRequest, ModelNotFound, NotFound
 from server.http.json_body import BodyRoute
 from server.reloading import Reloading
 from server.settings_file import SettingsFileError
@@ -142,8 +142,17 @@ async def exchange(body: SwapRequest, acting: Acting) -> PlaceResponse:
     The answer comes when that is done, or has failed: then the old model goes on. Requests that were under way end on
     the old one. A caller that leaves does not stop the swap; `GET /admin/model` tells how it goes.
     """
-    old = _place(body, acting.models)
+    old = _place(body.replaces, acting.models)
     await acting.models.exchange(old, body.model)
+    return PlaceResponse.of(old, acting.models.clock())
+
+
+@router.delete("/admin/model", summary="Give up a swap")
+async def give_up(acting: Acting, replaces: Annotated[str | None, Query()] = None) -> PlaceResponse:
+    """Give up the swap that is under way; the old model goes on, and whoever waits for the swap is told."""
+    old = _place(replaces, acting.models)
+    if not old.give_up():
+        raise NotFound("No swap is under way.")
     return PlaceResponse.of(old, acting.models.clock())
 
 
@@ -157,20 +166,20 @@ async def reload(acting: Acting) -> ReloadResponse:
     return ReloadResponse(changed=list(changes.changed), need_restart=list(changes.waiting))
 
 
-def _place(body: SwapRequest, models: ServedModels) -> ServedModel:
-    """Return the model whose place the new one takes.
+def _place(replaces: str | None, models: ServedModels) -> ServedModel:
+    """Return the model whose place a new one takes.
 
     Raises:
         InvalidRequest: there are several, and none is named.
         ModelNotFound: there is none of that name.
     """
     names = ", ".join(model.name for model in models)
-    if body.replaces is None:
+    if replaces is None:
         if models.several:
             raise InvalidRequest(
                 f"replaces must name the model whose place is taken: {names}.", param="replaces"
             )
         return models.first
-    if (found := models.find(body.replaces)) is None:
+    if (found := models.find(replaces)) is None:
         raise ModelNotFound(f"replaces must be one of {names}.", param="replaces")
     return found

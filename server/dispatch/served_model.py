@@ -59,6 +59,7 @@ class Swap:
         phase: of the swap.
         ended_at: None while it is under way.
         reason: why it failed.
+        given_up: somebody has asked to give it up.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Swap:
     phase: SwapPhase = "loading"
     ended_at: float | None = None
     reason: str | None = None
+    given_up: bool = False
 
 
 class ServedModel:
@@ -200,11 +202,18 @@ class ServedModel:
         self._keep(task)
         return await asyncio.shield(task)
 
+    def give_up(self) -> bool:
+        """Ask for the swap that is under way to be given up; return whether there is one."""
+        if self.candidate is None or self.swap is None:
+            return False
+        self.swap.given_up = True
+        return True
+
     async def _exchange(
         self, swap: Swap, candidate: EngineClient, check: Callable[[str], None]
     ) -> ModelInfo:
         try:
-            loaded = await self._load(candidate)
+            loaded = await self._load(swap, candidate)
             check(loaded.name)
         except (ServerError, asyncio.CancelledError) as error:
             swap.phase, swap.ended_at = "failed", self._clock()
@@ -219,12 +228,14 @@ class ServedModel:
         self._take_over(swap, candidate)
         return loaded
 
-    async def _load(self, candidate: EngineClient) -> ModelInfo:
+    async def _load(self, swap: Swap, candidate: EngineClient) -> ModelInfo:
         """Start the workers of an engine, and wait until all are ready."""
         candidate.start()
         while not (candidate.workers.complete and candidate.workers.model is not None):
             if (reason := candidate.workers.failure) is not None:
                 raise SwapFailed(reason if reason.endswith(".") else f"{reason}.")
+            if swap.given_up:
+                raise SwapFailed("The swap was given up.")
             if self.engine.phase == "draining":
                 raise Draining("The server is shutting down.")
             await asyncio.sleep(_LOOK_SECONDS)

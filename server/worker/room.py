@@ -43,7 +43,7 @@ def require_room(
 
 
 def bytes_needed(directory: Path, place: torch.device, settings: WorkerSettings) -> int:
-    """Return the bytes that the model of a directory takes at most: weights, slots and working memory."""
+    """Return the bytes that a model takes at most: weights, slots and working memory; captured graphs take more."""
     config = read_config(directory)
     given = None if settings.dtype == "auto" else parse_dtype(settings.dtype)
     precision = choose_precision(place, given)

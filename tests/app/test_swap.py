@@ -136,6 +136,23 @@ async def test_a_caller_that_leaves_does_not_stop_the_swap() -> None:
         await until(lambda: on.service.models.first.name == "next")
 
 
+async def test_a_swap_is_given_up() -> None:
+    loaded = threading.Event()
+    loaded.set()
+    async with stage(loaded=loaded) as on:
+        assert (await on.admin.delete("/admin/model")).status_code == 404
+        loaded.clear()
+        swapping = asyncio.ensure_future(on.swap("next"))
+        await until(lambda: on.service.models.first.candidate is not None)
+        assert (await on.admin.delete("/admin/model")).status_code == 200
+        answer = await swapping
+        assert answer.status_code == 422
+        assert answer.json()["error"]["message"] == "The swap was given up."
+        loaded.set()
+        assert await painter(on.service) == "star-fake"
+        assert (await on.swap("next")).status_code == 200
+
+
 async def test_a_model_that_cannot_be_loaded_leaves_the_old_one_serving() -> None:
     async with stage(load_errors=[None, "next holds no model."]) as on:
         answer = await on.swap("next")
