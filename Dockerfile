@@ -28,7 +28,7 @@ RUN apt-get update \
 FROM system AS dependencies
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-# Optional extras, separated by commas: xformers, ray, s3, safety, c2pa.
+# Optional extras, separated by commas: xformers, ray, s3, safety, c2pa, otel.
 ARG EXTRAS=""
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from prometheus_client import Histogram
 from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
@@ -52,6 +55,10 @@ from server.model_settings import WorkerSettings
 from server.reloading import Reloading, with_live
 from server.safety.gate import open_gate
 from server.settings import Settings
+from server.tracing.exemplar import CURRENT
+
+if TYPE_CHECKING:
+    from server.tracing.tracing import Tracing
 
 _DESCRIPTION = """\
 Text to image with STAR, scale-wise autoregressive models that generate images from coarse to fine.
@@ -76,6 +83,7 @@ _RATE_LIMIT_HEADERS = tuple(
 _EXPOSED_HEADERS = (
     *("x-request-id", "x-queue-time", "x-inference-time", "x-total-time", "x-seed", "x-warnings"),
     *(
+        "traceparent",
         "retry-after",
         "x-should-retry",
         *_RATE_LIMIT_HEADERS,
@@ -111,7 +119,10 @@ def make_models(settings: Settings, run: Run = run_worker) -> ServedModels:
 
 
 def create_app(
-    settings: Settings, models: ServedModels, reloading: Reloading | None = None
+    settings: Settings,
+    models: ServedModels,
+    reloading: Reloading | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Return the app; its lifespan starts and closes the models.
 
@@ -119,10 +130,10 @@ def create_app(
         settings: of the server.
         models: that it serves; not started yet.
         reloading: tells the app of new settings.
+        tracing: records the traces of requests; the app closes it.
     """
     reloading = reloading or Reloading(settings, models.metrics)
-    observe = models.metrics.image_encode.observe
-    encoder = ImageEncoder(settings.encode_threads, observe, open_signer(settings))
+    encoder = _open_encoder(settings, models.metrics)
     decoder = _open_decoder(settings, models.metrics)
     safety = open_gate(settings, models.metrics)
     keys = ServerKeys(settings, models.metrics)
@@ -145,14 +156,14 @@ def create_app(
                 safety.close()
             encoder.close()
             await store.close()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = _bare_app(lifespan)
     limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
     app.state.context = Context(settings, models, encoder, decoder, store, limits, keys, safety)
-    for part in _PARTS:
-        app.include_router(part.router)
     models.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
-    _add_middleware(app, settings, models.metrics, limits, keys)
+    _add_middleware(app, settings, models.metrics, limits, keys, tracing)
     install_error_handlers(app)
     app.state.reloading = reloading
     reloading.steps += [partial(_take_settings, app), keys.prepare]
@@ -160,7 +171,7 @@ def create_app(
 
 
 def _bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> Api:
-    return Api(
+    app = Api(
         title="STAR server",
         version=__version__,
         description=_DESCRIPTION,
@@ -168,8 +179,13 @@ def _bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) 
         openapi_tags=[{"name": name, "description": text} for name, text in _TAGS],
         docs_url=None,  # FastAPI's own pages load scripts from other servers
         redoc_url=None,
+        # Its own spans would hold the secret in an image's address; those of server/tracing do not.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         redirect_slashes=False,  # the target is wrong behind a proxy; the error names the right path
     )
+    for part in _PARTS:
+        app.include_router(part.router)
+    return app
 
 
 def create_admin_app(models: ServedModels, reloading: Reloading, key: str) -> FastAPI:
@@ -215,18 +231,33 @@ def _take_settings(app: FastAPI, new: Settings) -> Callable[[], None]:
     return act
 
 
+def _open_encoder(settings: Settings, metrics: Metrics) -> ImageEncoder:
+    observe = _with_exemplar(metrics.image_encode)
+    return ImageEncoder(settings.encode_threads, observe, open_signer(settings))
+
+
 def _open_decoder(settings: Settings, metrics: Metrics) -> DecodePool:
     return DecodePool(
         settings.decode_processes,
         settings.decode_timeout_s,
         settings.decode_memory_bytes or (512 << 20) + 32 * settings.max_image_pixels,
-        observe=metrics.image_decode.observe,
+        observe=_with_exemplar(metrics.image_decode),
         refused=lambda reason: metrics.uploads_refused.labels(reason).inc(),
     )
 
 
+def _with_exemplar(histogram: Histogram) -> Callable[[float], None]:
+    """Return a function that observes seconds in the trace of the request that its caller serves."""
+    return lambda seconds: histogram.observe(seconds, CURRENT.get())
+
+
 def _add_middleware(
-    app: Api, settings: Settings, metrics: Metrics, limits: RateLimits, keys: ServerKeys
+    app: Api,
+    settings: Settings,
+    metrics: Metrics,
+    limits: RateLimits,
+    keys: ServerKeys,
+    tracing: Tracing | None,
 ) -> None:
     """Add the middleware, from the innermost to the outermost."""
     app.add_middleware(RateLimitCheck, limits=limits, metrics=metrics)
@@ -257,5 +288,10 @@ def _add_middleware(
         )
     if settings.allowed_hosts is not None:
         app.add_middleware(HostCheck, hosts=settings.allowed_hosts)
-    app.add_middleware(RequestLog, metrics=metrics, log_client_address=settings.log_client_address)
+    app.add_middleware(
+        RequestLog,
+        metrics=metrics,
+        log_client_address=settings.log_client_address,
+        tracing=tracing,
+    )
     app.add_middleware(Forwarded, proxies=settings.trusted_proxies, root_path=settings.root_path)

@@ -15,7 +15,7 @@ from star_model.sampling import Sampling
 from star_model.vocabulary import Vocabulary
 
 FailureCode = Literal["out_of_memory", "internal_error"]
-Stage = Literal["text_encode", "scale_step", "vae_decode"]
+Stage = Literal["text_encode", "edit_encode", "scale_step", "preview_decode", "vae_decode"]
 LoadPhase = Literal["starting", "loading", "capturing", "warming"]
 
 INTERACTIVE, BATCH = 0, 1
@@ -79,6 +79,7 @@ class Job:
         shape: number of the images' shape among those of the model.
         tenant: whose it is; tenants share evenly within a class. Empty for all that is nobody's.
         priority: its class, ``INTERACTIVE`` or ``BATCH``.
+        trace_id: of the trace that records the request; empty if none does.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Job:
     shape: int = 0
     tenant: str = ""
     priority: int = INTERACTIVE
+    trace_id: str = ""
 
     @property
     def parameters(self) -> dict[str, float | int | str]:
@@ -373,12 +375,16 @@ class Timing:
         seconds: its duration.
         batch: prompts or images in it.
         scale: index of the scale, for ``scale_step``.
+        ended_at: when it was done.
+        images: those of it whose requests are traced.
     """
 
     stage: Stage
     seconds: float
     batch: int
     scale: int = 0
+    ended_at: float = 0.0
+    images: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.openmetrics.exposition import generate_latest as open_metrics_text
 
 from server import __version__
 from server.errors import (
@@ -34,6 +36,7 @@ from server.errors import (
 )
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPEN_METRICS_TYPE: Final = CONTENT_TYPE_LATEST
 
 _LONG = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -305,6 +308,12 @@ class Metrics:
             self._keys.add(name)
         return name if name in self._keys else "other"
 
-    def render(self) -> bytes:
-        """Return the text that Prometheus scrapes."""
+    def render(self, *, open_metrics: bool = False) -> bytes:
+        """Return the text that Prometheus scrapes.
+
+        Args:
+            open_metrics: in OpenMetrics' format, with exemplars.
+        """
+        if open_metrics:
+            return bytes(open_metrics_text(self.registry))  # type: ignore[no-untyped-call]
         return generate_latest(self.registry)

@@ -87,17 +87,22 @@ class ModelMetrics:
         """Count a request that was refused before any work."""
         self.service.reject(error)
 
-    def observe(self, timing: Timing) -> None:
-        """Record a duration that a worker measured."""
+    def observe(self, timing: Timing, exemplar: dict[str, str] | None = None) -> None:
+        """Record a duration that a worker measured.
+
+        Args:
+            timing: the duration.
+            exemplar: ids of a trace that has it.
+        """
         match timing.stage:
             case "scale_step":
                 steps = self.labelled(self.service.scale_step, scale=str(timing.scale))
-                steps.observe(timing.seconds)
-                self.batch_size.observe(timing.batch)
+                steps.observe(timing.seconds, exemplar)
+                self.batch_size.observe(timing.batch, exemplar)
             case "text_encode":
-                self.text_encode.observe(timing.seconds)
-            case "vae_decode":
-                self.vae_decode.observe(timing.seconds)
+                self.text_encode.observe(timing.seconds, exemplar)
+            case "vae_decode" | "preview_decode":
+                self.vae_decode.observe(timing.seconds, exemplar)
 
     def _forget_model(self) -> None:
         if self._model is not None:

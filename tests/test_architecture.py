@@ -6,7 +6,7 @@
 - Inside ``star_model`` and ``server``, a package imports those that ``MAY_IMPORT`` gives it, in one direction.
 - No module imports itself by way of others, type checkers' imports included.
 - Where only the worker and the commands may load torch, nothing does, not even through what it imports.
-- The environment is read in ``settings.py`` alone.
+- The environment is read in ``settings.py`` alone; what is not a setting of ours, in ``READ_ENVIRONMENT``.
 - A file is named after what it holds, has at most 450 lines, and a function at most 50.
 """
 
@@ -30,7 +30,10 @@ from tests.source_tree import (
 ROOT = Path(__file__).parent.parent
 
 MODEL = {"star_model", "star_model.networks", "star_model.model", "star_model.cost"}
-SERVED = {"server", "server.http", "server.images", "server.dispatch", "server.safety"}
+SERVED = {
+    *("server", "server.http", "server.images", "server.dispatch", "server.safety"),
+    "server.tracing",
+}
 STAR_MODEL = MODEL | {"star_model.families", "star_model.checkpoints", "star_model.engine"}
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -44,12 +47,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": STAR_MODEL,
     "server.images": {"server"} | STAR_MODEL,
     "server.safety": {"server", "server.images"} | STAR_MODEL,
-    "server.http": {"server"} | STAR_MODEL,
-    "server.dispatch": {"server"} | STAR_MODEL,
+    "server.tracing": {"server"} | STAR_MODEL,
+    "server.http": {"server", "server.tracing"} | STAR_MODEL,
+    "server.dispatch": {"server", "server.tracing"} | STAR_MODEL,
     "server.worker": {"server"} | STAR_MODEL,
     "server.api": SERVED | STAR_MODEL,
     "server.app": SERVED | {"server.api"} | STAR_MODEL,
-    "server.ray": {"server", "server.app"} | STAR_MODEL,
+    "server.ray": {"server", "server.app", "server.tracing"} | STAR_MODEL,
     "server.commands": SERVED | {"server.app", "server.worker"} | STAR_MODEL,
     "server.__main__": {"server.commands"},
     "training": STAR_MODEL,
@@ -81,8 +85,13 @@ SIMULATION = {
 RUN_SERVER = {"benchmarks.peers.star_server"}
 """Modules of ``benchmarks`` that run the server around an engine of their own, and may import all of it."""
 
-READ_ENVIRONMENT = {"server/settings.py", "star_model/threads.py"}
-"""The latter only to leave alone what the user has set; it runs before anything else is imported."""
+READ_ENVIRONMENT = {
+    "server/settings.py",
+    "server/tracing/environment.py",
+    "star_model/threads.py",
+}
+"""The second for OpenTelemetry's standard variables; the last only to leave alone what the user has set: it runs before
+anything else is imported."""
 
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
 """File names that say nothing of what the file holds."""

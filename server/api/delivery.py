@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
@@ -37,6 +37,9 @@ from server.messages import ImageEdit, Job, ModelInfo, Painted
 from server.safety.check import Check
 from server.safety.gate import SafetyGate
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.tracing.request_trace import RequestTrace
 
 R = TypeVar("R", bound=Response)
 
@@ -74,6 +77,8 @@ class Delivery:
     def stream(self, kind: EventKind = "image_generation") -> ImageStream:
         """Return an answer that streams the images as server-sent events."""
         record = record_of(self._request)
+        if self.ticket.trace is not None:
+            self.ticket.trace.stream()
         return ImageStream(self._context, self._body, self.ticket, record, kind, self._notes)
 
     async def files(self) -> list[bytes]:
@@ -154,12 +159,12 @@ async def admit(
         source = EditSource(files, options, _canvas_sizes(body, model), model.num_scales, pixels)
         decoding = _Decoding(context, source, caller, images)
         work = before_deadline(deadline - engine.clock(), decoding.run(), "its image was decoded")
-        job = _editing(job, await unless_disconnected(request, work), model)
+        job = _editing(job, await unless_disconnected(request, work, "decode upload"), model)
     if context.safety is not None and context.safety.sees_inputs:
         safety = _check_input(context, context.safety, engine, job, record.request_id, caller)
         checking = before_deadline(deadline - engine.clock(), safety, "it was checked")
-        await unless_disconnected(request, checking)
-    ticket = _submit(context, engine, job, deadline, caller)
+        await unless_disconnected(request, checking, "safety check")
+    ticket = _submit(context, engine, job, deadline, caller, record.trace)
     return Delivery(request, context, body, ticket, notes)
 
 
@@ -209,13 +214,18 @@ def _editing(job: Job, edit: ImageEdit, model: ModelInfo) -> Job:
 
 
 def _submit(
-    context: Context, engine: EngineClient, job: Job, deadline: float, caller: Caller
+    context: Context,
+    engine: EngineClient,
+    job: Job,
+    deadline: float,
+    caller: Caller,
+    trace: RequestTrace | None,
 ) -> Ticket:
     """Queue a job and count it; one whose image has been decoded is counted even if there is no room for it."""
     images = len(job.seeds)
     _check_limits(context, caller, images)  # others may have come while an image was decoded
     try:
-        ticket = engine.submit(job, deadline)
+        ticket = engine.submit(job, deadline, trace)
     except ServerError:
         if job.edit is not None:
             context.limits.spend(caller, images)

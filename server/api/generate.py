@@ -80,7 +80,7 @@ async def _check_thing(
         reading_of(body.prompt, engine),
         "its prompt was read",
     )
-    if (read := await unless_disconnected(request, reading)).unknown:
+    if (read := await unless_disconnected(request, reading, "read prompt")).unknown:
         raise refusal(read, engine.model)
 
 

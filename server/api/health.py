@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from server.api.accept import preferred
 from server.api.context import AppContext
 from server.api.responses import error_responses
 from server.api.schemas import output_config
 from server.dispatch.served_model import ServedModel
 from server.dispatch.worker_state import EndCause, Phase, WorkerPhase, WorkerState
 from server.errors import Unavailable
-from server.metrics import CONTENT_TYPE
+from server.metrics import CONTENT_TYPE, OPEN_METRICS_TYPE
 
 router = APIRouter(tags=["operation"])
 
+_OPEN_METRICS = "application/openmetrics-text"
 _END = {"cause": "killed", "reason": "the worker ended (SIGSEGV)", "seconds_ago": 3.5}
 
 
@@ -222,17 +224,31 @@ async def startupz(context: AppContext, answer: Response) -> StartupResponse:
     response_class=Response,
     responses={
         200: {
-            "description": "Metrics in Prometheus' text format.",
+            "description": "Metrics in Prometheus' text format or, with exemplars, in OpenMetrics'.",
             "content": {
+                _OPEN_METRICS: {
+                    "schema": {"type": "string"},
+                    "example": "# HELP star_images Finished images.\n# TYPE star_images counter\n"
+                    "star_images_total 12.0\n# EOF\n",
+                },
                 "text/plain": {
                     "schema": {"type": "string"},
                     "example": "# HELP star_images_total Finished images.\n"
                     "# TYPE star_images_total counter\nstar_images_total 12.0\n",
-                }
+                },
             },
         }
     },
 )
-async def metrics(context: AppContext) -> Response:
-    """Return all counts and durations; they never hold a prompt."""
-    return Response(context.models.metrics.render(), media_type=CONTENT_TYPE)
+async def metrics(request: Request, context: AppContext) -> Response:
+    """Return all counts and durations; they never hold a prompt.
+
+    With `Accept: application/openmetrics-text` buckets of histograms have exemplars: the ids of a trace, if the server
+    records traces.
+    """
+    asked = preferred(request.headers.get("accept"), ["text/plain", _OPEN_METRICS])
+    open_metrics = asked == _OPEN_METRICS
+    return Response(
+        context.models.metrics.render(open_metrics=open_metrics),
+        media_type=OPEN_METRICS_TYPE if open_metrics else CONTENT_TYPE,
+    )

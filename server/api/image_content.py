@@ -42,7 +42,9 @@ async def keep_images(
         ImageStoreFailed: the store failed.
     """
     base = context.settings.public_url or str(request.base_url).rstrip("/")
-    names = await asyncio.gather(*(context.store.put(StoredImage(media_type, f)) for f in files))
+    with record_of(request).stage("store"):
+        stored = (context.store.put(StoredImage(media_type, file)) for file in files)
+        names = await asyncio.gather(*stored)
     return [f"{base}{_PATH}/{name}" for name in names]
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 from server.api.context import Context
 from server.api.deadline import before_deadline
 from server.api.schemas import GenerateRequest
 from server.dispatch.ticket import Ticket
-from server.images.metadata import describe
+from server.images.metadata import ImageMetadata, describe
 from server.messages import Painted, Preview
 from server.safety.check import Check
-from server.safety.gate import SafetyGate
 
 _GRACE_S = 0.1
 """Seconds after the deadline in which encoding may end. A ticket that is not over ends first, with its own reason."""
@@ -34,41 +31,53 @@ async def deliver_file(
         DeadlineExceeded: the request's deadline passed first.
         SigningFailed: the server signs its images, and could not.
     """
-    model = ticket.model
-    metadata = describe(
-        ticket.job,
-        event.image,
-        body.metadata or context.settings.metadata,
-        model=model.name,
-        size=ticket.shape.size,
-        scales=model.num_scales,
-    )
-    encoding = context.encoder.encode(
-        event.pixels,
-        body.image_format,
-        body.quality,
-        metadata,
-        signed=isinstance(event, Painted),
-    )
-    work = encoding
-    if context.safety is not None and context.safety.sees_outputs:
-        check = _check_of(ticket, event, request_id)
-        work = _once_checked(context.safety, check, encoding)
+    work = _checked_and_encoded(context, body, ticket, event, request_id)
     if ticket.expiry is None:
         return await work
     left = ticket.expiry.when() - asyncio.get_running_loop().time()
     return await before_deadline(left + _GRACE_S, work, "its image was encoded")
 
 
-async def _once_checked(
-    gate: SafetyGate, check: Check, encoding: Coroutine[Any, Any, bytes]
+async def _checked_and_encoded(
+    context: Context,
+    body: GenerateRequest,
+    ticket: Ticket,
+    event: Painted | Preview,
+    request_id: str,
 ) -> bytes:
-    try:
-        await gate.require(check)
-    except BaseException:
-        encoding.close()  # never begun
-        raise
-    return await encoding
+    clock, trace = context.models.clock, ticket.trace
+    if context.safety is not None and context.safety.sees_outputs:
+        started = clock()
+        try:
+            await context.safety.require(_check_of(ticket, event, request_id))
+        finally:
+            if trace is not None:
+                trace.checked(event.image, started, clock())
+    partial, started = isinstance(event, Preview), clock()
+    data = await context.encoder.encode(
+        event.pixels,
+        body.image_format,
+        body.quality,
+        _metadata_of(context, body, ticket, event.image),
+        signed=not partial,
+    )
+    if trace is not None:
+        form, size = body.image_format, len(data)
+        trace.encoded(event.image, started, clock(), form=form, size=size, partial=partial)
+    return data
+
+
+def _metadata_of(
+    context: Context, body: GenerateRequest, ticket: Ticket, image: int
+) -> ImageMetadata | None:
+    return describe(
+        ticket.job,
+        image,
+        body.metadata or context.settings.metadata,
+        model=ticket.model.name,
+        size=ticket.shape.size,
+        scales=ticket.model.num_scales,
+    )
 
 
 def _check_of(ticket: Ticket, event: Painted | Preview, request_id: str) -> Check:

@@ -98,6 +98,9 @@ TIMES = {
         "Seconds from the first slot to the last image; absent from a stream."
     ),
     "x-total-time": _header("Seconds until the answer began."),
+    "traceparent": _header(
+        "The request's span (W3C Trace Context), if the server records traces.", "string"
+    ),
 }
 """The ``headers`` of an answer with images."""
 

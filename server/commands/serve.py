@@ -29,6 +29,7 @@ from server.metrics import Metrics
 from server.reloading import Reloading
 from server.settings import Settings
 from server.settings_file import SettingsFileError
+from server.tracing.opening import open_tracing
 
 _BACKLOG = 2048
 _UNSENT_BYTES = 128 << 10
@@ -246,7 +247,8 @@ def serve(
     models = make_models(settings, run)
     reloading = Reloading(settings, models.metrics, read_again)
     hosts = default_hosts(settings)
-    app = create_app(settings.model_copy(update={"allowed_hosts": hosts}), models, reloading)
+    given = settings.model_copy(update={"allowed_hosts": hosts})
+    app = create_app(given, models, reloading, open_tracing())
     admin = _open_admin(settings, models, reloading)
     server = DrainingServer(uvicorn_config(app), models, reloading, admin)
     admin_sockets = admin[1] if admin is not None else []

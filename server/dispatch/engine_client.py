@@ -12,7 +12,8 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
 
 from server.dispatch.service_rate import ServiceRate, retry_after
 from server.dispatch.ticket import Ticket
@@ -50,6 +51,11 @@ from server.metrics import Metrics
 from server.model_metrics import ModelMetrics
 from server.setting_values import label_of
 from server.settings import Settings
+from server.tracing.exemplar import Exemplar
+
+if TYPE_CHECKING:
+    from server.tracing.generation_trace import GenerationTrace
+    from server.tracing.request_trace import RequestTrace
 
 _DRAINING = "The server is shutting down; send the request to another one."
 _DRAINING_SECONDS = 5.0
@@ -194,12 +200,13 @@ class EngineClient:
 
     # Requests.
 
-    def submit(self, job: Job, deadline: float) -> Ticket:
+    def submit(self, job: Job, deadline: float, trace: RequestTrace | None = None) -> Ticket:
         """Admit a job and queue it for the workers.
 
         Args:
             job: its id must be new.
             deadline: time on the client's clock at which the request fails if it is not done.
+            trace: of the request, if it has one.
 
         Raises:
             QueueFull: there is no room for its images; ``retry_after`` says when there may be.
@@ -210,7 +217,11 @@ class EngineClient:
         now = self.clock()
         if self.idle:
             self._rate.busy(now)
+        spans = trace.generation(job, model, now) if trace is not None else None
+        if spans is not None:
+            job = replace(job, trace_id=spans.ids["trace_id"])
         ticket = Ticket(job, model, now, self.settings.preview_buffer, self._leave)
+        ticket.trace = spans
         self._tickets[job.id] = ticket
         loop = asyncio.get_running_loop()
         ticket.expiry = loop.call_later(max(deadline - now, 0.0), self._expire, ticket)
@@ -272,9 +283,15 @@ class EngineClient:
 
     def _leave(self, ticket: Ticket, error: ServerError | None) -> None:
         """End a ticket that its holder lets go of before it is over; without another error, its client disconnected."""
-        if ticket.over:
-            return
+        if not ticket.over:
+            self._give_up(ticket, error)
+        if ticket.trace is not None:
+            ticket.trace.end(self.clock())
+
+    def _give_up(self, ticket: Ticket, error: ServerError | None) -> None:
         if error is None or isinstance(error, ClientClosed):
+            if ticket.trace is not None:
+                ticket.trace.fail(ClientClosed.code)
             stage = "queued" if ticket.started_at is None else "running"
             self.metrics.cancellations.labels(stage).inc()
         self._end(ticket, error)
@@ -294,7 +311,10 @@ class EngineClient:
         ticket.end(self.clock(), error)
         self.workers.remove(ticket.job.id)
         if ticket.started_at is not None and ticket.job.priority == INTERACTIVE:
-            self.metrics.queue_duration.observe(ticket.queue_seconds)
+            self.metrics.queue_duration.observe(ticket.queue_seconds, _exemplar(ticket))
+        if ticket.trace is not None:
+            images = len(ticket.job.seeds) - ticket.unfinished
+            ticket.trace.conclude(ticket.text_tokens, images * ticket.shape.tokens, error)
 
     # Messages from the workers.
 
@@ -312,11 +332,30 @@ class EngineClient:
             )
             self._end(self._tickets[job_id], error)
 
-    def _on_work(self, message: Work) -> None:
+    def _on_work(self, worker: int, message: Work) -> None:
         if isinstance(message, Timing):
-            self.metrics.observe(message)
+            self.metrics.observe(message, self._trace(message))
         elif (ticket := self._tickets.get(message.job_id)) is not None:  # else it is over
+            if ticket.trace is not None:
+                self._trace_slot(ticket.trace, worker, message)
             self._on_progress(ticket, message)
+
+    def _trace_slot(self, trace: GenerationTrace, worker: int, message: Work) -> None:
+        """Note in a trace that one of its images has got a slot, or lost it to others."""
+        match message:
+            case Started(_, image, at):
+                trace.started(image, worker, at)
+            case Withdrawn(_, image):
+                trace.withdrawn(image, self.clock())
+
+    def _trace(self, timing: Timing) -> Exemplar | None:
+        """Add a worker's step to the traces of its images; return the ids of one of the spans."""
+        exemplar = None
+        for job_id, image in timing.images:
+            ticket = self._tickets.get(job_id)
+            if ticket is not None and ticket.trace is not None:
+                exemplar = ticket.trace.worked(image, timing)
+        return exemplar
 
     def _on_progress(
         self,
@@ -332,7 +371,8 @@ class EngineClient:
             case Preview():
                 if ticket.first_preview_at is None:
                     ticket.first_preview_at = now
-                    self.metrics.first_preview.observe(now - ticket.admitted_at)
+                    seconds = now - ticket.admitted_at
+                    self.metrics.first_preview.observe(seconds, _exemplar(ticket))
                 ticket.push(message)
             case Painted():
                 ticket.push(message)
@@ -344,6 +384,10 @@ class EngineClient:
             case Failed(_, code, text):
                 wait = retry_after(_OUT_OF_MEMORY_SECONDS) if code == "out_of_memory" else None
                 self._end(ticket, _FAILURES[code](text, retry_after=wait))
+
+
+def _exemplar(ticket: Ticket) -> Exemplar | None:
+    return ticket.trace.ids if ticket.trace is not None else None
 
 
 def _draining() -> Draining:

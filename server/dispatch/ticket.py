@@ -6,10 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from server.errors import ServerError
 from server.messages import ImageShape, Job, ModelInfo, Painted, Preview
+
+if TYPE_CHECKING:
+    from server.tracing.generation_trace import GenerationTrace
 
 
 class Ticket:
@@ -32,6 +35,7 @@ class Ticket:
         text_tokens: tokens of the prompt and the negative prompt.
         unfinished: images that are still to come.
         expiry: timer of the request's deadline, which is kept here alone.
+        trace: spans of its images; None when they are not recorded.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Ticket:
         self.text_tokens = 0
         self.unfinished = len(job.seeds)
         self.expiry: asyncio.TimerHandle | None = None
+        self.trace: GenerationTrace | None = None
         self._error: ServerError | None = None
         self._events: deque[Preview | Painted] = deque()
         self._preview_buffer = preview_buffer

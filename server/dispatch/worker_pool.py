@@ -48,12 +48,12 @@ class PoolCallbacks:
     Args:
         ready: when a worker is warm.
         lost: when a worker has ended, with the jobs lost with it, which must be removed.
-        work: with what a worker says about jobs.
+        work: with the index of a worker, and what it says about jobs.
     """
 
     ready: Callable[[ModelInfo], None]
     lost: Callable[[list[str]], None]
-    work: Callable[[Work], None]
+    work: Callable[[int, Work], None]
 
 
 class WorkerPool:
@@ -231,7 +231,7 @@ class WorkerPool:
             case Painted(job_id, image):
                 self.dispatcher.painted(Key(job_id, image))
                 self._images(worker).inc()
-        self._callbacks.work(message)
+        self._callbacks.work(worker, message)
 
     def _add(self) -> Supervisor:
         index = len(self.supervisors)

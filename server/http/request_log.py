@@ -6,8 +6,9 @@ import re
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,6 +22,10 @@ from server.http.route_path import route_path
 from server.messages import INTERACTIVE
 from server.metrics import Metrics
 from server.validation import shorten
+
+if TYPE_CHECKING:
+    from server.tracing.request_trace import RequestTrace
+    from server.tracing.tracing import Tracing
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _PROBES = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
@@ -57,6 +62,7 @@ class RequestRecord:
         param: field of the request that the error is about.
         reason: of an error with status 400, without the values that were sent.
         details: further fields of the log line.
+        trace: of the request, if the server records traces.
     """
 
     request_id: str
@@ -69,6 +75,11 @@ class RequestRecord:
     param: str | None = None
     reason: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    trace: RequestTrace | None = None
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Time what is done for the request, in its trace if it has one."""
+        return nullcontext() if self.trace is None else self.trace.stage(name)
 
     def use_key(self, key: ApiKey) -> None:
         """Record the key that the request came with, and what follows from it."""
@@ -108,11 +119,19 @@ class RequestLog:
         app: the next ASGI app.
         metrics: where requests are counted.
         log_client_address: log the address of the caller.
+        tracing: begins the trace of each request but probes and parts of pages; None records none.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log_client_address: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        log_client_address: bool = False,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
         self._log_client_address = log_client_address
         self._log = structlog.get_logger("star.request")
 
@@ -125,7 +144,17 @@ class RequestLog:
         record = RequestRecord(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
         record.method = scope["method"]
         scope.setdefault("state", {})["record"] = record
-        status = 0
+        if self._tracing is None or _is_quiet(route_path(scope)):
+            await self._serve(scope, receive, send, record, started)
+            return
+        record.trace = self._tracing.begin(record.method, Headers(scope=scope))
+        with record.trace.bound():
+            await self._serve(scope, receive, send, record, started)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, record: RequestRecord, started: float
+    ) -> None:
+        status, trace = 0, record.trace
 
         async def marked_send(message: Message) -> None:
             nonlocal status
@@ -134,9 +163,14 @@ class RequestLog:
                 answer = MutableHeaders(scope=message)
                 answer["x-request-id"] = record.request_id
                 answer["x-total-time"] = f"{time.monotonic() - started:.4f}"
+                if trace is not None:
+                    answer["traceparent"] = trace.traceparent
+                    trace.send()
             elif record.method == "HEAD" and message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
+            if trace is not None and message["type"] == "http.response.body":
+                trace.wrote(len(message.get("body", b"")), last=not message.get("more_body"))
 
         if record.method == "HEAD":
             scope["method"] = "GET"  # in place: the routes write what they match into this dict
@@ -152,14 +186,14 @@ class RequestLog:
             record.fail(ClientClosed("The client disconnected."))
             status = ClientClosed.status
         self._metrics.requests.labels(endpoint, record.outcome).inc()
-        self._metrics.request_duration.labels(endpoint).observe(seconds)
+        exemplar = record.trace.exemplar if record.trace is not None else None
+        self._metrics.request_duration.labels(endpoint).observe(seconds, exemplar)
         if record.api_key is not None:
             self._metrics.count_key_request(record.api_key.name, record.outcome)
-        log = (
-            self._log.debug
-            if path in _PROBES or path.startswith(_PARTS_OF_PAGES) or record.method == "OPTIONS"
-            else self._log.info
-        )
+        if record.trace is not None:
+            record.trace.end(**_span_of(scope, record, status))
+        quiet = _is_quiet(path) or record.method == "OPTIONS"
+        log = self._log.debug if quiet else self._log.info
         log(
             "request",
             request_id=record.request_id,
@@ -183,6 +217,32 @@ class RequestLog:
             "api_key": record.api_key.name if record.api_key is not None else None,
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def _is_quiet(path: str) -> bool:
+    """Tell whether a path is one of those that are asked for so often that each time says nothing."""
+    return path in _PROBES or path.startswith(_PARTS_OF_PAGES)
+
+
+def _span_of(scope: Scope, record: RequestRecord, status: int) -> dict[str, Any]:
+    """Return route, attributes and failure of a request's span, by OpenTelemetry's conventions for HTTP."""
+    attributes: dict[str, Any] = {
+        "url.scheme": scope.get("scheme", "http"),
+        "url.path": shorten(_without_secret(scope["path"]), _LONGEST_PATH),
+        "network.protocol.version": scope.get("http_version", ""),
+        "http.response.header.x-request-id": [record.request_id],
+        "star.outcome": record.outcome,
+    }
+    if status != ClientClosed.status:  # which no client sees: it has left
+        attributes["http.response.status_code"] = status
+    if record.code is not None:
+        attributes["error.type"] = record.code
+    failed = status >= 500 or record.outcome in ("deadline", "oom", "error")
+    return {
+        "route": scope["route"].path if "route" in scope else None,
+        "attributes": attributes,
+        "failure": (record.code or str(status)) if failed else None,
+    }
 
 
 def _without_secret(path: str) -> str:

@@ -23,6 +23,7 @@ from server.logs import configure_logging
 from server.metrics import CONTENT_TYPE
 from server.ray.metrics import merge_metrics
 from server.settings import Settings
+from server.tracing.opening import open_tracing
 from server.validation import complaints
 
 _LOOK_SECONDS = 0.1
@@ -53,7 +54,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app that Ray serves: it loads the model first, and its ``/metrics`` covers all replicas."""
-        app = create_app(self._settings, self._models)
+        app = create_app(self._settings, self._models, tracing=open_tracing())
         # Ray sends a scrape to any one replica, which answers for all; the first matching route is used.
         app.router.routes.insert(0, Route("/metrics", self._show_metrics))
         run = app.router.lifespan_context

@@ -37,6 +37,7 @@ from server.messages import (
     PromptRead,
     ReadPrompt,
     Shutdown,
+    Stage,
     Started,
     Timing,
     ToWorker,
@@ -94,6 +95,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         # that a seed promises.
         self._encode = lru_cache(maxsize=text_cache)(self._encode_anew)
         self._jobs: dict[str, Job] = {}
+        self._traced: set[str] = set()  # jobs of which a trace is recorded
         self._arrivals: deque[Key] = deque()  # images without a slot yet
         self._sequences: dict[Key, SequenceT] = {}
         self._previews: dict[Key, int] = {}  # images with a preview due, and its index
@@ -131,6 +133,8 @@ class EngineLoop(Generic[TextT, SequenceT]):
             match message:
                 case Accept(job):
                     self._jobs[job.id] = job
+                    if job.trace_id:
+                        self._traced.add(job.id)
                 case Paint(job_id, image):
                     if job_id in self._jobs:  # else it has failed meanwhile
                         self._arrivals.append(Key(job_id, image))
@@ -178,16 +182,19 @@ class EngineLoop(Generic[TextT, SequenceT]):
         # First of all: if the process dies of this image, it must not be tried again.
         self._publish(Started(*key, self._clock()))
         try:
-            text = self._encode(job.prompt)
+            text = self._text(key, job.prompt, negative=False)
             negative = (
-                self._encode(job.negative_prompt, negative=True) if job.negative_prompt else None
+                self._text(key, job.negative_prompt, negative=True) if job.negative_prompt else None
             )
+            started = self._clock()
             sequence = self._engine.prepare(text, negative, job, job.seeds[key.image])
         except Exception as error:
             self._fail_batch([key], error)
             return
         self._sequences[key] = sequence
         self._scheduler.add(key, job.tenant, job.priority)
+        if job.edit is not None and job.id in self._traced:
+            self._time("edit_encode", self._clock() - started, [key])
         tokens = text.num_tokens + (negative.num_tokens if negative is not None else 0)
         self._publish(PromptEncoded(job.id, tokens, text_warnings(text, negative)))
 
@@ -199,11 +206,22 @@ class EngineLoop(Generic[TextT, SequenceT]):
             self._log.error("a prompt could not be read", exc_info=error)
             return Reading(prompt)
 
-    def _encode_anew(self, prompt: str, *, negative: bool = False) -> TextT:
-        started = self._clock()
-        text = self._engine.encode(prompt, negative=negative)
-        self._publish(Timing("text_encode", self._clock() - started, 1))
+    def _text(self, key: Key, prompt: str, *, negative: bool) -> TextT:
+        """Return the encoded prompt of an image, from the cache if it is there."""
+        encoded, started = self._encode.cache_info().misses, self._clock()
+        text = self._encode(prompt, negative=negative)
+        if self._encode.cache_info().misses > encoded:
+            self._time("text_encode", self._clock() - started, [key])
         return text
+
+    def _encode_anew(self, prompt: str, *, negative: bool) -> TextT:
+        return self._engine.encode(prompt, negative=negative)
+
+    def _time(self, stage: Stage, seconds: float, keys: Sequence[Key], scale: int = 0) -> None:
+        """Publish how long a piece of work took that has just been done for these images."""
+        of = self._traced
+        images = tuple(key for key in keys if key.job_id in of) if of else ()
+        self._publish(Timing(stage, seconds, len(keys), scale, self._clock(), images))
 
     def _step(self, batch: tuple[Key, ...]) -> tuple[Key, ...]:
         """Queue one step of the batch; return its images, or none if it failed."""
@@ -226,8 +244,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         except Exception as error:
             self._fail_batch(batch, error)
             return
-        seconds = self._in_flight.seconds_since(started)
-        self._publish(Timing("scale_step", seconds, len(batch), scale))
+        self._time("scale_step", self._in_flight.seconds_since(started), batch, scale)
 
     def _decode_finished(self, stepped: Sequence[Key]) -> None:
         """Decode images whose scales are all done; their slots are announced as free first."""
@@ -236,7 +253,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
             self._scheduler.remove(key)
             self._previews.pop(key, None)
             self._publish(Freed(*key))
-        self._decode(finished, self._engine.finish, self._publish_finished)
+        self._decode("vae_decode", finished, self._engine.finish, self._publish_finished)
 
     def _publish_finished(self, key: Key, pixels: Pixels) -> None:
         del self._sequences[key]
@@ -264,7 +281,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         shapes = {key: self._sequences[key].shape for key in keys}
         for shape in sorted(set(shapes.values())):
             alike = [key for key in keys if shapes[key] == shape]
-            self._decode(alike, self._engine.preview, publish)
+            self._decode("preview_decode", alike, self._engine.preview, publish)
 
     def _scales_of(self, key: Key) -> int:
         """Scales that an image is painted at: all, but those that a draft leaves out."""
@@ -272,6 +289,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
 
     def _decode(
         self,
+        stage: Stage,
         keys: Sequence[Key],
         decode: Callable[[Sequence[SequenceT]], Pending[list[Pixels]]],
         publish: Callable[[Key, Pixels], None],
@@ -284,11 +302,13 @@ class EngineLoop(Generic[TextT, SequenceT]):
         except Exception as error:
             self._fail_batch(keys, error)
             return
-        self._in_flight.begin(work, partial(self._settle_decode, work, keys, publish, started))
+        settle = partial(self._settle_decode, work, stage, keys, publish, started)
+        self._in_flight.begin(work, settle)
 
     def _settle_decode(
         self,
         work: Pending[list[Pixels]],
+        stage: Stage,
         keys: Sequence[Key],
         publish: Callable[[Key, Pixels], None],
         started: float,
@@ -298,7 +318,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
         except Exception as error:
             self._fail_batch(keys, error)
             return
-        self._publish(Timing("vae_decode", self._in_flight.seconds_since(started), len(keys)))
+        self._time(stage, self._in_flight.seconds_since(started), keys)
         for key, pixels in zip(keys, images, strict=True):
             if key in self._sequences:  # else its job was cancelled meanwhile
                 publish(key, pixels)
@@ -307,7 +327,9 @@ class EngineLoop(Generic[TextT, SequenceT]):
         """Fail the jobs of these images and no others."""
         job_ids = sorted({key.job_id for key in keys})
         diagnosis = self._engine.diagnose(error)
-        self._log.error("batch failed", jobs=job_ids, diagnosis=diagnosis, exc_info=error)
+        traces = [self._jobs[job_id].trace_id for job_id in job_ids if job_id in self._traced]
+        log = self._log.bind(trace_ids=traces) if traces else self._log
+        log.error("batch failed", jobs=job_ids, diagnosis=diagnosis, exc_info=error)
         code: FailureCode = "out_of_memory" if diagnosis == "out_of_memory" else "internal_error"
         message = (
             "The images of this batch did not fit in the device's memory; try again with a smaller n."
@@ -323,6 +345,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
     def _drop(self, job_id: str) -> None:
         """Forget a job and free its slots."""
         self._jobs.pop(job_id, None)
+        self._traced.discard(job_id)
         self._arrivals = deque(key for key in self._arrivals if key.job_id != job_id)
         for key in [key for key in self._sequences if key.job_id == job_id]:
             self._forget(key)

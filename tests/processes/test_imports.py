@@ -11,7 +11,12 @@ from tests.live_server import ROOT
 
 def loaded_by(statement: str) -> set[str]:
     """The top-level packages that a fresh Python has loaded after ``statement``."""
-    code = f"import sys\n{statement}\nprint(*{{m.partition('.')[0] for m in sys.modules}})"
+    return {module.partition(".")[0] for module in modules_after(statement)}
+
+
+def modules_after(statement: str) -> set[str]:
+    """The modules that a fresh Python has loaded after ``statement``."""
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -22,6 +27,11 @@ def test_the_app_and_the_command_line_start_without_torch() -> None:
     loaded = loaded_by("import server.app, server.commands.cli")
     assert not loaded & {"torch", "transformers"}
     assert "server" in loaded
+
+
+def test_the_app_starts_without_the_sdk_of_traces() -> None:
+    loaded = modules_after("import server.app, server.commands.cli")
+    assert not {m for m in loaded if m.startswith(("opentelemetry.sdk", "opentelemetry.exporter"))}
 
 
 def test_a_models_description_is_read_without_torch() -> None:

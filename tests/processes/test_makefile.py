@@ -79,7 +79,7 @@ def test_a_second_run_installs_nothing(tmp_path: Path) -> None:
     assert machine.make("test").returncode == 0
     pip, install = machine.installs[:2]
     assert pip.endswith("-c constraints.txt pip>=25.1")
-    assert install.endswith("-c constraints.txt --group test -e .[train,s3,c2pa]")
+    assert install.endswith("-c constraints.txt --group test -e .[train,s3,c2pa,otel]")
     *moto, run = machine.asked[-3:]
     assert [line.split("-m ", 1)[1] for line in moto] == [
         "venv --clear build/moto",
@@ -114,7 +114,7 @@ def test_wheels_are_collected_without_an_installation(tmp_path: Path) -> None:
 def test_a_change_of_versions_installs_again(tmp_path: Path, name: str) -> None:
     machine = Machine(tmp_path, python3=PYTHON)
     machine.make("install")
-    stamp = machine.checkout / ".venv" / ".installed-test+train,s3,c2pa"
+    stamp = machine.checkout / ".venv" / ".installed-test+train,s3,c2pa,otel"
     later = stamp.stat().st_mtime + 10
     os.utime(machine.checkout / name, (later, later))
     machine.make("install")

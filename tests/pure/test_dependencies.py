@@ -34,7 +34,10 @@ PARTS_OF = {
 }
 """Packages that may be imported because another one, which is declared, is made of them."""
 
-SERVED_EXTRAS = ("xformers", "ray", "s3", "safety", "c2pa")
+SHARED = {"opentelemetry": "opentelemetry-sdk"}
+"""Modules that several packages put parts into -> the one of them that stands for all."""
+
+SERVED_EXTRAS = ("xformers", "ray", "s3", "safety", "c2pa", "otel")
 """What a server can be given beside its dependencies."""
 
 USED_UNNAMED = {"uvloop", "numpy", "python-multipart"}
@@ -58,7 +61,7 @@ def imports(part: str) -> set[str]:
     owners = packages_distributions()
     ours = {"star_model", "server", "training", "benchmarks"}
     found = {
-        str(canonicalize_name(owners.get(m, [m])[0]))
+        str(canonicalize_name(SHARED.get(m) or owners.get(m, [m])[0]))
         for m in modules - sys.stdlib_module_names - ours
     }
     return {PARTS_OF.get(name, name) for name in found}
@@ -68,7 +71,11 @@ def imports(part: str) -> set[str]:
     "requirement",
     [
         *DEPENDENCIES,
-        *(each for extra in ("train", "ray", "s3", "safety", "c2pa") for each in EXTRAS[extra]),
+        *(
+            each
+            for extra in ("train", "ray", "s3", "safety", "c2pa", "otel")
+            for each in EXTRAS[extra]
+        ),
         *GROUPS["test"],
         *GROUPS["deploy"],
     ],

@@ -19,5 +19,5 @@ def test_type_checkers_may_read_each_package() -> None:
 
 def test_tools_of_developers_are_no_extras() -> None:
     extras = PYPROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {"train", "quality", "xformers", "ray", "s3", "safety", "c2pa"}
+    assert set(extras) == {"train", "quality", "xformers", "ray", "s3", "safety", "c2pa", "otel"}
     assert set(PYPROJECT["dependency-groups"]) == {"test", "deploy"}

@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
@@ -21,6 +21,9 @@ from server.reloading import Reloading
 from server.settings import Settings
 from tests.server import fakes
 from tests.server.fakes import FakeEngine, ThreadWorker
+
+if TYPE_CHECKING:
+    from server.tracing.tracing import Tracing
 
 
 def post_generate() -> dict[str, Any]:
@@ -76,6 +79,7 @@ async def serve_fake(
     loaded: threading.Event | None = None,
     devices: int = 1,
     wait: bool = True,
+    tracing: Tracing | None = None,
     **settings: Any,
 ) -> AsyncIterator[Service]:
     """Serve a fake engine in this process.
@@ -102,7 +106,7 @@ async def serve_fake(
 
     given = read()
     models = ServedModels(given, launch)
-    app = create_app(given, models, Reloading(given, models.metrics, read))
+    app = create_app(given, models, Reloading(given, models.metrics, read), tracing)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -336,9 +337,32 @@ def test_every_piece_of_work_is_timed() -> None:
     assert Counter(t.stage for t in run.of(Timing)) == {
         "text_encode": 1,
         "scale_step": 10,
-        "vae_decode": 2,
+        "preview_decode": 1,
+        "vae_decode": 1,
     }
     assert [t.scale for t in run.of(Timing) if t.stage == "scale_step"] == list(range(10))
+
+
+def test_the_work_for_a_traced_request_names_its_images() -> None:
+    now = itertools.count()
+    run = Run(clock=lambda: float(next(now)))
+    traced = make_job("a", [1, 2], trace_id="ab" * 16, partial_images=1, negative_prompt="fog")
+    run.submit(traced, make_job("b", [3], prompt="a lion"))
+    run.run()
+    images = {t.images for t in run.of(Timing) if t.stage in ("scale_step", "vae_decode")}
+    assert images == {(("a", 0), ("a", 1))}, "those of the other request are counted, not named"
+    assert all(t.batch == 3 for t in run.of(Timing) if t.stage == "scale_step")
+    texts = [t.images for t in run.of(Timing) if t.stage == "text_encode"]
+    assert texts == [(("a", 0),), (("a", 0),), ()], "encoded once, for the first image"
+    assert all(t.seconds <= t.ended_at for t in run.of(Timing))
+
+
+def test_the_work_for_a_request_that_is_not_traced_names_nothing() -> None:
+    run = Run()
+    run.submit(make_job("a", [1, 2]), make_job("b", [3], trace_id="ab" * 16))
+    run.cancel("b")
+    run.run()
+    assert {t.images for t in run.of(Timing)} == {()}, "nor does that for one that was cancelled"
 
 
 def test_the_state_says_what_is_going_on() -> None:
@@ -434,6 +458,7 @@ def test_previews_do_not_hold_up_others_for_more_than_one_decoding() -> None:
     run.submit(make_job("a", [1, 2, 3, 4], partial_images=3), make_job("b", [5]))
     run.run()
     kinds = [m.stage for m in run.sent if isinstance(m, Timing) and m.stage != "text_encode"]
+    kinds = [kind.replace("preview", "vae") for kind in kinds]
     assert "vae_decode vae_decode" not in " ".join(kinds[:-1])
     previews = run.of(Preview)
     assert 3 <= len(previews) < 12
