@@ -5,7 +5,7 @@
 
 ARGS ?=
 VENV ?= .venv
-EXTRAS ?= train,s3,c2pa
+EXTRAS ?= train,s3,c2pa,otel
 TOOLS ?= test
 # Processes that run tests at the same time, at most 8; 0 runs them in one, as a debugger needs.
 JOBS ?= logical
@@ -71,6 +71,7 @@ bench: $(INSTALLED) $(PEERS)/.installed ## Measure: a short version of every ben
 	$(PY) -m benchmarks.bench_scheduling --repeats 2 --requests 1000 $(ARGS)
 	$(PY) -m benchmarks.bench_busy --rounds 2 --images 2
 	$(PY) -m benchmarks.bench_server --repeats 3 --probes 50 --requests 10 --shares 0.8
+	$(PY) -m benchmarks.bench_tracing --rounds 3 --requests 20
 	$(PY) -m benchmarks.bench_peers --short
 
 check: lint types ## Run lint and types
