@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,13 @@ class Prometheus:
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 
+    def exemplars(self, expression: str) -> list[dict[str, str]]:
+        """The labels of the exemplars that the series of an expression have."""
+        params = {"query": expression, "start": "0", "end": f"{time.time():.0f}"}
+        answer = httpx.get(f"{self.url}/api/v1/query_exemplars", params=params, timeout=20).json()
+        assert answer["status"] == "success", answer
+        return [each["labels"] for series in answer["data"] for each in series["exemplars"]]
+
     def rules(self) -> list[dict[str, Any]]:
         """The rules with their health, as it was when they were last evaluated."""
         groups = httpx.get(f"{self.url}/api/v1/rules", timeout=20).json()["data"]["groups"]
@@ -108,6 +116,7 @@ def running_prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address={address}",
+                "--enable-feature=exemplar-storage",
             ],
             cwd=folder,
             stdin=subprocess.DEVNULL,

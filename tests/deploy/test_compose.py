@@ -65,14 +65,37 @@ def test_each_profile_has_one_server_and_all_that_watches_it() -> None:
     assert "deploy" not in SERVERS["star-cpu"]
 
 
+def test_traces_are_kept_where_the_server_sends_them_and_the_dashboard_looks() -> None:
+    (name,) = [name for name, service in SERVICES.items() if service["profiles"] == ["traces"]]
+    command = f"OTEL_EXPORTER_OTLP_ENDPOINT=http://{name}:4318 docker compose"
+    assert command in TEXT, "the head of the file says how"
+    for service in SERVERS.values():
+        assert "OTEL_EXPORTER_OTLP_ENDPOINT: ${OTEL_EXPORTER_OTLP_ENDPOINT:-}" in TEXT
+        assert not service["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"], "off unless asked for"
+        assert service["build"]["args"]["EXTRAS"] == "otel"
+    (port,) = SERVICES[name]["ports"]
+    page = f"http://localhost:{port.split(':')[1]}"
+    folder = ROOT / "deploy" / "grafana"
+    dashboard = json.loads((folder / "dashboards" / "star.json").read_text("utf-8"))
+    assert [link["url"] for link in dashboard["links"]] == [page]
+    provisioning = folder / "provisioning" / "datasources" / "prometheus.yml"
+    (source,) = yaml.safe_load(provisioning.read_text("utf-8"))["datasources"]
+    (destination,) = source["jsonData"]["exemplarTraceIdDestinations"]
+    assert destination["name"] == "trace_id"
+    assert destination["url"].startswith(f"{page}/trace/")
+    assert "--enable-feature=exemplar-storage" in SERVICES["prometheus"]["command"]
+
+
 def test_what_is_pulled_is_pinned() -> None:
-    for name in ("prometheus", "grafana"):
+    for name in ("prometheus", "grafana", "jaeger"):
         assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
 
 
 def test_what_is_mounted_exists() -> None:
     mounts = [
-        volume.split(":")[:2] for service in SERVICES.values() for volume in service["volumes"]
+        volume.split(":")[:2]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", ())
     ]
     for source, _ in mounts:
         assert (

@@ -47,7 +47,9 @@ BODY = {"prompt": "a red apple", "seed": 1}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("monitored")
     model = write_tiny_model(folder / "model")
-    with running_server("--model", str(model), *FLAGS, log=folder / "log") as running:
+    # Traces, for the exemplars; without the extra otel a line in the log says that there are none.
+    env = {"OTEL_TRACES_EXPORTER": "console"}
+    with running_server("--model", str(model), *FLAGS, log=folder / "log", env=env) as running:
         yield running
 
 
@@ -140,6 +142,17 @@ def test_the_first_event_is_an_increase(prometheus: Prometheus, counter: str) ->
         lambda: any(float(s["value"][1]) > 0 for s in prometheus.query(f"increase({counter}[2m])")),
         30,
     )
+
+
+def test_prometheus_asks_for_exemplars_and_keeps_them(prometheus: Prometheus) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="needs the extra otel")
+    for histogram in ("request_duration", "scale_step_duration", "image_encode_duration"):
+        query = f"star_{histogram}_seconds_bucket"
+        wait_until(lambda query=query: bool(prometheus.exemplars(query)), 30)  # type: ignore[misc]
+        assert all(
+            re.fullmatch(r"[0-9a-f]{32}", labels["trace_id"])
+            for labels in prometheus.exemplars(query)
+        )
 
 
 def test_a_query_of_nothing_is_seen(prometheus: Prometheus) -> None:

@@ -25,8 +25,8 @@ BLOCKS = [
     for b in read_blocks((ROOT / "docs" / "operations.md").read_text("utf-8"))
     if b.language == "bash"
 ]
-STAYS = re.compile(r"^(star-server serve|prometheus)\b.*$", re.M)
-"""A command that stays in the foreground, and in its terminal."""
+STAYS = re.compile(r"^(?:[A-Z_]+=\S+ )*(star-server serve|prometheus)\b.*$", re.M)
+"""A command that stays in the foreground, and in its terminal; variables for it alone may stand before it."""
 READY = {
     "star-server serve": "http://localhost:8000/readyz",
     "prometheus": "http://localhost:9090/-/ready",
@@ -75,7 +75,7 @@ class Stranger:
         self._run(block.text[: staying.start()])
         with (self.folder / "terminal").open("ab") as output:
             self.terminals[staying[1]] = subprocess.Popen(
-                ["bash", self._script(f"exec {staying[0]}")],
+                ["bash", self._script(f"exec env {staying[0]}")],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -165,6 +165,6 @@ def test_block(stranger: Stranger, block: Block) -> None:
 def test_the_page_was_followed_to_its_end(stranger: Stranger) -> None:
     """What its blocks leave behind, so that none of them was passed over."""
     names = {path.name for path in stranger.folder.iterdir()}
-    assert names >= {"server.log", "apple.png", "apple.json", "watch", "keys"}
+    assert names >= {"server.log", "apple.png", "apple.json", "spans.json", "watch", "keys"}
     assert len((stranger.folder / "keys").read_text().split()) == 1
     assert (stranger.folder / "apple.png").read_bytes().startswith(b"\x89PNG")

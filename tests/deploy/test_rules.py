@@ -194,6 +194,16 @@ def test_panels_lie_side_by_side_and_say_what_they_show() -> None:
     )
 
 
+def test_panels_of_histograms_show_exemplars() -> None:
+    """Once each: of several quantiles the highest, since the exemplars are those of the buckets in any case."""
+    for panel in panels():
+        durations = [target for target in panel["targets"] if "_bucket" in target["expr"]]
+        if durations:
+            assert [bool(target.get("exemplar")) for target in durations] == [
+                *([False] * (len(durations) - 1)), True,
+            ], panel["title"]  # fmt: skip
+
+
 def test_grafana_finds_the_data_source_and_the_dashboard() -> None:
     folder = ROOT / "deploy" / "grafana" / "provisioning"
     (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text("utf-8"))[
