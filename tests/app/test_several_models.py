@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.settings import Settings
 from tests.server.fakes import VOCABULARY, FakeEngine
@@ -253,6 +254,16 @@ async def test_one_model_has_no_label_and_several_have_one_everywhere() -> None:
         } <= labelled
         assert 'star_images_total{model="one",worker="0"} 1.0' in page
         assert 'star_images_total{model="two",worker="0"} 0.0' in page
+
+
+async def test_the_line_of_a_request_names_its_model() -> None:
+    with capture_logs() as lines:
+        async with serve_fake(**BOTH) as service:
+            await generate(service, model="two")
+        async with serve_fake() as service:
+            await generate(service)
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [line.get("model") for line in requests] == ["two", None]
 
 
 def without_info(page: str) -> str:
