@@ -25,6 +25,7 @@ from server.commands.prompt_file import (
     read_prompts,
 )
 from server.errors import UsageError
+from server.escaping import escaped_lines
 from server.images.credentials import open_signer
 from server.messages import Job, Pixels
 from server.model_settings import ModelSettings
@@ -412,5 +413,5 @@ class _Progress:
 
 
 def remark(sentence: str) -> None:
-    """Print a sentence on stderr, under the program's name."""
-    print(f"star-server: {sentence}", file=sys.stderr)
+    """Print a sentence on stderr, under the program's name; what it quotes may come from a file of anybody's."""
+    print(f"star-server: {escaped_lines(sentence)}", file=sys.stderr)

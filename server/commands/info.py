@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
+from server.escaping import escaped
 from server.worker.scheduler import Policy, resolve_max_step, token_shares
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def description_text(info: Mapping[str, Any]) -> str:
         ("sampling", _inline(config["sampling"])),
     ]
     width = max(len(label) for label, _ in lines) + 2
-    return "\n".join(f"{label:<{width}}{text}" for label, text in lines)
+    return "\n".join(f"{label:<{width}}{escaped(text)}" for label, text in lines)
 
 
 def _inline(values: Mapping[str, Any]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -135,8 +136,8 @@ class Supervisor:
     def start(self) -> None:
         """Start supervising; returns before there is a worker."""
         self._tasks = [
-            asyncio.create_task(self._supervise(), name="supervise"),
-            asyncio.create_task(self._watch(), name="watch"),
+            asyncio.create_task(self._keep_on(self._supervise), name="supervise"),
+            asyncio.create_task(self._keep_on(self._watch), name="watch"),
         ]
 
     async def close(self) -> None:
@@ -153,6 +154,18 @@ class Supervisor:
                 worker.kill()
             await asyncio.to_thread(stop, worker, _STOP_SECONDS)
         self._enter("stopped")
+
+    async def _keep_on(self, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a part of the supervision that has no end; a fault of it costs a worker at most, never the service."""
+        while True:
+            try:
+                await part()
+            except Exception as error:
+                self._log.error("supervision failed, and goes on", exc_info=error)
+                if (worker := self.worker) is not None:
+                    with contextlib.suppress(Exception):
+                        worker.kill()
+                await asyncio.sleep(self._settings.restart_backoff_s)
 
     async def _supervise(self) -> None:
         failures = 0

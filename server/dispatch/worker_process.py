@@ -85,8 +85,14 @@ class WorkerProcess:
         self._deliver = deliver
         self._outbox: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
         self._gone = threading.Event()
-        threading.Thread(target=self._send, name="worker-outbox", daemon=True).start()
-        threading.Thread(target=self._receive, name="worker-inbox", daemon=True).start()
+        try:
+            threading.Thread(target=self._send, name="worker-outbox", daemon=True).start()
+            threading.Thread(target=self._receive, name="worker-inbox", daemon=True).start()
+        except RuntimeError:  # no more threads; nobody would hear the worker, nor ever end it
+            self.kill()
+            self._process.join()
+            self._release()
+            raise
 
     @property
     def pid(self) -> int | None:
@@ -119,12 +125,16 @@ class WorkerProcess:
             self._process.kill()
             self._process.join()
         code = self._process.exitcode or 0
+        self._release()
+        self._gone.set()
+        self._deliver(Exited(_exit_reason(code), killed=code < 0))
+
+    def _release(self) -> None:
+        """Give back what a process that has ended still holds, and end the thread that sends to it."""
         self._outbox.put(None)
         atexit.unregister(self.kill)
         self._process.close()
         self._connection.close()
-        self._gone.set()
-        self._deliver(Exited(_exit_reason(code), killed=code < 0))
 
 
 def stop(worker: Worker, timeout: float) -> None:

@@ -17,9 +17,10 @@ class Connection(Protocol):
 class Connections:
     """Counts connections, and knows which of them wait for their client.
 
-    A connection waits for its client while it is idle, or while a request has not arrived in full. When there is
-    no room for another, the one that has been silent for the longest is closed: silent sockets, however many,
-    keep nobody out. A connection whose request is being served is never closed for another.
+    A connection waits for its client while it is idle, while a request has not arrived in full, and while an answer
+    is not read. When there is no room for another, the one that has been silent for the longest is closed: silent
+    sockets and slow readers, however many, keep nobody out. A connection whose request is being served is never
+    closed for another as long as its client takes what there is of the answer.
 
     Args:
         limit: open connections at most.

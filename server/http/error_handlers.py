@@ -26,6 +26,7 @@ from server.errors import (
 from server.http.json_body import explained, missing_body, wrong_content_type
 from server.http.request_guard import BodyRefused
 from server.http.request_log import record_of
+from server.http.shortage import shortage_of
 from server.validation import nearest, shorten
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -80,6 +81,9 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
             return ClientClosed("The client disconnected before its request was complete.")
         case 400 if isinstance(error.__cause__, OSError):
             return _no_room(error.__cause__)
+        case 400 if (shortage := shortage_of(error.__cause__)) is not None:
+            structlog.get_logger("star.server").error("body_not_read", error=str(error.__cause__))
+            return shortage
         case 400:
             if request.headers.get("content-type", "").startswith("multipart/"):
                 return InvalidRequest(

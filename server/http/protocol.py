@@ -128,6 +128,17 @@ class BoundedProtocol(H11Protocol):
         else:
             self._keep_early(data)
 
+    def pause_writing(self) -> None:
+        """Note that the client does not take its answer as fast as it comes."""
+        super().pause_writing()
+        self._connections.waiting(self)
+
+    def resume_writing(self) -> None:
+        """Note that the client has taken what there was of its answer."""
+        super().resume_writing()
+        if self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete):
+            self._connections.busy(self)
+
     def shutdown(self) -> None:
         """Close, at once or after the running request."""
         if self.cycle is None or self.cycle.response_complete:

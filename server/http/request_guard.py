@@ -24,6 +24,7 @@ from server.http.body_budget import BodyBudget
 from server.http.rate_limit import network_of
 from server.http.request_log import RequestRecord
 from server.http.route_path import route_path
+from server.http.shortage import shortage_of
 from server.metrics import Metrics
 
 _WITH_IMAGES = re.compile(
@@ -109,7 +110,9 @@ class RequestGuard:
                 await error_response(refusal.error)(scope, receive, marked_send)
         except Exception as error:
             self._log.error("unhandled error", request_id=record.request_id, exc_info=error)
-            failure = InternalError("The server failed to handle this request; its log says why.")
+            failure = shortage_of(error) or InternalError(
+                "The server failed to handle this request; its log says why."
+            )
             record.fail(failure)
             if not started:
                 await error_response(failure)(scope, receive, marked_send)

@@ -45,6 +45,8 @@ _LONGEST_PATH = 200
 
 _SECRET_PLACE = "/v1/images/files/"
 """What comes after this in a path is a secret, which must not be logged, whatever the answer is."""
+_SECRET_NAME = re.compile(r"(?<=/)[A-Za-z0-9_-]{32}\.\w+")
+"""The name of a stored image; one that is asked for at another path, such as a proxy's mistake makes, is as secret."""
 
 
 @dataclass
@@ -162,6 +164,7 @@ class RequestLog:
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer["x-request-id"] = record.request_id
+                answer.setdefault("x-content-type-options", "nosniff")
                 answer["x-total-time"] = f"{time.monotonic() - started:.4f}"
                 if trace is not None:
                     answer["traceparent"] = trace.traceparent
@@ -248,4 +251,4 @@ def _span_of(scope: Scope, record: RequestRecord, status: int) -> dict[str, Any]
 def _without_secret(path: str) -> str:
     """Return a path as it may be logged."""
     before, place, _ = path.partition(_SECRET_PLACE)
-    return f"{before}{place}{{name}}" if place else path
+    return f"{before}{place}{{name}}" if place else _SECRET_NAME.sub("{name}", path)

@@ -75,7 +75,21 @@ class DecodePool:
     async def _decode(self, source: EditSource) -> ImageEdit:
         process = await self._process()
         self._busy.add(process)
-        work = asyncio.get_running_loop().run_in_executor(self._threads, process.decode, source)
+        try:
+            return await self._decode_in(process, source)
+        except OSError as error:
+            process.kill()
+            self._log.error("image_decoder_failed", error=str(error))
+            raise _cannot_start() from error
+        finally:
+            self._busy.discard(process)
+            self._put_back(process)
+
+    async def _decode_in(self, process: DecodeProcess, source: EditSource) -> ImageEdit:
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._threads, process.decode, source)
+        except RuntimeError as error:  # no more threads, or the pool is closed
+            raise OSError(str(error)) from error
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -84,13 +98,6 @@ class DecodePool:
             if not work.cancelled():
                 work.exception()  # seen: nobody waits for it
             raise
-        except OSError as error:
-            process.kill()
-            self._log.error("image_decoder_failed", error=str(error))
-            raise _cannot_start() from error
-        finally:
-            self._busy.discard(process)
-            self._put_back(process)
 
     async def _process(self) -> DecodeProcess:
         while self._idle:

@@ -125,11 +125,9 @@ class EngineLoop(Generic[TextT, SequenceT]):
             try:
                 message = self._inbox.get(block=idle)
             except queue.Empty:
-                self._observe(
-                    idle=False
-                )  # before anything that may take long, such as a prompt to encode
                 return True
             idle = False
+            self._observe(idle)  # before what may take long: to read a prompt, or then to encode it
             match message:
                 case Accept(job):
                     self._jobs[job.id] = job

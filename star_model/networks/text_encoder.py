@@ -11,6 +11,7 @@ import, so it is imported only when an encoder is loaded.
 from __future__ import annotations
 
 import copy
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor
 from star_model.config import TextEncoderConfig
 from star_model.errors import CheckpointError
 from star_model.imagenet import find_class
+from star_model.json_file import read_json
 from star_model.transfer import to_device
 
 
@@ -241,6 +243,36 @@ def _overflow(prompt: str, offsets: Tensor) -> str:
     return prompt[int(starts[ends > starts].min()) :].strip()
 
 
+_LARGEST = {
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers"), 1000),
+    **dict.fromkeys(("num_attention_heads", "num_heads"), 10_000),
+    **dict.fromkeys(("hidden_size", "d_model", "d_kv", "projection_dim"), 100_000),
+    **dict.fromkeys(("intermediate_size", "d_ff", "max_position_embeddings"), 1_000_000),
+    "vocab_size": 10_000_000,
+}
+"""Sizes in the configuration of an encoder, and how large they may be: several times those of any published one."""
+
+
+def _check_sizes(file: Path) -> None:
+    """Refuse a configuration whose network could not be built in any time or memory; the library would try.
+
+    Raises:
+        CheckpointError: naming the size, or that the file is no configuration.
+    """
+    parts = [read_json(file)]
+    while parts:
+        part = parts.pop()
+        if not isinstance(part, dict):
+            raise CheckpointError(f"{file.name} is not the configuration of a text encoder")
+        for name, most in _LARGEST.items():
+            size = part.get(name)
+            if size is not None and not (isinstance(size, int) and 0 < size <= most):
+                raise CheckpointError(
+                    f"{name} in {file.name} must be from 1 to {most}, not {reprlib.repr(size)}"
+                )
+        parts += [part[name] for name in ("text_config", "vision_config") if name in part]
+
+
 def load_text_encoder(
     directory: Path, config: TextEncoderConfig, *, device: torch.device, dtype: torch.dtype
 ) -> TransformersTextEncoder:
@@ -333,6 +365,7 @@ def _load(
 ) -> TransformersTextEncoder:
     _disable_progress_bars()
     try:
+        _check_sizes(directory / "config.json")
         tokenizer = tokenizer_class.from_pretrained(tokenizer_directory, local_files_only=True)
         model, loading = model_class.from_pretrained(
             directory, local_files_only=True, dtype=dtype, output_loading_info=True, **options

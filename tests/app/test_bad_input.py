@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio.to_thread
 import httpx
 import pytest
 from hypothesis import given
@@ -18,6 +20,8 @@ from server.validation import complaints
 from tests.server.service import Service, serve_fake
 
 pytestmark = pytest.mark.anyio
+
+NO_THREAD = "can't start new thread"
 
 
 def check(answer: httpx.Response, status: int, param: str | None, *words: str) -> None:
@@ -296,6 +300,38 @@ async def test_a_fault_of_the_server_is_an_envelope_too(
     answer = await shared.generate()
     check(answer, 500, None)
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(24, "Too many open files"), RuntimeError(NO_THREAD)]
+)
+async def test_a_shortage_is_no_fault_and_passes(
+    shared: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def short(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(shared.client, "submit", short)
+    answer = await shared.generate()
+    check(answer, 503, None, "short of memory, threads")
+    assert answer.json()["error"]["code"] == "overloaded"
+    assert int(answer.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/images/generations", "/v1/images/edits"])
+async def test_a_body_that_cannot_be_read_for_want_of_threads_is_not_the_callers_fault(
+    shared: Service, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    async def short(*args: object) -> None:
+        raise RuntimeError(NO_THREAD)
+
+    monkeypatch.setattr(asyncio, "to_thread", short)
+    monkeypatch.setattr(anyio.to_thread, "run_sync", short)
+    large = {"prompt": "a", "negative_prompt": "x" * 100_000}
+    check(await shared.http.post(path, json=large), 503, None, "short of memory, threads")
+    if path.endswith("edits"):
+        form = {"files": {"image": bytes(2 << 20)}, "data": {"prompt": "a"}}
+        check(await shared.http.post(path, **form), 503, None, "short of memory, threads")  # type: ignore[arg-type]
 
 
 async def test_after_all_of_this_it_still_serves(shared: Service) -> None:

@@ -198,6 +198,8 @@ async def test_no_answer_has_the_log_tell_a_secret_address(
     assert (await service.http.post(path)).status_code == 405
     assert (await service.http.get(f"/wrong/prefix{path}")).status_code == 404
     assert (await service.http.get(f"{path}/more")).status_code == 404
+    for wrong in ("/images/files/", "/v1/images//files/", "/V1/images/files/", "/", "/v1/models/"):
+        assert (await service.http.get(f"{wrong}{secret}")).status_code == 404
     async with serve_fake(api_keys="k" * 16) as locked:
         assert (await locked.http.get(f"{path}/more")).status_code == 401
     logged = capsys.readouterr().out

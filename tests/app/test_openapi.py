@@ -133,7 +133,13 @@ async def test_the_page_needs_nothing_from_elsewhere(service: Service) -> None:
     assert policy.startswith("default-src 'none'; ")
     assert "frame-ancestors 'none'" in policy
     assert "unsafe" not in policy.partition("script-src")[2]
-    for answer in (page, await service.http.get("/docs/parts/swagger-ui.css")):
-        assert answer.headers["x-content-type-options"] == "nosniff"
+    for path in (
+        "/docs",
+        "/docs/parts/swagger-ui.css",
+        "/docs/parts/none",
+        "/openapi.json",
+        "/<b>",
+    ):
+        assert (await service.http.get(path)).headers["x-content-type-options"] == "nosniff"
     assert (await service.http.get("/redoc")).status_code == 404
     assert (await service.http.get("/docs/parts/../../core.py")).status_code == 404

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -214,6 +214,42 @@ async def test_the_service_recovers_from_launches_that_fail() -> None:
             "star_engine_restarts_total", {"worker": "0"}
         )
         assert restarts == 3
+
+
+async def test_a_fault_of_the_supervision_itself_does_not_end_it() -> None:
+    launches = Launches()
+
+    def broken(end: WorkerEnd) -> None:
+        launches.ends.append(end)
+        if len(launches.ends) == 1:
+            raise KeyError("a bug")
+
+    async with supervised(launches) as supervisor:
+        supervisor._callbacks = replace(supervisor._callbacks, ended=broken)
+        with structlog.testing.capture_logs() as logs:
+            (await ready(supervisor, launches, 1)).kill()
+            await ready(supervisor, launches, 2)
+        assert supervisor.alive
+    assert [line for line in logs if line["event"] == "supervision failed, and goes on"]
+
+
+async def test_a_worker_that_cannot_be_killed_at_once_is_killed_later() -> None:
+    launches = Launches()
+    async with supervised(launches, heartbeat_timeout_s=30) as supervisor:
+        worker = await ready(supervisor, launches, 1)
+        kill, tries = worker.kill, [PermissionError(1, "not permitted")] * 2
+
+        def refused() -> None:
+            if tries:
+                raise tries.pop()
+            kill()
+
+        worker.kill = refused  # type: ignore[method-assign]
+        launches.now += 31
+        await until(lambda: not tries)
+        launches.now += 31
+        await started(supervisor, launches, 2)
+        assert supervisor.alive
 
 
 async def test_the_backoff_doubles_up_to_a_minute_and_never_overflows() -> None:

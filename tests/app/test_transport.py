@@ -138,6 +138,39 @@ async def test_the_longest_silent_connection_goes_first() -> None:
         assert (await first.ask(LIVEZ)).status == (await third.ask(LIVEZ)).status == 200
 
 
+async def test_clients_that_do_not_read_their_answers_keep_nobody_out() -> None:
+    async with serve_sockets(max_connections=4) as server:
+        slow = [await server.connect() for _ in range(4)]
+        for client in slow:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(b"GET /docs/parts/swagger-ui-bundle.js HTTP/1.1\r\nhost: a\r\n\r\n")
+
+        async def served() -> bool:
+            try:
+                return (await server.ask(LIVEZ)).status == 200
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return False
+
+        async with asyncio.timeout(20):
+            while not await served():  # until the system's buffers are full
+                await asyncio.sleep(0.02)
+        assert server.refused("evicted") >= 1
+
+
+async def test_a_client_that_reads_again_gets_all_of_its_answer() -> None:
+    path = b"/docs/parts/swagger-ui-bundle.js"
+    async with serve_sockets(max_connections=2) as server:
+        slow = await server.connect()
+        slow.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await slow.send(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path)
+        assert (await server.ask(LIVEZ)).status == 200
+        await asyncio.sleep(0.1)
+        slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        answer = await slow.answer()
+        assert len(answer.body) == int(answer.headers["content-length"]) > 1_000_000
+        assert (await slow.ask(LIVEZ)).status == 200
+
+
 def held_engine() -> FakeEngine:
     engine = FakeEngine()
     engine.gate.clear()

@@ -20,7 +20,7 @@ from server.images.decode_pool import DecodePool
 from tests.app.test_bad_input import check
 from tests.server.hostile_images import endless_scans
 from tests.server.pictures import file_of, photo
-from tests.server.service import Service, post_generate, serve_fake, until
+from tests.server.service import Service, post_generate, serve_fake, short_of_threads, until
 
 pytestmark = pytest.mark.anyio
 
@@ -106,6 +106,19 @@ async def test_a_process_that_died_while_idle_is_replaced() -> None:
         await until(lambda: not pool_of(service)._idle[0].usable)
         assert (await service.generate(image=TEXT)).status_code == 200
         assert pool_of(service).pids != [pid]
+
+
+async def test_without_a_thread_for_it_an_edit_is_refused_and_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serve_fake(decode_processes=1) as service:
+        short_of_threads(monkeypatch, "image-decoder")
+        answer = await service.generate(image=TEXT)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
+        assert int(answer.headers["retry-after"]) > 0
+        assert pool_of(service).pids == []
+        monkeypatch.undo()
+        assert (await service.generate(image=TEXT)).status_code == 200
 
 
 async def test_memory_is_limited() -> None:

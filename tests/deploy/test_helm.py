@@ -232,6 +232,17 @@ def test_everything_selects_the_pods(name: str) -> None:
         assert selector.get("matchLabels", selector).items() <= labels.items()
 
 
+@pytest.mark.parametrize("name", VALUES)
+def test_memory_and_temporary_space_are_bounded(name: str) -> None:
+    """A body is kept in the temporary folder while it arrives; without a bound it fills the node's disk."""
+    spaces = {volume["name"]: volume for volume in pod(name)["volumes"]}
+    mounted = {mount["mountPath"]: mount["name"] for mount in server(name)["volumeMounts"]}
+    assert spaces[mounted["/tmp"]]["emptyDir"]["sizeLimit"]
+    assert server(name)["securityContext"]["readOnlyRootFilesystem"] is True
+    for container in (*pod(name)["containers"], *pod(name).get("initContainers", ())):
+        assert container["resources"]["limits"]["memory"]
+
+
 def test_a_gpu_is_asked_for_by_its_resource() -> None:
     assert server("everything")["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert "nvidia.com/gpu" not in server("cpu")["resources"]["limits"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from server.app import create_app
@@ -121,6 +122,18 @@ async def serve_fake(
                 loaded.set()
             for engine in engines:
                 engine.gate.set()
+
+
+def short_of_threads(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    """Let no thread start whose name begins like this, as where a limit on processes is reached."""
+    start = threading.Thread.start
+
+    def started(self: threading.Thread) -> None:
+        if self.name.startswith(names):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", started)
 
 
 async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:

@@ -36,6 +36,7 @@ from server.messages import (
     Withdrawn,
 )
 from server.worker.engine_loop import preview_scales
+from star_model.reading import Reading
 from star_model.sampling import Sampling
 from tests.server.fakes import (
     NOTE,
@@ -391,6 +392,24 @@ def test_a_prompt_that_takes_long_to_encode_counts_as_work() -> None:
     run.submit(make_job("a", negative_prompt="fog"))
     run.run()
     assert beats == [(False, 50.0), (False, 50.0)]
+
+
+def test_a_prompt_that_takes_long_to_read_counts_as_work() -> None:
+    now = [0.0]
+    beats: list[tuple[bool, float]] = []
+
+    class SlowReader(FakeEngine):
+        def read(self, prompt: str) -> Reading:
+            beats.append((run.loop.state.idle, run.loop.state.turned_at))
+            now[0] += 100.0
+            return super().read(prompt)
+
+    run = Run(SlowReader(), clock=lambda: now[0])
+    now[0] = 50.0  # the loop has been idle until now
+    for message in (ReadPrompt(1, "a"), ReadPrompt(2, "b"), Shutdown()):
+        run.inbox.put(message)
+    run.run()
+    assert beats == [(False, 50.0), (False, 150.0)]
 
 
 def test_an_image_of_a_job_that_has_ended_is_not_begun() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -104,6 +105,35 @@ def test_generate_refuses_an_unknown_model(
     assert main(["generate", "a", "-o", str(output), "--model", "star-minii"]) == 2
     assert "star-mini" in capsys.readouterr().err
     assert not output.exists()
+
+
+HOSTILE = "\x1b]0;x\x07\x1b[2J\u202egnp\nmodel  star-512"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": HOSTILE},
+        {"name": [HOSTILE]},
+        {HOSTILE: 1},
+        {"transformer": {HOSTILE: 1}},
+        {"text_encoder": {"family": HOSTILE}},
+    ],
+    ids=range(5),
+)
+def test_a_models_files_cannot_write_to_the_terminal(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+) -> None:
+    """A directory may come from anybody, and its texts are shown."""
+    config = json.loads((model / "config.json").read_text())
+    for key, value in change.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    main(["info", str(tmp_path)])
+    main(["generate", "a", "-o", str(tmp_path / "a.png"), "--model", str(tmp_path)])
+    shown = "".join(capsys.readouterr())
+    assert not set(shown) & set("\x1b\x07\u202e"), shown
+    assert "\nmodel  star-512" not in shown
 
 
 def test_info_describes_a_directory(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

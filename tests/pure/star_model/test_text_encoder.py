@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -220,6 +221,30 @@ def test_a_damaged_file_is_a_checkpoint_error(
     bert.save(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:40])
     with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_text_encoder(tmp_path, bert.config, device=CPU, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": 10**6},
+        {"num_hidden_layers": 1e6},
+        {"hidden_size": 10**9},
+        {"vocab_size": 10**12},
+        {"intermediate_size": 10**9},
+        {"max_position_embeddings": -1},
+        {"text_config": {"num_hidden_layers": 10**9}},
+        {"text_config": []},
+    ],
+    ids=range(8),
+)
+def test_absurd_sizes_are_refused_before_anything_is_built(
+    bert: TransformersTextEncoder, tmp_path: Path, change: dict[str, object]
+) -> None:
+    bert.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         load_text_encoder(tmp_path, bert.config, device=CPU, dtype=torch.float32)
 
 
