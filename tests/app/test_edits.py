@@ -12,6 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from server.errors import QueueFull
 from server.messages import ImageEdit, Job
 from tests.app.test_bad_input import check
 from tests.app.test_streaming import events
@@ -344,6 +345,21 @@ async def test_what_was_decoded_is_charged(files: dict[str, bytes], fields: dict
     async with serve_fake(images_per_minute=1) as service:
         assert (await edit(service, files, **fields)).status_code == 400
         assert (await edit(service)).status_code == 429
+
+
+async def test_an_edit_that_finds_the_queue_full_is_charged_for_its_decoding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serve_fake(images_per_minute=1) as service:
+
+        def full(*args: object) -> None:
+            raise QueueFull("full", retry_after=1)
+
+        monkeypatch.setattr(service.client, "submit", full)
+        assert (await service.generate()).json()["error"]["code"] == "queue_full"
+        assert (await edit(service)).json()["error"]["code"] == "queue_full"
+        monkeypatch.undo()
+        assert (await edit(service)).json()["error"]["code"] == "rate_limit_exceeded"
 
 
 async def test_a_key_is_asked_for() -> None:

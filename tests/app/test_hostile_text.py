@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -108,6 +109,20 @@ async def test_a_suggestion_never_repeats_what_was_sent(service: Service) -> Non
     error = {"type": "extra_forbidden", "loc": ("size",), "msg": "", "input": 1}
     (complaint,) = complaints([error], GenerateRequest)
     assert complaint.message == "Unknown field size."
+
+
+def test_the_search_for_a_similar_name_reads_the_beginning_of_a_long_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def watched(word: str, *args: object, **options: object) -> list[str]:
+        asked.append(word)
+        return []
+
+    monkeypatch.setattr(difflib, "get_close_matches", watched)
+    unknown("field", "x" * 1_000_000, ["prompt"])
+    assert [len(word) for word in asked] == [60]
 
 
 async def logged(path: str, body: Any = None, **settings: Any) -> dict[str, Any]:

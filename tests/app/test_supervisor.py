@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import anyio
 import pytest
 import structlog
 
@@ -214,6 +215,19 @@ async def test_the_service_recovers_from_launches_that_fail() -> None:
             "star_engine_restarts_total", {"worker": "0"}
         )
         assert restarts == 3
+
+
+async def test_the_next_start_waits_and_the_end_before_it_is_logged() -> None:
+    launches = Launches()
+    async with supervised(launches, restart_backoff_s=30) as supervisor:
+        with structlog.testing.capture_logs() as logs:
+            (await ready(supervisor, launches, 1)).kill()
+            await until(lambda: supervisor.phase == "restarting")
+            await anyio.sleep(0.02)
+        assert len(launches.workers) == 1
+        assert supervisor.seconds_to_ready > 29
+    (line,) = [line for line in logs if line["event"] == "worker exited"]
+    assert (line["log_level"], line["cause"], line["restart_s"]) == ("error", "killed", 30)
 
 
 async def test_a_fault_of_the_supervision_itself_does_not_end_it() -> None:

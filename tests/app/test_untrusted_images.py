@@ -165,6 +165,28 @@ async def test_waiting_for_a_decoder_ends_with_the_deadline_too() -> None:
         assert (await first).status_code == 504
 
 
+async def test_who_is_over_the_limit_does_not_wait_for_a_decoder() -> None:
+    async with stopped_decoder(images_per_minute=3) as (service, _):
+        first = asyncio.create_task(service.generate(image=TEXT, timeout_s=3))
+        await until(lambda: bool(pool_of(service)._busy))
+        check(await service.generate(image=TEXT, n=3), 429, None, "images per minute")
+        assert not first.done()
+        await first
+
+
+async def test_who_has_spent_the_limit_while_waiting_for_a_decoder_does_not_get_it() -> None:
+    async with stopped_decoder(images_per_minute=2) as (service, pid):
+        edits = [asyncio.create_task(service.generate(image=TEXT)) for _ in range(5)]
+        await until(lambda: len(pool_of(service)._free._waiters or ()) == 4)
+        os.kill(pid, signal.SIGCONT)
+        codes = sorted([(await answer).status_code for answer in edits])
+        assert codes == [200, 429, 429, 429, 429]
+        name = "star_image_decode_duration_seconds_count"
+        decoded = service.client.metrics.registry.get_sample_value(name)
+        assert decoded is not None
+        assert decoded <= 3, "one before, one that is painted, and one that began meanwhile"
+
+
 async def test_a_stopping_server_kills_its_decoders() -> None:
     async with stopped_decoder() as (_, pid):
         pass

@@ -44,6 +44,8 @@ def test_it_paints_survives_its_worker_and_leaves_nothing_behind(server: LiveSer
         assert picture.size == (28, 28)
         card = http.get("/v1/models").json()["data"][0]
         assert (card["id"], card["mode"], card["size"]) == ("tiny", "deterministic", "28x28")
+        other = http.get("/livez", headers={"host": "evil.example.org"})
+        assert other.json()["error"]["code"] == "host_not_allowed", "it listens on loopback"
         assert http.get("/metrics").text.count("star_scale_step_duration_seconds_count{") == 4
         long = http.post("/generate", json={"prompt": "apple " * 30, "seed": 1}).json()
         assert "left out" in long["warnings"][0]

@@ -39,6 +39,7 @@ def test_an_honest_jpeg_passes(options: dict[str, bool | int]) -> None:
         (endless_scans(64, 101), "more than 100 scans"),
         (many_segments(2001), "more than 2,000 segments"),
         (png_with(*[chunk(b"tEXt", b"a\0b")] * 1001), "more than 1,000 chunks"),
+        (png_with(*[chunk(b"IDAT", b"")] * 65_536), "more than 65,536 chunks of pixels"),
         (b"RIFF\0\0\0\0WEBP" + b"EXIF\0\0\0\0" * 1001, "more than 1,000 chunks"),
     ],
 )
