@@ -193,6 +193,22 @@ async def test_requests_that_are_served_are_never_closed_for_others() -> None:
         assert (await server.ask(LIVEZ)).status == 200
 
 
+async def test_who_has_read_what_there_was_of_an_answer_is_not_closed_for_others() -> None:
+    async with serve_sockets(held_engine, max_connections=1) as server:
+        client = await server.connect()
+        await client.send(GENERATE + body_of())
+        await until(lambda: server.service.client.outstanding == 1)
+        (protocol,) = server.state.connections
+        protocol.pause_writing()  # type: ignore[union-attr]
+        protocol.resume_writing()  # type: ignore[union-attr]
+        assert (await (await server.connect()).answer()).status == 503
+        server.service.engine.gate.set()
+        assert (await client.answer()).status == 200
+        protocol.pause_writing()  # type: ignore[union-attr]
+        protocol.resume_writing()  # type: ignore[union-attr]
+        assert (await server.ask(LIVEZ)).status == 200, "after its answer it waits for its client"
+
+
 @pytest.mark.parametrize(
     "header",
     [

@@ -83,6 +83,7 @@ class Transport:
     service: Service
     port: int
     clients: list[Client]
+    state: ServerState
 
     async def connect(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -127,7 +128,7 @@ async def serve_sockets(
             settings=Settings(**settings),
             metrics=service.models.metrics,
         )
-        transport = Transport(service, listener.getsockname()[1], [])
+        transport = Transport(service, listener.getsockname()[1], [], state)
         try:
             yield transport
         finally:
