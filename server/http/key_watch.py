@@ -70,7 +70,8 @@ class ServerKeys:
 
         def put_into_force() -> None:
             self._settings, self._stamp = settings, stamp
-            self._replace(ring)
+            if ring:
+                self._replace(ring)
 
         return put_into_force
 
