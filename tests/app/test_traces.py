@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import structlog
 
 from server.errors import EngineDead
 from server.messages import Accept
-from tests.server.fakes import FakeEngine, Step
+from tests.server.fakes import MODEL, FakeEngine, Step, make_job
 from tests.server.pictures import file_of, photo
 from tests.server.service import Service, serve_fake, until
 
@@ -135,6 +136,24 @@ async def test_attributes_have_the_conventions_names(traced: Traced) -> None:
     assert [image["star.image.index"] for image in images] == [0, 1]
     assert images[0]["star.image.seed"] == 7
     assert {image["star.worker"] for image in images} == {0}
+
+
+def test_an_image_that_gives_its_slot_back_waits_twice() -> None:
+    exporter = InMemorySpanExporter()
+    tracing = Tracing([exporter])
+    now = time.monotonic()
+    trace = tracing.begin("POST", {}).generation(make_job("a", tenant="nightly"), MODEL, now)
+    assert trace is not None
+    trace.started(0, worker=1, at=now + 1)
+    trace.withdrawn(0, at=now + 3)
+    trace.started(0, worker=2, at=now + 7)
+    trace.end(now + 8)
+    tracing.flush()
+    spans = exporter.get_finished_spans()
+    waits = [span.end_time - span.start_time for span in spans if span.name == "queue"]
+    assert [round(wait / 1e9) for wait in waits] == [1, 4]
+    assert attributes(named(list(spans), "image"))["star.worker"] == 2
+    assert attributes(named(list(spans), "generate_content star-fake"))["star.tenant"] == "nightly"
 
 
 async def test_a_step_of_several_images_is_in_each_of_their_traces(traced: Traced) -> None:
