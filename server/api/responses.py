@@ -91,6 +91,16 @@ def _header(description: str, kind: str = "number") -> dict[str, Any]:
     return {"description": description, "schema": {"type": kind}}
 
 
+_RATE_LIMITS = {
+    f"x-ratelimit-{what}-{noun}": _header(text.format(noun), kind)
+    for noun in ("requests", "images")
+    for what, text, kind in (
+        ("limit", "The caller's {} a minute; absent without a limit.", "integer"),
+        ("remaining", "The caller's {} that are left now; absent without a limit.", "integer"),
+        ("reset", "Time until all {} of a minute are left again, such as `4.000s`.", "string"),
+    )
+}
+
 TIMES = {
     "x-request-id": _header("Id of the request: its own `x-request-id`, or a new one.", "string"),
     "x-queue-time": _header("Seconds that the request waited for a slot; absent from a stream."),
@@ -101,13 +111,14 @@ TIMES = {
     "traceparent": _header(
         "The request's span (W3C Trace Context), if the server records traces.", "string"
     ),
+    **_RATE_LIMITS,
 }
 """The ``headers`` of an answer with images."""
 
 _DESCRIPTIONS = {
     400: "A field is missing, unknown, of the wrong type or out of range, and `param` names it; or the safety check "
     "refuses it.",
-    401: "The API key is missing or wrong.",
+    401: "The API key is missing, wrong or expired.",
     403: "A page of another site has sent the request, or `Host` is not a name of this server.",
     404: "There is no such path, model or image.",
     406: "The Accept header allows none of the media types that this endpoint answers with.",
@@ -200,7 +211,8 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
                     }
                 }
             },
-            **({"headers": _RETRY_AFTER} if status in (429, 503) else {}),
+            **({"headers": _RETRY_AFTER} if status == 503 else {}),
+            **({"headers": _RETRY_AFTER | _RATE_LIMITS} if status == 429 else {}),
         }
         for status in statuses
     }
