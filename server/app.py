@@ -16,7 +16,9 @@ from starlette.middleware.cors import CORSMiddleware
 from server import __version__
 from server.api import (
     admin,
+    batches,
     docs,
+    files,
     generate,
     health,
     hugging_face,
@@ -30,8 +32,12 @@ from server.api import (
     models as model_routes,
 )
 from server.api.admin import Administration
+from server.api.batch_line import serve_line
 from server.api.context import Context
 from server.api.openapi import Api
+from server.batches.opening import open_objects
+from server.batches.run import LineRequest
+from server.batches.service import BatchService
 from server.dispatch.served_models import ServedModels
 from server.dispatch.worker_process import Run, WorkerProcess, run_worker
 from server.http.admin_key import AdminKeyCheck
@@ -75,6 +81,9 @@ _TAGS = (
 )
 """Sections of the documentation, in the order of its page."""
 
+_FORM_BYTES = 4096
+"""What a form adds to the file in it."""
+
 _RATE_LIMIT_HEADERS = tuple(
     f"x-ratelimit-{what}-{noun}"
     for what in ("limit", "remaining", "reset")
@@ -96,7 +105,7 @@ _EXPOSED_HEADERS = (
 _ADMIN_BODY_BYTES = 1 << 16
 
 _PARTS = (
-    *(playground, generate, openai_images, openai_edits, image_content),
+    *(playground, generate, openai_images, openai_edits, image_content, files, batches),
     # A model's name may be a path, so the route below it comes first.
     *(hugging_face, vocabulary, model_routes, health, docs),
 )
@@ -164,9 +173,9 @@ def create_app(
     app.state.context = Context(settings, models, encoder, decoder, store, limits, keys, safety)
     models.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
     _add_middleware(app, settings, models.metrics, limits, keys, tracing)
-    install_error_handlers(app)
     app.state.reloading = reloading
     reloading.steps += [partial(_take_settings, app), keys.prepare]
+    _add_batches(app, reloading)
     return app
 
 
@@ -185,6 +194,7 @@ def _bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) 
     )
     for part in _PARTS:
         app.include_router(part.router)
+    install_error_handlers(app)
     return app
 
 
@@ -210,6 +220,7 @@ def create_admin_app(models: ServedModels, reloading: Reloading, key: str) -> Fa
         budget=BodyBudget(16 * _ADMIN_BODY_BYTES, _ADMIN_BODY_BYTES),
         max_body_bytes=_ADMIN_BODY_BYTES,
         max_upload_bytes=_ADMIN_BODY_BYTES,
+        max_file_bytes=_ADMIN_BODY_BYTES,
         body_timeout_s=reloading.settings.body_timeout_s,
     )
     app.add_middleware(AdminKeyCheck, key=key)
@@ -234,6 +245,39 @@ def _take_settings(app: FastAPI, new: Settings) -> Callable[[], None]:
 def _open_encoder(settings: Settings, metrics: Metrics) -> ImageEncoder:
     observe = _with_exemplar(metrics.image_encode)
     return ImageEncoder(settings.encode_threads, observe, open_signer(settings))
+
+
+def _add_batches(app: Api, reloading: Reloading) -> None:
+    """Add batch work, if the settings ask for it; its callers have allowances of their own."""
+    context: Context = app.state.context
+    settings, metrics = context.settings, context.models.metrics
+    objects = open_objects(
+        settings, lambda operation: metrics.batch_store_errors.labels(operation).inc()
+    )
+    if objects is None:
+        return
+    limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
+    reloading.steps.append(
+        lambda new: partial(limits.change, new.requests_per_minute, new.images_per_minute)
+    )
+
+    async def serve(asked: LineRequest) -> bytes:
+        return await serve_line(replace(app.state.context, limits=limits), asked)
+
+    service = BatchService(objects, settings, metrics, serve)
+    app.state.context = replace(context, batches=service)
+    run = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with run(app):
+            service.start()
+            try:
+                yield
+            finally:
+                await service.close()
+
+    app.router.lifespan_context = lifespan
 
 
 def _open_decoder(settings: Settings, metrics: Metrics) -> DecodePool:
@@ -264,14 +308,15 @@ def _add_middleware(
     if keys.ring:
         app.with_keys = True
         app.add_middleware(ApiKeyCheck, keys=keys)
+    bodies = settings.max_bodies_bytes or 16 * settings.max_upload_bytes
+    file_bytes = min(settings.batch_file_bytes + _FORM_BYTES, bodies)
     app.add_middleware(
         RequestGuard,
         metrics=metrics,
-        budget=BodyBudget(
-            settings.max_bodies_bytes or 16 * settings.max_upload_bytes, settings.max_upload_bytes
-        ),
+        budget=BodyBudget(bodies, max(settings.max_upload_bytes, file_bytes)),
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
+        max_file_bytes=file_bytes,
         body_timeout_s=settings.body_timeout_s,
     )
     if not app.with_keys:
@@ -282,7 +327,7 @@ def _add_middleware(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=_EXPOSED_HEADERS,
         )

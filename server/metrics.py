@@ -60,6 +60,9 @@ _VERDICTS = ("passed", "refused", "timeout", "error")
 _READ_RESULTS = ("ok", "failed")
 _MOST_KEYS = 100
 """Names of keys that have series of their own; those beyond share one, ``other``."""
+_BATCH_ENDS = ("completed", "failed", "expired", "cancelled")
+_BATCH_RESULTS = ("done", "failed")
+_BATCH_OPERATIONS = ("write", "read", "list", "remove")
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
@@ -98,6 +101,7 @@ class Metrics:
         self._add_counters()
         self._add_counters_of_keys()
         self._add_counters_of_changes()
+        self._add_batch_counters()
         self._add_histograms()
         self._add_histograms_of_models()
 
@@ -129,6 +133,7 @@ class Metrics:
             "queue_capacity": self._gauge(
                 "queue_capacity", "Images that may wait for a slot.", *self._of_model
             ),
+            "batches_running": self._gauge("batches_running", "Batches that this server works at."),
             "engine_phase": self._gauge(
                 "engine_phase",
                 "1 for the phase that the worker is in, else 0.",
@@ -213,6 +218,21 @@ class Metrics:
         )
         for outcome in ("done", "refused"):
             self.reloads.labels(outcome)
+
+    def _add_batch_counters(self) -> None:
+        self.batches = self._counter("batches", "Batches that have ended.", "status")
+        self.batch_requests = self._counter(
+            "batch_requests", "Requests of batches that have a result.", "result"
+        )
+        self.batch_store_errors = self._counter(
+            "batch_store_errors", "Failed operations of the store of batches.", "operation"
+        )
+        for status in _BATCH_ENDS:
+            self.batches.labels(status)
+        for result in _BATCH_RESULTS:
+            self.batch_requests.labels(result)
+        for operation in _BATCH_OPERATIONS:
+            self.batch_store_errors.labels(operation)
 
     def _add_histograms(self) -> None:
         self.request_duration = self._histogram(

@@ -52,6 +52,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("safety_hook", "safety_stages", "safety_uploads", "safety_previews"),
         *("safety_on_failure", "safety_timeout_s", "safety_concurrency", "safety_token"),
     ),
+    "batches": (
+        *("batch_store", "batch_requests", "batch_file_bytes", "batch_concurrency"),
+        *("batches_per_caller", "batch_files_per_caller", "batch_stored_bytes", "batch_stored_s"),
+        *("batch_longest_window_s", "batch_takeover_s"),
+    ),
     "image files": (*("metadata", "c2pa_certificate", "c2pa_key", "c2pa_timestamp_url"),),
     "supervision of workers": (
         *("load_timeout_s", "heartbeat_timeout_s", "stall_timeout_s", "restart_backoff_s"),

@@ -112,12 +112,8 @@ def is_prefix(value: str) -> str:
 
 def is_store(value: str) -> str:
     """Check the setting ``image_store``, and return it without a slash at its end."""
-    parts, value = urlsplit(value), value.rstrip("/")
-    if parts.query or parts.fragment:
-        raise ValueError(f"must not have a query or a fragment; got {value}.")
-    directory = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path[1:]
-    if value == "memory" or directory or (parts.scheme == "s3" and parts.netloc):
-        return value
+    if value == "memory" or _is_place(value):
+        return value.rstrip("/")
     raise ValueError(
         f"must be memory, a directory such as file:///var/lib/star, or a bucket such as s3://images/star; got {value}."
     )
@@ -131,3 +127,22 @@ def is_hook(value: str) -> str:
     raise ValueError(
         f"must be a function such as my_checks:check, or an address such as http://localhost:9000/check; got {value}."
     )
+
+
+def is_shared_store(value: str) -> str:
+    """Check the setting ``batch_store``, and return it without a slash at its end."""
+    if _is_place(value):
+        return value.rstrip("/")
+    raise ValueError(
+        "must be a directory such as file:///var/lib/star/batches, or a bucket such as s3://batches/star; got "
+        f"{value}."
+    )
+
+
+def _is_place(value: str) -> bool:
+    """Tell whether an address names a directory or a bucket."""
+    parts = urlsplit(value)
+    if parts.query or parts.fragment:
+        raise ValueError(f"must not have a query or a fragment; got {value.rstrip('/')}.")
+    directory = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path[1:]
+    return bool(directory) or (parts.scheme == "s3" and bool(parts.netloc))

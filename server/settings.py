@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from server.admin_settings import AdminSettings
+from server.batch_settings import BatchSettings
 from server.model_settings import CONFIG, EngineSettings, SeveralModels, WorkerSettings
 from server.safety_settings import SafetySettings
 from server.setting_values import (
@@ -74,7 +75,9 @@ class FileSettings(BaseSettings):
         return self
 
 
-class Settings(AdminSettings, SafetySettings, FileSettings, EngineSettings, SeveralModels):
+class Settings(
+    AdminSettings, BatchSettings, SafetySettings, FileSettings, EngineSettings, SeveralModels
+):
     """Everything that can be set about the server."""
 
     config: Path | None = Field(

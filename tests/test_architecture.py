@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 MODEL = {"star_model", "star_model.networks", "star_model.model", "star_model.cost"}
 SERVED = {
     *("server", "server.http", "server.images", "server.dispatch", "server.safety"),
-    "server.tracing",
+    *("server.batches", "server.tracing"),
 }
 STAR_MODEL = MODEL | {"star_model.families", "star_model.checkpoints", "star_model.engine"}
 
@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server.tracing": {"server"} | STAR_MODEL,
     "server.http": {"server", "server.tracing"} | STAR_MODEL,
     "server.dispatch": {"server", "server.tracing"} | STAR_MODEL,
+    "server.batches": {"server", "server.http", "server.images"} | STAR_MODEL,
     "server.worker": {"server"} | STAR_MODEL,
     "server.api": SERVED | STAR_MODEL,
     "server.app": SERVED | {"server.api"} | STAR_MODEL,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.batches.service import BatchService
 from server.dispatch.served_models import ServedModels
 from server.http.key_watch import ServerKeys
 from server.http.rate_limit import RateLimits
@@ -29,6 +30,7 @@ class Context:
     limits: RateLimits
     keys: ServerKeys
     safety: SafetyGate | None = None
+    batches: BatchService | None = None
 
 
 async def _context(request: Request) -> Context:  # a plain function would be run in a thread

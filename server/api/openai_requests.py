@@ -68,8 +68,8 @@ async def read_edit(request: Request, settings: Settings) -> OpenAIRequest:
         fields: dict[str, Any] = {
             name: text for name, text in form.fields.items() if text or name == "prompt"
         }
-        uploads = [_upload(name, content) for name, content in form.files if name in _FILES]
-        fields |= {name: "(a file)" for name, _ in form.files if name not in _FILES}
+        uploads = [_upload(file.name, file.content) for file in form.files if file.name in _FILES]
+        fields |= {file.name: "(a file)" for file in form.files if file.name not in _FILES}
     elif settings.compatibility == "strict" or not _is_json(request):
         allowed = (FORM,) if settings.compatibility == "strict" else (FORM, _JSON)
         raise wrong_content_type(request.headers.get("content-type"), *allowed)

@@ -8,13 +8,14 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from server.api.batch_schemas import FileForm
 from server.api.openai_schemas import LenientImageRequest, OpenAIEditForm, OpenAIEditJson
 from server.api.responses import BEFORE_ROUTES, STREAM_EVENTS, error_responses, reference
 from server.api.schemas import ErrorResponse
 from server.http.auth import needs_key
 
 _SCHEME = "ApiKey"
-_BODIES = (LenientImageRequest, OpenAIEditForm, OpenAIEditJson)
+_BODIES = (LenientImageRequest, OpenAIEditForm, OpenAIEditJson, FileForm)
 
 
 class Api(FastAPI):

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from server.api.schemas import CompletedEvent, ErrorResponse, PartialImageEvent
 from server.api.streaming import EventKind
+from server.batches.errors import BatchesOff, BatchLimit, BatchStoreFailed
 from server.errors import (
     DeadlineExceeded,
     Draining,
@@ -120,14 +121,14 @@ _DESCRIPTIONS = {
     "refuses it.",
     401: "The API key is missing, wrong or expired.",
     403: "A page of another site has sent the request, or `Host` is not a name of this server.",
-    404: "There is no such path, model or image.",
+    404: "There is no such path, model, image, file or batch.",
     406: "The Accept header allows none of the media types that this endpoint answers with.",
     408: "The header or the body came too slowly; the connection is closed.",
     413: "The body is too long.",
     415: "The body is not sent with the content type that this endpoint reads.",
     416: "The file has none of the bytes that the Range header names.",
-    429: "The queue is full, or the caller has used up its limit per minute or its share of the room for bodies; "
-    "`Retry-After` says when to try again.",
+    429: "The queue is full, or the caller has used up its limit per minute or its share of the room for bodies or "
+    "files; `Retry-After` says when to try again, if that helps.",
     431: "The header is too long, or has too many lines; the connection is closed.",
     500: "The server failed.",
     503: "The model is loading, the server is shutting down or overloaded, or its engine or image store has failed.",
@@ -152,6 +153,9 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
     404: (
         NotFound("There is nothing at GET /nothing; GET /docs lists all endpoints."),
         ModelNotFound('This server has no model "dall-e-3"; it has star-mini.', param="model"),
+        BatchesOff(
+            "This server keeps no files and works at no batches; to turn both on, set batch_store."
+        ),
     ),
     406: (
         NotAcceptable(
@@ -161,7 +165,8 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
     408: (RequestTimeout("The request body came too slowly: 12 bytes in 30 s."),),
     413: (
         RequestTooLarge(
-            "The request body is longer than the 1,048,576 bytes allowed; shorten the text, or shrink the image."
+            "The request body is longer than the 1,048,576 bytes allowed; shorten the text, shrink the image, or "
+            "split the file."
         ),
     ),
     415: (
@@ -180,6 +185,7 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
         TooManyUploads(
             "Your requests under way hold as many bytes as one caller may; send fewer at once."
         ),
+        BatchLimit("You have 20 unfinished batches, and no more are allowed; wait for one to end."),
     ),
     431: (HeaderTooLarge("The header of a request may have 65,536 bytes and 256 lines at most."),),
     500: (InternalError("The server failed to handle this request; its log says why."),),
@@ -187,6 +193,7 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
         ModelLoading("The model is still loading; try again soon."),
         Draining("The server is shutting down; send the request to another one."),
         EngineDead("The engine failed while it worked on this request; try again."),
+        BatchStoreFailed("The server cannot reach its store of files and batches at the moment."),
         Overloaded("The server has as many connections as it can hold; try again soon."),
     ),
     504: (DeadlineExceeded("The request's deadline passed in the queue; raise timeout_s."),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
@@ -21,17 +22,31 @@ _INDEX = re.compile(r"\[\d{0,4}\]$")
 _MOST_FILES, _MOST_FIELDS = 20, 200
 
 
+class FormFile(NamedTuple):
+    """A file of a form.
+
+    Attributes:
+        name: of its field, without the index of a list.
+        content: of the file.
+        filename: that its sender gave it; empty for none.
+    """
+
+    name: str
+    content: bytes
+    filename: str
+
+
 @dataclass(frozen=True)
 class FormBody:
     """A form that has been read.
 
     Args:
         fields: texts by name.
-        files: name and content of each file, in the order of the form; a name without its index may be there often.
+        files: in the order of the form; a name may be there often.
     """
 
     fields: Mapping[str, str]
-    files: tuple[tuple[str, bytes], ...]
+    files: tuple[FormFile, ...]
 
 
 class _Parser(MultiPartParser):
@@ -109,7 +124,7 @@ async def read_form(request: Request, files: frozenset[str], texts: frozenset[st
         if (twice := repeated_field(name for name, _ in fields)) is not None:
             raise twice
         uploads = [
-            (plain_name(name), await value.read())
+            FormFile(plain_name(name), await value.read(), value.filename or "")
             for name, value in found
             if isinstance(value, UploadFile)
         ]

@@ -32,6 +32,9 @@ _WITH_IMAGES = re.compile(
 )
 """Paths whose requests may hold images, and be that large."""
 
+_FILES = "/v1/files"
+"""The path that files are uploaded to."""
+
 _SLOWEST = 1024
 """Bytes a second that a body must arrive with, on average over ``body_timeout_s``."""
 
@@ -61,6 +64,7 @@ class RequestGuard:
         budget: of all bodies.
         max_body_bytes: longest request body.
         max_upload_bytes: longest where it may hold images.
+        max_file_bytes: longest where it is a file.
         body_timeout_s: seconds in which a body must make progress.
     """
 
@@ -71,6 +75,7 @@ class RequestGuard:
         budget: BodyBudget,
         max_body_bytes: int,
         max_upload_bytes: int,
+        max_file_bytes: int,
         body_timeout_s: float,
     ) -> None:
         self._app = app
@@ -78,6 +83,7 @@ class RequestGuard:
         self._budget = budget
         self._max_body_bytes = max_body_bytes
         self._max_upload_bytes = max_upload_bytes
+        self._max_file_bytes = max_file_bytes
         self._body_timeout_s = body_timeout_s
         self._log = structlog.get_logger("star.request")
 
@@ -86,12 +92,11 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         record: RequestRecord = scope["state"]["record"]
-        with_images = _WITH_IMAGES.fullmatch(route_path(scope)) is not None
         body = Body(
             receive,
             self._budget,
             caller=network_of(scope["client"][0]) if scope.get("client") else "unknown",
-            max_bytes=self._max_upload_bytes if with_images else self._max_body_bytes,
+            max_bytes=self._longest(route_path(scope)),
             timeout_s=self._body_timeout_s,
         )
         started = False
@@ -120,6 +125,12 @@ class RequestGuard:
             body.close()
             if isinstance(body.refusal, TooManyRequests | Unavailable):
                 self._metrics.reject(body.refusal)
+
+    def _longest(self, path: str) -> int:
+        """Return the bytes that the body of a request for a path may have."""
+        if path == _FILES:
+            return self._max_file_bytes
+        return self._max_upload_bytes if _WITH_IMAGES.fullmatch(path) else self._max_body_bytes
 
 
 class Body:
@@ -215,8 +226,8 @@ class Body:
 
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(
-            f"The request body is longer than the {self._max_bytes:,} bytes allowed; shorten the text, or shrink "
-            "the image."
+            f"The request body is longer than the {self._max_bytes:,} bytes allowed; shorten the text, shrink "
+            "the image, or split the file."
         )
 
     def _refuse(self, error: ServerError) -> None:

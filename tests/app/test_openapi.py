@@ -14,6 +14,19 @@ pytestmark = pytest.mark.anyio
 KEY = "sk-test-0123456789"
 
 
+BATCH_WORK = {
+    "GET /v1/files",
+    "POST /v1/files",
+    "GET /v1/files/{file_id}",
+    "GET /v1/files/{file_id}/content",
+    "DELETE /v1/files/{file_id}",
+    "GET /v1/batches",
+    "POST /v1/batches",
+    "GET /v1/batches/{batch_id}",
+    "POST /v1/batches/{batch_id}/cancel",
+}
+
+
 async def operations(service: Service) -> dict[str, dict[str, Any]]:
     """Each operation of the document, by ``POST /generate``; references are resolved."""
     spec = (await service.http.get("/openapi.json")).json()
@@ -56,7 +69,7 @@ async def test_the_page_begins_with_images_and_ends_with_probes(service: Service
 
 async def test_every_operation_says_what_it_is(service: Service) -> None:
     found = await operations(service)
-    assert set(found) == {
+    assert set(found) == BATCH_WORK | {
         "GET /",
         "POST /",
         "POST /generate",
@@ -106,7 +119,7 @@ async def test_the_key_is_part_of_the_document_when_there_is_one(service: Servic
         found = await operations(locked)
     secured = {name for name, operation in found.items() if "security" in operation}
     assert secured == {name for name, operation in found.items() if "401" in operation["responses"]}
-    assert secured == {
+    assert secured == BATCH_WORK | {
         "POST /",
         "POST /generate",
         "POST /v1/images/generations",

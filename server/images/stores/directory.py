@@ -60,7 +60,7 @@ class DirectoryBackend:
         self._clock = clock
         self._new_files = 0
         self._new_bytes = 0
-        self._try_out()
+        try_out("image_store", directory, clock())
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="image-store")
 
     async def write(self, name: str, data: bytes) -> None:
@@ -94,36 +94,9 @@ class DirectoryBackend:
         except OSError as error:
             raise BackendError(f"{self._directory}: {error.strerror or error}") from error
 
-    def _try_out(self) -> None:
-        """Write and remove a file, so that a wrong setting is found at the start."""
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._write_part(b"").unlink()
-        except OSError as error:
-            raise SettingsFileError(
-                f"image_store: nothing can be written to {self._directory}: "
-                f"{(error.strerror or str(error)).lower()}."
-            ) from error
-
     def _write(self, name: str, data: bytes) -> None:
-        self._write_part(data).replace(self._directory / name)
-
-    def _write_part(self, data: bytes) -> Path:
-        """Write an unfinished file to the disk, and return its path."""
-        part = self._directory / f"{_UNFINISHED}{secrets.token_hex(16)}"
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            # By this machine's clock, as all comparisons are: that of a file server may differ.
-            now = self._clock()
-            os.utime(part, (now, now))
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        return part
+        part = write_part(self._directory, data, self._clock())
+        part.replace(self._directory / name)
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -160,3 +133,41 @@ class DirectoryBackend:
 
     def _remove(self, name: str) -> None:
         (self._directory / name).unlink(missing_ok=True)
+
+
+def try_out(setting: str, directory: Path, now: float) -> None:
+    """Make a directory, and write and remove a file in it, so that a wrong setting is found at the start.
+
+    Raises:
+        SettingsFileError: one of these fails.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_part(directory, b"", now).unlink()
+    except OSError as error:
+        raise SettingsFileError(
+            f"{setting}: nothing can be written to {directory}: "
+            f"{(error.strerror or str(error)).lower()}."
+        ) from error
+
+
+def write_part(directory: Path, data: bytes, now: float) -> Path:
+    """Write an unfinished file to the disk, and return its path; renamed, it is there at once.
+
+    Args:
+        directory: on the same volume as the file that it will be.
+        data: of the file.
+        now: time of its modification, by this machine's clock; that of a file server may differ.
+    """
+    part = directory / f"{_UNFINISHED}{secrets.token_hex(16)}"
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.utime(part, (now, now))
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    return part
