@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "star_model.checkpoints": MODEL | {"star_model.families"},
     "server": STAR_MODEL,
     "server.images": {"server"} | STAR_MODEL,
-    "server.safety": {"server", "server.images"} | STAR_MODEL,
+    "server.safety": {"server", "server.images", "server.tracing"} | STAR_MODEL,
     "server.tracing": {"server"} | STAR_MODEL,
     "server.http": {"server", "server.tracing"} | STAR_MODEL,
     "server.dispatch": {"server", "server.tracing"} | STAR_MODEL,

@@ -18,6 +18,7 @@ from server.safety.check import Check, Hook, Refusal
 from server.safety.hook_thread import HookThread
 from server.safety.loading import load_hook
 from server.safety_settings import SafetySettings
+from server.tracing.exemplar import CURRENT
 
 Verdict = Literal["passed", "refused", "timeout", "error"]
 
@@ -124,7 +125,7 @@ def open_gate(settings: SafetySettings, metrics: Metrics) -> SafetyGate | None:
 
     def observe(stage: str, verdict: Verdict, seconds: float) -> None:
         metrics.safety_checks.labels(stage, verdict).inc()
-        metrics.safety_check_duration.labels(stage).observe(seconds)
+        metrics.safety_check_duration.labels(stage).observe(seconds, CURRENT.get())
 
     return SafetyGate(load_hook(settings), settings, observe)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -267,6 +269,24 @@ async def test_an_edit_shows_its_upload_and_its_encoding(traced: Traced) -> None
     names = [span.name for span in traced.spans()]
     assert "decode upload" in names
     assert "encode edit" in names
+
+
+async def test_the_checks_of_a_safety_hook_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("hook_of_traces")
+    module.check = lambda check: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    async with serve_traced(safety_hook="hook_of_traces:check") as traced:
+        assert (await traced.generate()).status_code == 200
+        spans = traced.spans()
+        page = (await traced.http.get("/metrics", headers=OPEN_METRICS)).text
+    places = {
+        parent.name
+        for parent in spans
+        for span in children(spans, parent)
+        if span.name == "safety check"
+    }
+    assert places == {"POST /generate", "image"}, "of the prompt, and of the image"
+    assert re.search(r"^star_safety_check_duration_seconds_bucket.*trace_id", page, re.M)
 
 
 @pytest.mark.parametrize(
