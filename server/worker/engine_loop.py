@@ -125,9 +125,11 @@ class EngineLoop(Generic[TextT, SequenceT]):
             try:
                 message = self._inbox.get(block=idle)
             except queue.Empty:
+                self._observe(
+                    idle=False
+                )  # before anything that may take long, such as a prompt to encode
                 return True
             idle = False
-            self._observe(idle)  # before what may take long: to read a prompt, or then to encode it
             match message:
                 case Accept(job):
                     self._jobs[job.id] = job
@@ -141,6 +143,7 @@ class EngineLoop(Generic[TextT, SequenceT]):
                 case Cancel(job_id):
                     self._drop(job_id)
                 case ReadPrompt(number, prompt):
+                    self._observe(idle)  # to read it may take long too
                     self._publish(PromptRead(number, self._read(prompt)))
                 case Shutdown():
                     return False

@@ -131,9 +131,9 @@ def test_a_models_files_cannot_write_to_the_terminal(
     (tmp_path / "config.json").write_text(json.dumps(config))
     main(["info", str(tmp_path)])
     main(["generate", "a", "-o", str(tmp_path / "a.png"), "--model", str(tmp_path)])
-    shown = "".join(capsys.readouterr())
-    assert not set(shown) & set("\x1b\x07\u202e"), shown
-    assert "\nmodel  star-512" not in shown
+    output, errors = capsys.readouterr()
+    assert not set(output + errors) & set("\x1b\x07\u202e"), errors
+    assert "\nmodel  star-512" not in output
 
 
 def test_info_describes_a_directory(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
