@@ -19,6 +19,8 @@ from tests.star_model.tiny import write_tiny_model
 pytestmark = needs_proc
 
 KEY = "an-administrators-key"
+PATIENCE = 300.0
+"""Seconds that a start may take on a machine that has other work too: two models load one after the other."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def test_two_models_are_served_side_by_side(models: Path, tmp_path: Path) -> Non
     flags = ("--model", str(models / "red"), "--model", str(models / "blue"), *COMMON)
     body = {"prompt": "a red apple", "seed": 1}
     with (
-        running_server(*flags, log=tmp_path / "log") as server,
+        running_server(*flags, log=tmp_path / "log", ready_within=PATIENCE) as server,
         httpx.Client(base_url=server.url, timeout=60) as http,
     ):
         assert http.get("/readyz").json()["models"] == {"red": "ready", "blue": "ready"}
@@ -73,7 +75,7 @@ def test_two_models_are_served_side_by_side(models: Path, tmp_path: Path) -> Non
 def test_a_model_that_is_missing_leaves_the_other_serving(models: Path, tmp_path: Path) -> None:
     flags = ("--model", f"{models / 'red'},{models / 'missing'}", *COMMON)
     with (
-        running_server(*flags, log=tmp_path / "log") as server,
+        running_server(*flags, log=tmp_path / "log", ready_within=PATIENCE) as server,
         httpx.Client(base_url=server.url, timeout=60) as http,
     ):
         assert http.get("/readyz").json()["models"] == {"red": "ready", "missing": "failed"}
@@ -90,7 +92,7 @@ def swapping(models: Path, tmp_path: Path) -> Iterator[tuple[LiveServer, httpx.C
     flags = ("--model", str(models / "red"), *COMMON)
     admin = ("--admin-port", str(port), "--admin-key-file", str(tmp_path / "key"))
     with (
-        running_server(*flags, *admin, log=tmp_path / "log") as server,
+        running_server(*flags, *admin, log=tmp_path / "log", ready_within=PATIENCE) as server,
         httpx.Client(
             base_url=f"http://127.0.0.1:{port}",
             headers={"authorization": f"Bearer {KEY}"},
