@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from star_model.errors import CheckpointError
 from star_model.json_file import read_object
+from star_model.native_files import SUMS, TRANSFORMER
 
 GALLERY = "gallery"
 INDEX = "gallery.json"
-SUMS, TRANSFORMER = "SHA256SUMS", "transformer.safetensors"
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 

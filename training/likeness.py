@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
-from star_model.checkpoints.native import TEXT_ENCODER, read_config
+from star_model.checkpoints.native import read_config
 from star_model.lexicon import key_of
+from star_model.native_files import TEXT_ENCODER
 from star_model.nearest_name import Likeness, NearestName
 from star_model.networks.text_encoder import load_text_encoder
 from star_model.vocabulary import Vocabulary, read_vocabulary, with_article, without_article

@@ -34,6 +34,7 @@ from star_model.errors import CheckpointError, ConfigError
 from star_model.gallery import read_gallery
 from star_model.json_file import read_json
 from star_model.model import StarModel
+from star_model.native_files import CONFIG, SUMS, TEXT_ENCODER, TOKENIZER, TRANSFORMER
 from star_model.networks.attention import choose_backend
 from star_model.networks.clip_pair import ClipPairEncoder, load_clip_pair
 from star_model.networks.image_tokenizer import ImageTokenizer
@@ -59,9 +60,6 @@ FORMAT = 2
 """Version of the native format; a larger number in ``config.json`` is refused. Version 2 has ``tokenizer.kind``, and
 allows weights in int8."""
 
-CONFIG, TRANSFORMER, TOKENIZER, TEXT_ENCODER, SUMS = (
-    "config.json", "transformer.safetensors", "vqvae.safetensors", "text_encoder", "SHA256SUMS"
-)  # fmt: skip
 _STORED_DTYPES = {"F32", "F16", "BF16"}
 
 Shapes = dict[str, tuple[int, ...]]
