@@ -2,7 +2,8 @@
 
 A name is one of three things: a model that is part of this distribution (``star-mini``), a directory, or a published
 model (``star-512``, ``var-d30`` and so on). The published files of the latter are taken from ``official/`` in the cache
-if they are there, else fetched from the hub; they are converted once, and the result stays in ``models/``::
+if they are there, else fetched from the hub and compared with the checksums that it states; they are converted once,
+and the result stays in ``models/``::
 
     CACHE/official/star_rope_d30_512-ar-ckpt-ep1-iter30000.pth
     CACHE/official/vae_ch160v4096z32.pth
@@ -18,13 +19,16 @@ CACHE is ``~/.cache/star-server`` by default.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
-from star_model.errors import ModelNotFoundError
+from star_model.checkpoints.hub_sums import check_sum
+from star_model.errors import CheckpointError, ModelNotFoundError
 from star_model.families.family import HubFile
 from star_model.families.registry import PRESETS, UNPUBLISHED, family_of
+from star_model.native_files import CONFIG
 
 Progress = Callable[[str], None]
 
@@ -78,10 +82,10 @@ def resolve_model(
     if name in UNPUBLISHED:
         raise ModelNotFoundError(UNPUBLISHED[name])
     path = Path(name_or_path).expanduser()
-    if (path / "config.json").is_file():
+    if (path / CONFIG).is_file():
         return path
     if path.is_dir():
-        raise ModelNotFoundError(f"directory {path} holds no model: there is no config.json in it")
+        raise ModelNotFoundError(f"directory {path} holds no model: there is no {CONFIG} in it")
     if isinstance(name_or_path, Path) or path.name != name:
         raise ModelNotFoundError(f"model directory {path} does not exist")
     known = [*EMBEDDED, *PRESETS]
@@ -96,7 +100,7 @@ def _embedded(name: str, weights_dir: Path | None) -> Path:
     package = Path(__file__).parents[1]
     places = [weights_dir] if weights_dir else [package.parent / "weights", package / "_weights"]
     for place in places:
-        if (place / name / "config.json").is_file():
+        if (place / name / CONFIG).is_file():
             return place / name
     raise ModelNotFoundError(
         f"the model {name} is not in {' or '.join(str(place) for place in places)}; install the package with "
@@ -109,7 +113,7 @@ def _published(
 ) -> Path:
     cache = cache_dir or default_cache()
     native = cache / "models" / name
-    if (native / "config.json").is_file():
+    if (native / CONFIG).is_file():
         return native
     from filelock import FileLock
 
@@ -123,7 +127,7 @@ def _published(
             f"{name} cannot be stored in {native.parent}: {error.strerror}; choose another folder with --cache-dir"
         ) from error
     with lock:
-        if (native / "config.json").is_file():  # another process has converted it meanwhile
+        if (native / CONFIG).is_file():  # another process has converted it meanwhile
             return native
         downloads = cache / "hub" if cache_dir else None
         files = _published_files(name, cache, downloads, offline, say)
@@ -161,7 +165,9 @@ def _published_files(
             for file in part.files or ("",)
         ]
         listed = "".join(f"\n  {file}" for file in wanted if not file.is_file())
-        reason = "this is offline" if offline else str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        if offline and not isinstance(error, CheckpointError):
+            reason = "this is offline"
         places = " and ".join(dict.fromkeys(part.repository for part in parts))
         raise ModelNotFoundError(
             f"{name} cannot be fetched: {reason or type(error).__name__}. Put these files of {places} on the hub "
@@ -186,7 +192,7 @@ class _Fetch:
         from star_model.checkpoints.fetch_progress import progress_of
 
         self._announce(part.path, part.repository)
-        return Path(
+        file = Path(
             hf_hub_download(
                 part.repository,
                 part.path,
@@ -195,6 +201,8 @@ class _Fetch:
                 tqdm_class=progress_of(part.path, self.say),
             )
         )
+        check_sum(file, part.repository, part.path, offline=self.offline, say=self.say)
+        return file
 
     def folder(self, part: HubFile) -> Path:
         """Get a folder from ``official/``, or else from its repository."""
@@ -226,12 +234,25 @@ class _Fetch:
         # Of a whole repository only what is needed: it may hold the same weights in several formats.
         weights = ["model*.safetensors", "pytorch_model*.bin"]
         wanted = [f"{part.path}/*"] if part.path else [*part.files, *weights, "*.json"]
-        root = snapshot_download(
-            part.repository,
-            allow_patterns=wanted,
-            ignore_patterns=["*.fp16.*", *ignored],
-            cache_dir=self.downloads,
-            local_files_only=self.offline,
-            tqdm_class=progress_of(part.path or part.repository, self.say),
+        unwanted = ["*.fp16.*", *ignored]
+        root = Path(
+            snapshot_download(
+                part.repository,
+                allow_patterns=wanted,
+                ignore_patterns=unwanted,
+                cache_dir=self.downloads,
+                local_files_only=self.offline,
+                tqdm_class=progress_of(part.path or part.repository, self.say),
+            )
         )
-        return Path(root) / part.path
+        # Other programs may have fetched more of the repository into the same cache.
+        names = (f.relative_to(root).as_posix() for f in sorted(root.rglob("*")) if f.is_file())
+        for name in names:
+            if _matches(name, wanted) and not _matches(name, unwanted):
+                check_sum(root / name, part.repository, name, offline=self.offline, say=self.say)
+        return root / part.path
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether the path of a file matches one of the patterns, as the hub library compares them."""
+    return any(fnmatch(name, pattern) for pattern in patterns)
