@@ -23,6 +23,10 @@ Pair = tuple[Path, str]
 """An image and the prompt that it was drawn from."""
 
 
+LAST_LAYER = (1008, 2048)
+"""Shape of the last layer of the Inception v3 of the FID: it has more classes than other versions of the network."""
+
+
 class MissingError(RuntimeError):
     """A package or weights that a score needs are not there."""
 
@@ -37,21 +41,18 @@ def fid(images: Path, references: Path, weights: Path | None, device: torch.devi
         device: on which the features are computed.
 
     Raises:
-        MissingError: the package or the weights are not there.
+        MissingError: the package or the weights are not there, or the weights are others.
     """
     try:
         from torch_fidelity import calculate_metrics
     except ImportError as error:
         raise MissingError("FID needs torch-fidelity: pip install '.[quality]'") from error
-    if weights is None:
+    except RuntimeError as error:  # of torchvision, which torch-fidelity imports
         raise MissingError(
-            "FID needs --inception FILE: the weights pt_inception-2015-12-05 of pytorch-fid or torch-fidelity, which "
-            "are in no package"
-        )
-    try:
-        state = {name: lazy.read() for name, lazy in read_pth(weights).items()}
-    except CheckpointError as error:
-        raise MissingError(str(error)) from error
+            "FID needs a torchvision that is built for the PyTorch that is installed, "
+            f"{torch.__version__}: install both from the same index ({error})"
+        ) from error
+    state = read_inception(weights)
     with tempfile.TemporaryDirectory() as folder:
         # The package unpickles its file and would run what is in it; this one has nothing but the tensors.
         safe = Path(folder) / "inception.pth"
@@ -67,6 +68,30 @@ def fid(images: Path, references: Path, weights: Path | None, device: torch.devi
             verbose=False,
         )
     return found["frechet_inception_distance"]
+
+
+def read_inception(weights: Path | None) -> dict[str, torch.Tensor]:
+    """Read the weights of the FID's Inception v3; no code from the file is run.
+
+    Raises:
+        MissingError: there is no file, or it holds something else.
+    """
+    if weights is None:
+        raise MissingError(
+            "FID needs --inception FILE: the weights pt_inception-2015-12-05 of pytorch-fid or torch-fidelity, which "
+            "are in no package"
+        )
+    try:
+        state = {name: lazy.read() for name, lazy in read_pth(weights).items()}
+    except CheckpointError as error:
+        raise MissingError(str(error)) from error
+    last = state.get("fc.weight")
+    if last is None or last.shape != LAST_LAYER:
+        raise MissingError(
+            f"{weights} holds other weights than pt_inception-2015-12-05: a tensor fc.weight of shape {LAST_LAYER} is "
+            "expected; torchvision's Inception v3 is another network"
+        )
+    return state
 
 
 def clip_score(
