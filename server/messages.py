@@ -213,6 +213,8 @@ class ModelInfo:
         other_shapes: shapes of images that it makes beside the square one.
         guidance: how the strength of guidance follows from ``guidance_scale``; see :mod:`star_model.guidance`.
         gallery: pictures that it painted ahead, to show what it does.
+        license: of its weights, as an SPDX identifier; None if their publisher states none, or it is not known.
+        can_encode: its image tokenizer has an encoder, which editing needs.
     """
 
     name: str
@@ -232,6 +234,8 @@ class ModelInfo:
     other_shapes: tuple[ImageShape, ...] = ()
     guidance: GuidanceKind = "rising"
     gallery: tuple[GalleryPicture, ...] = ()
+    license: str | None = None
+    can_encode: bool = True
 
     @property
     def shapes(self) -> tuple[ImageShape, ...]:

@@ -10,6 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 SEEDS = 2**32
 """Number of different seeds; a seed is 0 to ``SEEDS - 1``."""
 
+MOST_DRAFT = 2
+"""Most scales that a draft leaves out."""
+
 Seed = Annotated[int, Field(ge=0, le=SEEDS - 1)]
 
 _LIST = r"^(\d{1,3}(\.\d{1,6})?(,\d{1,3}(\.\d{1,6})?){0,99})?$"
@@ -104,7 +107,7 @@ class Sampling(BaseModel):
     draft: int = Field(
         0,
         ge=0,
-        le=2,
+        le=MOST_DRAFT,
         description="Number of scales, counted from the finest, to leave out: a quick draft of the image that the same "
         "seed gives without it, with less detail; 0 is none.",
     )

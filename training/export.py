@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from star_model.about import ABOUT, About
+from star_model.about import ABOUT, About, read_about, write_about
 from star_model.checkpoints.saving import save_model
 from star_model.model import StarModel
 from star_model.networks.text_encoder import load_text_encoder
@@ -100,14 +99,20 @@ def about(data: Path, vocabulary: str) -> About:
     )
 
 
-def write_about(out: Path, words: About, description: str | None) -> None:
-    """Write ``about.json`` of a model directory: with the description, if one is given, else unless there is one."""
+def describe(out: Path, words: About, description: str | None, license: str | None) -> None:
+    """Write ``about.json`` of a model directory, unless there is one and nothing else is given.
+
+    A new description comes with new examples; a licence that is stated stays until another is given.
+    """
+    kept = read_about(out) if (out / ABOUT).exists() else None
+    if kept is not None and description is None and license is None:
+        return
+    if kept is not None and description is None:
+        words = kept
     if description is not None:
         words = dataclasses.replace(words, description=description)
-    elif (out / ABOUT).exists():
-        return
-    text = json.dumps(dataclasses.asdict(words), ensure_ascii=False, indent=2)
-    (out / ABOUT).write_text(text + "\n", encoding="utf-8")
+    stated = license or (kept.license if kept is not None else None)
+    write_about(out, dataclasses.replace(words, license=stated))
 
 
 def export(
@@ -121,6 +126,7 @@ def export(
     dtype: str = "int8",
     name: str | None = None,
     description: str | None = None,
+    license: str | None = None,
 ) -> None:
     """Join what the two runs in ``tokenizer`` and ``transformer`` last saved; the averaged weights of both.
 
@@ -134,6 +140,7 @@ def export(
         dtype: of the weights in the files: ``float16``, or ``int8`` with half the bytes.
         name: of the model, by default that of the directory.
         description: of the model in ``about.json``; by default an existing one is kept, or what the data say.
+        license: of the weights, as an SPDX identifier; by default that of an existing ``about.json``, or none.
 
     Raises:
         FileNotFoundError: when a run has saved nothing yet.
@@ -152,7 +159,7 @@ def export(
     images = load_tokenizer(tokenizer, cpu)
     model = StarModel(config, network, images, encoder, cpu, torch.float32, reader=reader)
     save_model(model, out, dtype=dtype, overwrite=True)
-    write_about(out, about(data, vocabulary), description)
+    describe(out, about(data, vocabulary), description, license)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(
         f"{out}: {config.name}, {model.num_parameters / 1e6:.1f} M parameters and the text encoder, {size / 1e6:.1f} MB"
@@ -186,6 +193,10 @@ def main() -> None:
     parser.add_argument(
         "--description", help="of the model, for people; by default what the data say"
     )
+    parser.add_argument(
+        "--license",
+        help="of the weights, as an SPDX identifier such as Apache-2.0; by default none",
+    )
     arguments = parser.parse_args()
     export(
         arguments.data,
@@ -197,6 +208,7 @@ def main() -> None:
         dtype=arguments.dtype,
         name=arguments.name,
         description=arguments.description,
+        license=arguments.license,
     )
 
 

@@ -6,6 +6,7 @@ import time
 
 from fastapi import APIRouter
 
+from server.api.capabilities import capabilities_of
 from server.api.context import AppContext, Context
 from server.api.model_names import engine_of, listed_aliases
 from server.api.responses import error_responses
@@ -63,5 +64,7 @@ def _card(model: ModelInfo, context: Context, name: str) -> ModelCard:
         description=model.description,
         examples=list(model.examples),
         num_classes=model.num_classes,
+        license=model.license,
+        capabilities=capabilities_of(model, context.settings),
         num_things=len(model.vocabulary.names) if model.vocabulary is not None else None,
     )

@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from server.api.capabilities import ServedCapabilities
 from server.images.encode import ImageFormat
 from server.images.mask import MaskKind
 from server.sampling import SamplingOverrides
@@ -370,6 +371,17 @@ _CARD: dict[str, Any] = {
     "examples": ["a red apple on a blue background"],
     "num_classes": 0,
     "num_things": 120,
+    "license": "Apache-2.0",
+    "capabilities": {
+        "prompt": "text",
+        "vocabulary": True,
+        "editing": True,
+        "guidance": "rising",
+        "negative_prompt": True,
+        "aspect_ratios": ["1:1"],
+        "max_draft": 2,
+        "previews": True,
+    },
 }
 
 
@@ -406,6 +418,11 @@ class ModelCard(Sampling, _OpenAIModel):
     num_things: int | None = Field(
         description="Number of things that a model with a small vocabulary knows; null for one that takes any prompt."
     )
+    license: str | None = Field(
+        description="Licence of the weights, as an SPDX identifier such as `Apache-2.0`; null if their publisher "
+        "states none, or it is not known."
+    )
+    capabilities: ServedCapabilities = Field(description="What requests for it may have.")
 
 
 class ModelList(BaseModel):

@@ -63,6 +63,8 @@ def describe(name: str, cache_dir: Path | None) -> dict[str, Any]:
         "path": str(path) if path is not None else None,
         "image_size": config.image_size,
         "sizes": [f"{width}x{height}" for height, width in config.sizes],
+        "license": _license(config, path),
+        "capabilities": _capabilities(config, path),
         "scales": list(config.patch_nums),
         "tokens_per_image": sum(side * side for side in config.patch_nums),
         "parameters": {
@@ -84,6 +86,37 @@ def describe(name: str, cache_dir: Path | None) -> dict[str, Any]:
         },
         "config": config.to_dict(),
     }
+
+
+def _license(config: ModelConfig, path: Path | None) -> str | None:
+    """Licence of the weights; None if their publisher states none, or it is not known."""
+    from star_model.about import read_about
+    from star_model.families.registry import family_of
+
+    if path is None:
+        return family_of(config).license_of(config.name)
+    return read_about(path).license
+
+
+def _capabilities(config: ModelConfig, path: Path | None) -> dict[str, Any]:
+    """What requests for the model may have, beside what a server's settings decide."""
+    import torch
+
+    from star_model.capabilities import capabilities
+    from star_model.networks.tokenizers import build_tokenizer
+    from star_model.vocabulary import read_vocabulary
+
+    with torch.device("meta"):
+        can_encode = build_tokenizer(config).can_encode
+    return capabilities(
+        sampling=config.sampling,
+        guidance=config.guidance,
+        num_scales=len(config.schedule),
+        sizes=config.sizes,
+        num_classes=config.transformer.num_classes,
+        has_vocabulary=path is not None and read_vocabulary(path) is not None,
+        can_encode=can_encode,
+    ).model_dump()
 
 
 def find_config(name: str, cache_dir: Path | None) -> tuple[ModelConfig, Path | None]:
@@ -134,6 +167,8 @@ def description_text(info: Mapping[str, Any]) -> str:
         ("path", info["path"] or "not downloaded yet; `star-server serve --model` downloads it"),
         ("image", f"{side}x{side} pixels"),
         *([("other sizes", " ".join(info["sizes"][1:]))] if len(info["sizes"]) > 1 else []),
+        ("licence", info["license"] or "none is known to be stated"),
+        ("capabilities", _abilities(info["capabilities"])),
         ("scales", f"{len(info['scales'])}: " + " ".join(str(side) for side in info["scales"])),
         (
             "tokens",
@@ -171,6 +206,19 @@ def description_text(info: Mapping[str, Any]) -> str:
     ]
     width = max(len(label) for label, _ in lines) + 2
     return "\n".join(f"{label:<{width}}{escaped(text)}" for label, text in lines)
+
+
+def _abilities(found: Mapping[str, Any]) -> str:
+    """Return what requests may have, in words; sizes have a line of their own."""
+    default = "" if found["negative_prompt"] else " with a guidance_scale"
+    said = [
+        f"{found['prompt']} prompts" + (" from a vocabulary" if found["vocabulary"] else ""),
+        *(["edits"] if found["editing"] else []),
+        f"{found['guidance']} guidance",
+        f"negative prompts{default}",
+        f"drafts (up to {found['max_draft']})",
+    ]
+    return ", ".join(said)
 
 
 def _inline(values: Mapping[str, Any]) -> str:

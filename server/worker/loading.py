@@ -293,6 +293,8 @@ def _describe(model: StarModel, engine: StarEngine, mode: Mode, seconds: float) 
             )
         ),
         guidance=model.config.guidance,
+        license=model.about.license,
+        can_encode=model.vqvae.can_encode,
     )
 
 

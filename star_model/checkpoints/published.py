@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from star_model.about import About
 from star_model.checkpoints.lazy_tensor import LazyTensor
 from star_model.checkpoints.native import (
     check_names,
@@ -154,12 +155,14 @@ def convert_published(
     state = _read(vqvae, family.vqvae, family, allow_unsafe_pickle)
     vqvae_tensors = _convert(vqvae, state, family.vqvae, vqvae_sources(config), None)
     encoder = _load_encoder(folders, config, cast) if folders else None
+    license = family.license_of(preset) if isinstance(preset, str) else None
     write_model(
         out,
         config,
         transformer=tensors,
         vqvae=vqvae_tensors,
         write_text_encoder=encoder.save if encoder else None,
+        about=About(license=license) if license else None,
         overwrite=overwrite,
     )
 

@@ -11,20 +11,14 @@ from pathlib import Path
 
 import torch
 
+from star_model.about import About, write_about
 from star_model.checkpoints.int8 import quantize_state
 from star_model.checkpoints.lazy_tensor import LazyTensor, write_safetensors
-from star_model.checkpoints.native import (
-    CONFIG,
-    FORMAT,
-    SUMS,
-    TEXT_ENCODER,
-    TOKENIZER,
-    TRANSFORMER,
-    sha256,
-)
+from star_model.checkpoints.native import FORMAT, sha256
 from star_model.config import ModelConfig
 from star_model.errors import CheckpointError
 from star_model.model import StarModel
+from star_model.native_files import CONFIG, SUMS, TEXT_ENCODER, TOKENIZER, TRANSFORMER
 from star_model.networks.clip_pair import ClipPairEncoder
 from star_model.networks.precision import dtype_of, parse_dtype
 from star_model.networks.text_encoder import ClassEncoder, TransformersTextEncoder
@@ -91,11 +85,12 @@ def write_model(
     vqvae: Mapping[str, LazyTensor],
     write_text_encoder: Callable[[Path], None] | None,
     vocabulary: Vocabulary | None = None,
+    about: About | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a native directory from its parts; see :func:`save_model`.
 
-    Each tensor is read when it is its turn to be written.
+    Each tensor is read when it is its turn to be written. ``about`` is for a directory that has no ``about.json``.
 
     Raises:
         CheckpointError: also when the disk is full.
@@ -113,6 +108,8 @@ def write_model(
         files = sorted(f for f in directory.rglob("*") if f.is_file())
         sums = "".join(f"{sha256(f)}  {f.relative_to(directory).as_posix()}\n" for f in files)
         (directory / SUMS).write_text(sums, encoding="utf-8")
+        if about is not None:  # after the sums: people may change it
+            write_about(directory, about)
 
 
 def _write(file: Path, tensors: Mapping[str, LazyTensor]) -> None:

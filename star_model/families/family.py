@@ -81,6 +81,8 @@ class Family:
         vqvae_file: one for all presets but those in ``other_vqvae_files``.
         text_encoders: folder of each text encoder; none for a class-conditional family.
         other_vqvae_files: name of a preset -> the file of its VQVAE, if it is another one.
+        license: of the weights, as an SPDX identifier; None if none is known to be stated.
+        other_licenses: name of a preset -> the same, if it has another one or none.
         unpublished: names of models that the authors describe but have not uploaded -> a sentence that says so.
     """
 
@@ -92,7 +94,13 @@ class Family:
     vqvae_file: HubFile
     text_encoders: tuple[HubFile, ...]
     other_vqvae_files: Mapping[str, HubFile] = field(default_factory=dict)
+    license: str | None = None
+    other_licenses: Mapping[str, str | None] = field(default_factory=dict)
     unpublished: Mapping[str, str] = field(default_factory=dict)
+
+    def license_of(self, name: str) -> str | None:
+        """Licence of the weights of the preset called ``name``."""
+        return self.other_licenses.get(name, self.license)
 
     def files(self, name: str) -> tuple[HubFile, ...]:
         """Everything that the preset called ``name`` is made of: transformer, VQVAE, then its text encoders, if any."""

@@ -242,6 +242,7 @@ FAMILY = Family(
             folder="flan-t5-xl",
         ),
     ),
+    license="MIT",
     other_vqvae_files=dict.fromkeys(
         ("infinity-8b", "infinity-8b-512"),
         HubFile(REPOSITORY, "infinity_vae_d56_f8_14_patchify.pth"),

@@ -107,6 +107,7 @@ FAMILY = Family(
             ),
         ),
     ),
+    license=None,  # the code is under the MIT licence; for the weights none is known to be stated
     unpublished={
         "star-256-d16": "star-256-d16 is not available: its authors describe it, but have not published its weights "
         "and say that they will not; the smallest STAR that is published is star-256"

@@ -146,4 +146,5 @@ FAMILY = Family(
             "model-00002-of-00002.safetensors",
         ),
     ),
+    license=None,  # the code is under Apache-2.0; the repositories of the weights state none
 )

@@ -211,4 +211,7 @@ FAMILY = Family(
     },
     vqvae_file=VQVAE_FILE,
     text_encoders=(),
+    license="MIT",
+    # Neither the repository of the weights nor that of the code states one.
+    other_licenses={f"var-d{d}-cca": None for d in (16, 20, 24, 30)},
 )

@@ -32,6 +32,11 @@ class ImageTokenizer(nn.Module):
         self.config = config
         self.quantizer = quantizer
 
+    @property
+    def can_encode(self) -> bool:
+        """Whether it has an encoder, without which no image can be edited."""
+        return next(self.encoder.parameters(), None) is not None
+
     def features(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> continuous latents (B, z, h, w), not yet quantized."""
         out: Tensor = self.encoder(image)

@@ -158,8 +158,28 @@ def test_info_describes_a_published_model_without_fetching_it(
     assert info["path"] is None
     assert info["image_size"] == 512
     assert info["scales"] == [1, 2, 3, 4, 6, 9, 13, 18, 24, 32]
+    assert info["license"] is None
+    assert info["capabilities"]["aspect_ratios"] == ["1:1"]
     assert 1.5e9 < info["parameters"]["transformer"] < 2e9
     assert info["memory_per_slot_bytes"]["float32"] == 2 * info["memory_per_slot_bytes"]["bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("name", "licence", "can"),
+    [
+        ("star-mini", "Apache-2.0", "text prompts from a vocabulary, edits, rising guidance, "),
+        ("infinity-2b", "MIT", "text prompts, edits, constant guidance, negative prompts, "),
+        ("var-d16", "MIT", "class prompts, edits, rising guidance, negative prompts, "),
+        ("var-d16-cca", "none is known", "rising guidance, negative prompts with a guidance_scale"),
+    ],
+)
+def test_info_says_what_a_model_can_do_and_under_which_licence(
+    name: str, licence: str, can: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", name, "--cache-dir", str(tmp_path)]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["licence"].strip().startswith(licence)
+    assert can in lines["capabilities"]
 
 
 @pytest.mark.parametrize(("name", "cached"), [("switti-512", False), ("switti-512-ar", True)])

@@ -1,4 +1,4 @@
-"""What a model is exported with: the vocabulary that it was trained on, and nothing that was held out of it."""
+"""What a model is exported with: the vocabulary that it was trained on, nothing held out, and words for people."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from star_model.about import About, read_about
 from star_model.prompt_reader import PromptReader
 from star_model.vocabulary import words_of
 from tests.training.fake_data import CONCEPTS, write_fake_data
@@ -16,9 +17,11 @@ from training import export
 from training.backdrops import BACKDROPS
 from training.captions import COLOUR_WORDS
 from training.concepts import held_out_keywords, load_concepts
-from training.export import vocabulary_of
+from training.export import describe, vocabulary_of
 from training.scenes import FOR_TRANSFORMER, SceneGenerator
 from training.sources import STYLES
+
+DATA = About("Draws 3 things.", ("a fox", "an owl"))
 
 
 def test_the_vocabulary_is_what_training_says(
@@ -72,6 +75,22 @@ def test_each_caption_of_training_is_read_as_its_scene(
             assert (reading.background != "") == any(w in words for w in known), scene.caption
         read += reading.prompt == scene.caption
     assert read > 300, "what is understood is left as it is; only key words and kinds are not"
+
+
+def test_an_export_says_what_the_data_say(tmp_path: Path) -> None:
+    describe(tmp_path, DATA, None, None)
+    assert read_about(tmp_path) == DATA
+
+
+def test_a_licence_is_stated_and_stays(tmp_path: Path) -> None:
+    describe(tmp_path, DATA, None, "MIT")
+    assert read_about(tmp_path) == About(DATA.description, DATA.examples, "MIT")
+    describe(tmp_path, About("Draws more."), None, None)
+    assert read_about(tmp_path).description == DATA.description, "what is there is kept"
+    describe(tmp_path, DATA, "Draws foxes.", None)
+    assert read_about(tmp_path) == About("Draws foxes.", DATA.examples, "MIT")
+    describe(tmp_path, About("Draws more."), None, "Apache-2.0")
+    assert read_about(tmp_path) == About("Draws foxes.", DATA.examples, "Apache-2.0")
 
 
 def by_letters(texts: Sequence[str]) -> Tensor:
