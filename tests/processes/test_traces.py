@@ -83,7 +83,8 @@ def test_a_trace_goes_through_both_processes(traced: Traced) -> None:
 
 def test_what_sends_the_spans_is_named(traced: Traced) -> None:
     answer = httpx.get(f"{traced.server.url}/v1/models")
-    (span,) = traced.trace_of(answer)
+    span = traced.trace_of(answer)[0]
+    assert span.name == "GET /v1/models"
     assert span.resource["service.name"] == "star-server"
     assert span.resource["service.version"]
     assert span.resource["zone"] == "here"
