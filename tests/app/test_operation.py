@@ -9,7 +9,7 @@ import anyio
 import pytest
 import structlog
 
-from tests.server.fakes import FakeEngine
+from tests.server.fakes import FakeEngine, make_job
 from tests.server.service import Service, post_generate, serve_fake, until
 
 pytestmark = pytest.mark.anyio
@@ -268,6 +268,8 @@ async def test_metrics_can_be_rendered_in_another_thread_while_requests_come_and
     counted = 0
 
     class Restless:
+        job = make_job("guest")
+
         @property
         def started_at(self) -> float:
             nonlocal counted
