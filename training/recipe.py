@@ -33,7 +33,7 @@ MODEL = ModelConfig(
     ),
     tokenizer=TOKENIZER,
     text_encoder=TEXT_ENCODER,
-    sampling=Sampling(guidance_scale=1.0, top_k=600, top_p=0.6, smooth_scales=6),
+    sampling=Sampling(guidance_scale=1.0, top_k=600, top_p=0.6, smooth_scales=4),
 )
 
 SMALL = replace(
