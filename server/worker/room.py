@@ -9,9 +9,10 @@ import torch
 
 from server.model_settings import WorkerSettings
 from server.worker.control_groups import control_groups
-from star_model.checkpoints.native import TEXT_ENCODER, read_config
+from star_model.checkpoints.native import read_config
 from star_model.cost import peak_bytes
 from star_model.errors import ConfigError
+from star_model.native_files import TEXT_ENCODER
 from star_model.networks.precision import choose_device, choose_precision, parse_dtype
 
 _ROOT = Path("/")

@@ -7,8 +7,9 @@ import io
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sized
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -546,7 +547,7 @@ async def test_requests_over_http_go_first(tmp_path: Path) -> None:
         batch_id = await made(service, *lines)
         for seed in (1, 2, 3):
             begun = len(steps)
-            await until(lambda begun=begun: len(steps) > begun + 5)
+            await until(partial(_has_more_than, steps, begun + 5))
             assert (await service.generate(seed=seed)).status_code == 200
             own = [i for i, step in enumerate(steps) if seed in step.seeds]
             assert len(own) == 10
@@ -560,6 +561,10 @@ async def test_requests_over_http_go_first(tmp_path: Path) -> None:
 
 def texts_in(folder: Path) -> list[str]:
     return [path.read_text(errors="replace") for path in folder.rglob("*") if path.is_file()]
+
+
+def _has_more_than(items: Sized, count: int) -> bool:
+    return len(items) > count
 
 
 async def until_ended(service: Service, batch_id: str, key: str) -> None:

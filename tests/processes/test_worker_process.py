@@ -12,7 +12,8 @@ import pytest
 
 from server.dispatch.worker_process import WorkerProcess
 from server.messages import FromWorker, Heartbeat, Loading
-from server.settings import Settings, WorkerSettings
+from server.model_settings import WorkerSettings
+from server.settings import Settings
 from server.worker.main import worker_main
 from tests.server.processes import wait_until
 

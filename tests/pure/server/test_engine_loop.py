@@ -476,8 +476,8 @@ def test_previews_do_not_hold_up_others_for_more_than_one_decoding() -> None:
     run = Run()
     run.submit(make_job("a", [1, 2, 3, 4], partial_images=3), make_job("b", [5]))
     run.run()
-    kinds = [m.stage for m in run.sent if isinstance(m, Timing) and m.stage != "text_encode"]
-    kinds = [kind.replace("preview", "vae") for kind in kinds]
+    stages = [m.stage for m in run.sent if isinstance(m, Timing) and m.stage != "text_encode"]
+    kinds = [stage.replace("preview", "vae") for stage in stages]
     assert "vae_decode vae_decode" not in " ".join(kinds[:-1])
     previews = run.of(Preview)
     assert 3 <= len(previews) < 12
