@@ -165,6 +165,7 @@ def test_block(stranger: Stranger, block: Block) -> None:
 def test_the_page_was_followed_to_its_end(stranger: Stranger) -> None:
     """What its blocks leave behind, so that none of them was passed over."""
     names = {path.name for path in stranger.folder.iterdir()}
-    assert names >= {"server.log", "apple.png", "apple.json", "spans.json", "watch", "keys"}
-    assert len((stranger.folder / "keys").read_text().split()) == 1
+    assert names >= {"server.log", "apple.png", "apple.json", "spans.json", "watch", "keys.yaml"}
+    assert "web-shop-2" in (stranger.folder / "new-key").read_text()
+    assert "invalid_api_key" in (stranger.folder / "refused.json").read_text()
     assert (stranger.folder / "apple.png").read_bytes().startswith(b"\x89PNG")
