@@ -309,7 +309,9 @@ def _add_middleware(
         app.with_keys = True
         app.add_middleware(ApiKeyCheck, keys=keys)
     bodies = settings.max_bodies_bytes or 16 * settings.max_upload_bytes
-    file_bytes = min(settings.batch_file_bytes + _FORM_BYTES, bodies)
+    file_bytes = settings.max_upload_bytes
+    if settings.batch_store is not None:
+        file_bytes = min(settings.batch_file_bytes + _FORM_BYTES, bodies)
     app.add_middleware(
         RequestGuard,
         metrics=metrics,

@@ -142,7 +142,8 @@ def _in_folder(path: Path, work: Callable[[], T]) -> T:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return work()
-        except FileNotFoundError:
-            if attempt == _ATTEMPTS:
+        except (FileNotFoundError, FileExistsError):
+            # The folder was removed while it was used, or between making it and looking what is in the way.
+            if attempt == _ATTEMPTS or path.exists():
                 raise
     raise AssertionError("unreachable")
