@@ -161,7 +161,7 @@ async def gallery(model: str, context: AppContext) -> GalleryResponse:
 @router.post(
     "/read",
     summary="How the model reads a prompt",
-    responses=error_responses(400, 413, 415, 429, 500, 503),
+    responses=error_responses(400, 404, 413, 415, 429, 500, 503),
     operation_id="readPrompt",
 )
 async def read(body: ReadRequest, context: AppContext) -> ReadResponse:

@@ -78,7 +78,9 @@ def test_a_model_that_is_missing_leaves_the_other_serving(models: Path, tmp_path
         running_server(*flags, log=tmp_path / "log", ready_within=PATIENCE) as server,
         httpx.Client(base_url=server.url, timeout=60) as http,
     ):
-        assert http.get("/readyz").json()["models"] == {"red": "ready", "missing": "failed"}
+        wait_until(  # the server is ready before the second model has been looked for
+            lambda: http.get("/readyz").json()["models"] == {"red": "ready", "missing": "failed"}
+        )
         assert http.post("/generate", json={"prompt": "a red apple"}).status_code == 200
         (failed,) = [m for m in http.get("/startupz").json()["models"] if not m["started"]]
         assert str(models / "missing") in failed["error"]
