@@ -103,7 +103,7 @@ def test_prometheus_scrapes_every_metric(used_server: LiveServer, tmp_path: Path
                 described.items() <= {n.removesuffix("_total"): t for n, t in types.items()}.items()
             )
             (steps,) = query("sum(star_scale_step_duration_seconds_count)")
-            assert int(steps["value"][1]) >= 10
+            assert int(steps["value"][1]) >= 7, "one a scale"
             (ready,) = query('star_engine_up{worker="0"}')
             assert ready["value"][1] == "1"
             (ok,) = query('star_requests_total{endpoint="/generate", outcome="ok"}')
