@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -36,7 +36,7 @@ from server.api.batch_line import serve_line
 from server.api.context import Context
 from server.api.openapi import Api
 from server.batches.opening import open_objects
-from server.batches.run import LineRequest
+from server.batches.run import LineRequest, Serve
 from server.batches.service import BatchService
 from server.dispatch.served_models import ServedModels
 from server.dispatch.worker_process import Run, WorkerProcess, run_worker
@@ -141,42 +141,60 @@ def create_app(
         reloading: tells the app of new settings.
         tracing: records the traces of requests; the app closes it.
     """
-    reloading = reloading or Reloading(settings, models.metrics)
-    encoder = _open_encoder(settings, models.metrics)
-    decoder = _open_decoder(settings, models.metrics)
-    safety = open_gate(settings, models.metrics)
-    keys = ServerKeys(settings, models.metrics)
-    store = open_store(settings, models.metrics.count_store_error)
+    metrics = models.metrics
+    reloading = reloading or Reloading(settings, metrics)
+    # Callers have an allowance of their own for batch work.
+    limits, batch_limits = (
+        RateLimits(settings.requests_per_minute, settings.images_per_minute) for _ in range(2)
+    )
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        models.start()
-        store.start()
-        keys.start()
-        if safety is not None:
-            safety.start()
-        try:
-            yield
-        finally:
-            await keys.close()
-            await models.close()
-            decoder.close()
-            if safety is not None:
-                safety.close()
-            encoder.close()
-            await store.close()
-            if tracing is not None:
-                await asyncio.to_thread(tracing.close)
+    async def serve(asked: LineRequest) -> bytes:
+        return await serve_line(replace(app.state.context, limits=batch_limits), asked)
 
-    app = _bare_app(lifespan)
-    limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
-    app.state.context = Context(settings, models, encoder, decoder, store, limits, keys, safety)
-    models.metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
-    _add_middleware(app, settings, models.metrics, limits, keys, tracing)
+    context = Context(
+        settings,
+        models,
+        _open_encoder(settings, metrics),
+        _open_decoder(settings, metrics),
+        open_store(settings, metrics.count_store_error),
+        limits,
+        ServerKeys(settings, metrics),
+        open_gate(settings, metrics),
+        _open_batches(settings, metrics, serve),
+    )
+    app = _bare_app(partial(_lifespan, context, tracing))
+    app.state.context = context
+    metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
+    _add_middleware(app, settings, metrics, limits, context.keys, tracing)
     app.state.reloading = reloading
-    reloading.steps += [partial(_take_settings, app), keys.prepare]
-    _add_batches(app, reloading)
+    reloading.steps += [partial(_take_settings, app, (limits, batch_limits)), context.keys.prepare]
     return app
+
+
+@asynccontextmanager
+async def _lifespan(context: Context, tracing: Tracing | None, _: FastAPI) -> AsyncIterator[None]:
+    """Start the parts of an app, and close them in an order in which none needs one that is closed."""
+    context.models.start()
+    context.store.start()
+    context.keys.start()
+    if context.safety is not None:
+        context.safety.start()
+    if context.batches is not None:
+        context.batches.start()
+    try:
+        yield
+    finally:
+        if context.batches is not None:
+            await context.batches.close()
+        await context.keys.close()
+        await context.models.close()
+        context.decoder.close()
+        if context.safety is not None:
+            context.safety.close()
+        context.encoder.close()
+        await context.store.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 def _bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> Api:
@@ -229,14 +247,15 @@ def create_admin_app(models: ServedModels, reloading: Reloading, key: str) -> Fa
     return app
 
 
-def _take_settings(app: FastAPI, new: Settings) -> Callable[[], None]:
+def _take_settings(app: FastAPI, limits: Sequence[RateLimits], new: Settings) -> Callable[[], None]:
     """Return what puts new settings into force; a step of :class:`Reloading`."""
 
     def act() -> None:
         context: Context = app.state.context
         app.state.context = replace(context, settings=with_live(context.settings, new))
         context.models.change(new)
-        context.limits.change(new.requests_per_minute, new.images_per_minute)
+        for allowance in limits:
+            allowance.change(new.requests_per_minute, new.images_per_minute)
         set_log_level(new.log_level)
 
     return act
@@ -247,37 +266,12 @@ def _open_encoder(settings: Settings, metrics: Metrics) -> ImageEncoder:
     return ImageEncoder(settings.encode_threads, observe, open_signer(settings))
 
 
-def _add_batches(app: Api, reloading: Reloading) -> None:
-    """Add batch work, if the settings ask for it; its callers have allowances of their own."""
-    context: Context = app.state.context
-    settings, metrics = context.settings, context.models.metrics
+def _open_batches(settings: Settings, metrics: Metrics, serve: Serve) -> BatchService | None:
+    """Return batch work, if the settings ask for it."""
     objects = open_objects(
         settings, lambda operation: metrics.batch_store_errors.labels(operation).inc()
     )
-    if objects is None:
-        return
-    limits = RateLimits(settings.requests_per_minute, settings.images_per_minute)
-    reloading.steps.append(
-        lambda new: partial(limits.change, new.requests_per_minute, new.images_per_minute)
-    )
-
-    async def serve(asked: LineRequest) -> bytes:
-        return await serve_line(replace(app.state.context, limits=limits), asked)
-
-    service = BatchService(objects, settings, metrics, serve)
-    app.state.context = replace(context, batches=service)
-    run = app.router.lifespan_context
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with run(app):
-            service.start()
-            try:
-                yield
-            finally:
-                await service.close()
-
-    app.router.lifespan_context = lifespan
+    return BatchService(objects, settings, metrics, serve) if objects is not None else None
 
 
 def _open_decoder(settings: Settings, metrics: Metrics) -> DecodePool:
