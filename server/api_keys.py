@@ -33,7 +33,7 @@ from server.settings import Settings
 from server.settings_file import SettingsFileError
 from server.validation import complaints, unknown
 
-_KEY = re.compile(r"[\x21-\x7e]{16,512}")
+_FORM = re.compile(r"[\x21-\x7e]{16,512}")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _STRUCTURED = re.compile(r"keys:(\s|$)|\{")
@@ -101,7 +101,7 @@ def read_keys(settings: Settings) -> KeyRing:
     ring: dict[str, ApiKey] = {}
     plain = [secret.get_secret_value() for secret in settings.api_keys]
     if settings.api_key_file is not None:
-        text = _read(settings.api_key_file)
+        text = read_key_file("API keys", settings.api_key_file)
         lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line and not line.startswith("#")]
         if not lines:
@@ -113,11 +113,7 @@ def read_keys(settings: Settings) -> KeyRing:
         else:
             plain += lines
     for number, key in enumerate(plain, 1):
-        if not _KEY.fullmatch(key):
-            raise SettingsFileError(
-                f"API key {number} must be 16 to 512 printable ASCII characters without spaces; it has "
-                f"{len(key)} characters. `star-server key` makes one."
-            )
+        check_key(f"API key {number}", key)
         ring.setdefault(hash_of(key), ApiKey(_name_of(key)))
     return KeyRing(ring)
 
@@ -127,17 +123,35 @@ def _name_of(key: str) -> str:
     return f"key-{hash_of(key).partition(':')[2][:8]}"
 
 
-def _read(path: Path) -> str:
+def check_key(what: str, key: str) -> None:
+    """Refuse a key that is short, long, or has characters that a header cannot have.
+
+    Raises:
+        SettingsFileError: the text begins with ``what``, and does not have the key.
+    """
+    if not _FORM.fullmatch(key):
+        raise SettingsFileError(
+            f"{what} must be 16 to 512 printable ASCII characters without spaces; it has {len(key)} characters. "
+            "`star-server key NAME` makes one."
+        )
+
+
+def read_key_file(what: str, path: Path) -> str:
+    """Return the text of a file with keys, which the setting of ``what`` names.
+
+    Raises:
+        SettingsFileError: it cannot be read, is no text, or is larger than 8 MiB.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
         text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingsFileError(f"The file of API keys {path} cannot be read: {reason}.") from error
+        raise SettingsFileError(f"The file of {what} {path} cannot be read: {reason}.") from error
     if len(content) > _LARGEST_FILE:
         raise SettingsFileError(
-            f"The file of API keys {path} is larger than {_LARGEST_FILE >> 20} MiB."
+            f"The file of {what} {path} is larger than {_LARGEST_FILE >> 20} MiB."
         )
     return text.removeprefix("\ufeff")
 

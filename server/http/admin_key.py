@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hmac
-import re
 from hashlib import sha256
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.api_keys import check_key, read_key_file
 from server.errors import InvalidApiKey, error_response
+from server.http.auth import given_key
 from server.settings import Settings
-from server.settings_file import SettingsFileError
-
-_KEY = re.compile(r"[\x21-\x7e]{16,512}")
 
 
 def read_admin_key(settings: Settings) -> str:
@@ -24,18 +22,8 @@ def read_admin_key(settings: Settings) -> str:
     """
     key = settings.admin_key.get_secret_value() if settings.admin_key is not None else ""
     if settings.admin_key_file is not None:
-        try:
-            key = settings.admin_key_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise SettingsFileError(
-                f"The file of the admin key {settings.admin_key_file} cannot be read: {reason}."
-            ) from error
-    if not _KEY.fullmatch(key):
-        raise SettingsFileError(
-            f"The admin key must be 16 to 512 printable ASCII characters without spaces; it has {len(key)} characters. "
-            "`openssl rand -hex 24` makes one."
-        )
+        key = read_key_file("the admin key", settings.admin_key_file).strip()
+    check_key("The admin key", key)
     return key
 
 
@@ -62,6 +50,5 @@ class AdminKeyCheck:
         await self._app(scope, receive, send)
 
     def _has_key(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        digest = sha256(given.strip().encode("latin-1")).digest()
-        return scheme.lower() == "bearer" and hmac.compare_digest(digest, self._digest)
+        digest = sha256(given_key(headers).encode("latin-1")).digest()
+        return hmac.compare_digest(digest, self._digest)

@@ -26,7 +26,7 @@ def needs_key(method: str, path: str) -> bool:
     return method not in ("GET", "HEAD") or not _OPEN.fullmatch(path)
 
 
-def _given_key(headers: Headers) -> str:
+def given_key(headers: Headers) -> str:
     """Return the key of a request, or "": a bearer token, or what Azure's clients send as ``api-key``."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
@@ -58,7 +58,7 @@ class ApiKeyCheck:
         if scope["type"] == "http" and needs_key(scope["method"], route_path(scope)):
             record: RequestRecord = scope["state"]["record"]
             try:
-                record.use_key(self._find(_given_key(Headers(scope=scope))))
+                record.use_key(self._find(given_key(Headers(scope=scope))))
             except InvalidApiKey as error:
                 record.fail(error)
                 await error_response(error)(scope, receive, send)
