@@ -64,17 +64,16 @@ def _use_key(record: RequestRecord, owner: str, context: Context) -> None:
     Raises:
         InvalidApiKey: the key is no longer valid, and so its batches are not either.
     """
-    record.tenant, record.priority = owner, BATCH
-    if not context.keys.ring:
-        return
-    keys = [key for key in context.keys.ring.keys.values() if key.name == owner]
-    valid = [key for key in keys if not key.expired(datetime.now(UTC))]
-    if not valid:
-        raise InvalidApiKey(
-            "The API key that made the batch is no longer valid; make another batch with one that is."
-        )
-    record.use_key(valid[0])
-    record.priority = BATCH
+    record.tenant = owner
+    if context.keys.ring:
+        keys = [key for key in context.keys.ring.keys.values() if key.name == owner]
+        valid = [key for key in keys if not key.expired(datetime.now(UTC))]
+        if not valid:
+            raise InvalidApiKey(
+                "The API key that made the batch is no longer valid; make another batch with one that is."
+            )
+        record.use_key(valid[0])
+    record.priority = BATCH  # whatever the class of its key
 
 
 def _within(context: Context, seconds: float) -> Context:

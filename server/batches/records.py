@@ -33,13 +33,15 @@ Status = Literal[
 
 ENDED: frozenset[Status] = frozenset({"failed", "completed", "expired", "cancelled"})
 
-_FILE = re.compile(r"file-[0-9a-f]{36}")
-_BATCH = re.compile(r"batch_[0-9a-f]{36}")
+_DIGITS_OF_TIME, _DIGITS = 12, 36
+"""Hexadecimal digits of an id that are the milliseconds when it was made, and all of them."""
+_FILE = re.compile(rf"file-[0-9a-f]{{{_DIGITS}}}")
+_BATCH = re.compile(rf"batch_[0-9a-f]{{{_DIGITS}}}")
 
 
 def new_id(prefix: Literal["file-", "batch_"], clock: Callable[[], float] = time.time) -> str:
     """Return an id that cannot be guessed; those made later are greater."""
-    return f"{prefix}{int(clock() * 1000):012x}{secrets.token_hex(12)}"
+    return f"{prefix}{int(clock() * 1000):0{_DIGITS_OF_TIME}x}{secrets.token_hex((_DIGITS - _DIGITS_OF_TIME) // 2)}"
 
 
 def is_file_id(text: str) -> bool:
@@ -54,7 +56,7 @@ def is_batch_id(text: str) -> bool:
 
 def made_at(identifier: str) -> float:
     """Return when an id was made, in seconds since the epoch."""
-    return int(identifier.rpartition("file-")[2].removeprefix("batch_")[:12], 16) / 1000
+    return int(identifier[-_DIGITS:][:_DIGITS_OF_TIME], 16) / 1000
 
 
 class Problem(BaseModel):

@@ -19,6 +19,7 @@ from server.batches.file_store import FileStore
 from server.batches.lines import Line, LineReader, body_of
 from server.batches.records import BatchRecord, Endpoint, FileRecord, Kind, Problem, Status, new_id
 from server.errors import InternalError, ServerError
+from server.http.shortage import shortage_of
 
 T = TypeVar("T")
 
@@ -64,7 +65,7 @@ Serve = Callable[[LineRequest], Awaitable[bytes]]
 """Returns the body of an answer with status 200, or raises a :class:`ServerError`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Workplace:
     """What all batches of one server share.
 
@@ -93,7 +94,7 @@ class Workplace:
     room: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "places", asyncio.Semaphore(self.settings.batch_concurrency))
+        self.places = asyncio.Semaphore(self.settings.batch_concurrency)
         self.room.set()
 
 
@@ -258,22 +259,23 @@ class BatchRun:
                 )
                 body = await self._work.serve(asked)
                 return "done", _result(record, line, 200, body)
-            except ServerError as error:
-                begun += error.outcome != "rejected"
-                if not error.retryable or begun == _ATTEMPTS:
-                    body = json.dumps(error.envelope()).encode("ascii")
-                    return "failed", _result(record, line, error.status, body)
-                await self._pause(error.retry_after or _PAUSE_SECONDS)
             except Exception as fault:
-                self._log.error(
-                    "unhandled error", request_id=_request_id(record, line), exc_info=fault
-                )
-                failure = InternalError(
-                    "The server failed to handle this request; its log says why."
-                )
-                body = json.dumps(failure.envelope()).encode("ascii")
-                return "failed", _result(record, line, failure.status, body)
+                error = self._error_of(fault, record, line)
+            begun += error.outcome != "rejected"
+            if not error.retryable or begun == _ATTEMPTS:
+                body = json.dumps(error.envelope()).encode("ascii")
+                return "failed", _result(record, line, error.status, body)
+            await self._pause(error.retry_after or _PAUSE_SECONDS)
         return None
+
+    def _error_of(self, fault: Exception, record: BatchRecord, line: Line) -> ServerError:
+        """Return the error that a request over HTTP would get for what it raised."""
+        if isinstance(fault, ServerError):
+            return fault
+        self._log.error("unhandled error", request_id=_request_id(record, line), exc_info=fault)
+        return shortage_of(fault) or InternalError(
+            "The server failed to handle this request; its log says why."
+        )
 
     async def _stored(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """Do work with the store, again and again until it succeeds; None if the batch is left before.
