@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode
 
+from server.model_settings import CONFIG
 from server.setting_values import is_hook, split_list
 
 
 class SafetySettings(BaseSettings):
     """A check of the operator's that requests and images must pass."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+    model_config = CONFIG
 
     safety_hook: Annotated[str, AfterValidator(is_hook)] | None = Field(
         None,

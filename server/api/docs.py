@@ -25,7 +25,7 @@ _POLICY = (
     "form-action 'none'",
     "frame-ancestors 'none'",
 )
-_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_HEADERS = {"referrer-policy": "no-referrer"}
 
 _FILES = StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")
 

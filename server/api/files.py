@@ -197,7 +197,6 @@ async def content(request: Request, file_id: str, context: AppContext) -> Respon
     headers = {
         "content-disposition": f'attachment; filename="{record.id}.jsonl"',
         "content-length": str(record.size),
-        "x-content-type-options": "nosniff",
     }
     if record_of(request).method == "HEAD":
         return Response(headers=headers, media_type="application/jsonl")

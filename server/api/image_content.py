@@ -94,7 +94,6 @@ async def content(
         "cache-control": f"private, max-age={context.store.seconds:.0f}, immutable",
         "content-disposition": f'{disposition}; filename="star-{tag[:8]}{name[name.rindex(".") :]}"',
         "etag": f'"{tag}"',
-        "x-content-type-options": "nosniff",
     }
     if _is_known(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=304, headers=headers)

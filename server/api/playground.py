@@ -29,7 +29,6 @@ _POLICY = (
 )
 _HEADERS = {
     "content-security-policy": "; ".join(_POLICY),
-    "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",  # a link to the page holds a prompt
     # Cached, but revalidated each time by the ETag: files of two releases must not be mixed.
     "cache-control": "no-cache",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -102,15 +103,4 @@ def body_of(check: Check) -> bytes:
     image = None
     if check.image is not None:
         image = base64.b64encode(encode_image(check.image, "png")).decode("ascii")
-    return json.dumps(
-        {
-            "stage": check.stage,
-            "request_id": check.request_id,
-            "model": check.model,
-            "prompt": check.prompt,
-            "negative_prompt": check.negative_prompt,
-            "image": image,
-            "image_index": check.image_index,
-            "partial": check.partial,
-        }
-    ).encode()
+    return json.dumps({**asdict(replace(check, image=None)), "image": image}).encode()
