@@ -294,19 +294,18 @@ class Settings(
         return self
 
     def for_worker(
-        self, model: str | None = None, *, models: int | None = None, beside_others: bool = False
+        self, model: str | None = None, *, beside_others: bool = False
     ) -> WorkerSettings:
         """Return the part of the workers of one model; secrets stay in the parent process.
 
         Args:
             model: name or directory; the first one when None.
-            models: number of models that share the processors; those of the settings when None.
             beside_others: another model of this server holds memory already.
         """
         values = {name: getattr(self, name) for name in EngineSettings.model_fields}
         return WorkerSettings.model_construct(
             **values,
             model=model if model is not None else self.model[0],
-            models=models if models is not None else len(self.model),
+            models=len(self.model),
             beside_others=beside_others,
         )

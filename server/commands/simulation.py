@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -56,9 +57,19 @@ class Outcome:
 
     def percentile(self, percent: float) -> float:
         """Return the seconds within which ``percent`` of the requests were answered."""
-        return self.latencies[
-            min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))
-        ]
+        return percentile(self.latencies, percent)
+
+
+def percentile(latencies: Sequence[float], percent: float) -> float:
+    """Return the seconds within which ``percent`` of the requests were answered; infinite without any.
+
+    Args:
+        latencies: seconds, ascending.
+        percent: 0 to 100.
+    """
+    if not latencies:
+        return math.inf
+    return latencies[min(len(latencies) - 1, int(len(latencies) * percent / 100))]
 
 
 @dataclass

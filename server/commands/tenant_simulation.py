@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from server.commands.simulation import StepTimes
+from server.commands.simulation import StepTimes, percentile
 from server.dispatch.dispatcher import Dispatcher
 from server.messages import INTERACTIVE, Job, Key
 from server.worker.scheduler import Policy, Scheduler
@@ -53,10 +53,7 @@ class Share:
 
     def percentile(self, percent: float) -> float:
         """Return the seconds within which ``percent`` of the finished requests were answered; infinite without any."""
-        if not self.latencies:
-            return math.inf
-        place = int(len(self.latencies) * percent / 100)
-        return self.latencies[min(len(self.latencies) - 1, place)]
+        return percentile(self.latencies, percent)
 
 
 @dataclass

@@ -152,9 +152,8 @@ class Dispatcher:
         waiting, held = self._by_tenant() if free else ({}, Counter())
         while waiting and len(placements) < free:
             name = min(waiting, key=lambda n: (n[0], self._fair[n[0]].next(n[1]), held[n]))
-            entry = min(
-                waiting[name], key=lambda e: len(e.in_slot)
-            )  # the earliest of those served least
+            # The earliest of those served least.
+            entry = min(waiting[name], key=lambda e: len(e.in_slot))
             priority, tenant = name
             self._fair[priority].serve(self._fair[priority].take(tenant))
             held[name] += 1

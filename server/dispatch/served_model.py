@@ -143,8 +143,8 @@ class ServedModel:
     @property
     def alive(self) -> bool:
         """True while its workers are supervised, or are still to be started."""
-        ended = not self._started or self.refused is not None
-        return ended or self.engine.workers.alive
+        without_workers = not self._started or self.refused is not None
+        return without_workers or self.engine.workers.alive
 
     def start(self, *, beside_others: bool = False) -> None:
         """Start the workers; returns before the model is loaded. Call it on the event loop.
@@ -166,13 +166,12 @@ class ServedModel:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        engines = [*self.engines, *([self.candidate] if self.candidate is not None else [])]
-        await asyncio.gather(*(engine.close() for engine in engines))
+        await asyncio.gather(*(engine.close() for engine in self._all_engines()))
 
     def change(self, settings: Settings) -> None:
         """Go by other limits and another log level from now on."""
         self._settings = settings
-        for engine in [*self.engines, *([self.candidate] if self.candidate is not None else [])]:
+        for engine in self._all_engines():
             engine.change(settings)
 
     async def exchange(self, model: str, check: Callable[[str], None]) -> ModelInfo:
@@ -262,6 +261,10 @@ class ServedModel:
         await old.close()
         self.retired.remove(old)
         self._log.info("the old model's workers have ended")
+
+    def _all_engines(self) -> list[EngineClient]:
+        """Return the engines, the one that is being loaded included."""
+        return [*self.engines, *([self.candidate] if self.candidate is not None else [])]
 
     def _keep(self, task: asyncio.Task[object]) -> None:
         """Keep a task until it is done; its error, if any, is its awaiter's."""

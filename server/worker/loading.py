@@ -57,7 +57,7 @@ def open_model(
         say: receives a sentence about each thing that takes long, or will.
         announce: see :class:`Announce`.
         index: of this worker; on several GPUs it decides which one.
-        workers: workers that share this machine's processors; 0 when not known yet.
+        workers: workers that share this machine's processors.
         check: called with the model's directory and the device before anything of it is loaded.
 
     Raises:
@@ -166,9 +166,7 @@ def load_engine(
         lambda sentence: log.info(sentence, model=settings.model),
         announce=_announce,
         index=index,
-        workers=settings.workers
-        if settings.models == 1
-        else max(settings.workers, 1) * settings.models,
+        workers=max(settings.workers, 1) * settings.models,
         check=partial(require_room, settings=settings) if settings.beside_others else None,
     )
     model = with_defaults(model, settings)

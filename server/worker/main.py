@@ -150,9 +150,8 @@ def _receive(connection: Connection, inbox: queue.SimpleQueue[ToWorker]) -> None
     with contextlib.suppress(EOFError, OSError):
         while True:
             message = connection.recv()
-            if isinstance(
-                message, LogFrom
-            ):  # heard at once, also while the model loads or a step is long
+            # Heard at once, also while the model loads or a step is long.
+            if isinstance(message, LogFrom):
                 set_log_level(message.level)
             else:
                 inbox.put(message)

@@ -68,9 +68,8 @@ def _asked_sum(file: Path, repository: str, name: str) -> str | None:
 
     try:
         return get_hf_file_metadata(hf_hub_url(repository, name, revision=commit.name)).etag
-    except (
-        Exception
-    ):  # without a network, which has many ways to fail, the library took the file from its cache
+    except Exception:
+        # Without a network, which has many ways to fail, the library took the file from its cache.
         return None
 
 
