@@ -15,7 +15,6 @@ from server.batches.run import LineRequest
 from tests.server.batch_files import URL, jsonl, line, results
 from tests.server.service import Service, serve_fake
 
-
 pytestmark = pytest.mark.anyio
 
 
