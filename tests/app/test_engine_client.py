@@ -31,17 +31,10 @@ from server.messages import (
     Preview,
 )
 from server.worker.pending import Pending
-from tests.server.fakes import FakeEngine, FakeSequence, make_job, paint
+from tests.server.fakes import FakeEngine, FakeSequence, held_engine, make_job, paint
 from tests.server.service import Service, serve_fake, until
 
 pytestmark = pytest.mark.anyio
-
-
-def held(slots: int = 8) -> FakeEngine:
-    """An engine whose first step waits for its gate."""
-    engine = FakeEngine(slots)
-    engine.gate.clear()
-    return engine
 
 
 def submit(service: Service, job: Job, timeout: float = 60.0) -> Ticket:
@@ -101,7 +94,7 @@ async def test_who_comes_next_is_sent_while_the_last_is_decoded() -> None:
 
 
 async def test_the_queue_is_bounded_in_images() -> None:
-    async with serve_fake(make_engine=held, queue_capacity=4) as service:
+    async with serve_fake(make_engine=held_engine, queue_capacity=4) as service:
         tickets = [
             submit(service, make_job(f"{i}", range(6))) for i in range(2)
         ]  # 12 = 4 + 8 slots
@@ -119,7 +112,7 @@ async def test_the_queue_is_bounded_in_images() -> None:
 
 
 async def test_a_tenant_that_fills_the_queue_leaves_others_their_share() -> None:
-    async with serve_fake(make_engine=held, queue_capacity=4) as service:  # and 8 slots
+    async with serve_fake(make_engine=held_engine, queue_capacity=4) as service:  # and 8 slots
         tickets = [submit(service, make_job("a", range(12), tenant="many"))]
         few = [make_job(f"b{i}", [i], tenant="few") for i in range(6)]
         tickets += [submit(service, job) for job in few]
@@ -132,7 +125,7 @@ async def test_a_tenant_that_fills_the_queue_leaves_others_their_share() -> None
 
 
 async def test_batch_work_takes_no_room_from_others_and_is_not_in_their_figures() -> None:
-    async with serve_fake(make_engine=held, queue_capacity=4) as service:
+    async with serve_fake(make_engine=held_engine, queue_capacity=4) as service:
         batch = submit(service, make_job("batch", range(12), priority=BATCH))
         with pytest.raises(QueueFull):
             submit(service, make_job("more batch", priority=BATCH))
@@ -171,7 +164,7 @@ async def test_an_idle_server_takes_a_request_of_any_size() -> None:
 
 
 async def test_leaving_a_ticket_cancels_it_and_frees_its_room() -> None:
-    async with serve_fake(make_engine=held) as service:
+    async with serve_fake(make_engine=held_engine) as service:
         with submit(service, make_job("a", range(3))):
             await until(lambda: bool(service.engine.steps))
             assert service.client.outstanding == 3
@@ -188,7 +181,7 @@ async def test_leaving_a_ticket_cancels_it_and_frees_its_room() -> None:
 
 
 async def test_a_deadline_is_answered_even_while_a_step_is_long() -> None:
-    async with serve_fake(make_engine=held) as service:
+    async with serve_fake(make_engine=held_engine) as service:
         ticket = submit(service, make_job("a"), timeout=0.05)
         error = await outcome(ticket)
         assert isinstance(error, DeadlineExceeded)
@@ -198,7 +191,7 @@ async def test_a_deadline_is_answered_even_while_a_step_is_long() -> None:
 
 
 async def test_a_deadline_that_passes_in_the_queue_says_so() -> None:
-    async with serve_fake(make_engine=lambda: held(slots=1)) as service:
+    async with serve_fake(make_engine=lambda: held_engine(slots=1)) as service:
         with submit(service, make_job("running")):
             error = await outcome(submit(service, make_job("waiting"), timeout=0.05))
         assert isinstance(error, DeadlineExceeded)
@@ -221,7 +214,7 @@ async def test_before_the_model_is_loaded_requests_are_refused() -> None:
 
 
 async def test_a_dead_worker_fails_what_it_painted_and_its_successor_serves_what_waited() -> None:
-    engines = [held(slots=1), FakeEngine()]
+    engines = [held_engine(slots=1), FakeEngine()]
     async with serve_fake(make_engine=lambda: engines.pop(0)) as service:
         running = submit(service, make_job("running", [1]))
         waiting = submit(service, make_job("waiting", [3]))
@@ -243,7 +236,7 @@ async def test_a_dead_worker_fails_what_it_painted_and_its_successor_serves_what
 
 
 async def test_two_workers_share_one_queue() -> None:
-    async with serve_fake(make_engine=held, workers=2) as service:
+    async with serve_fake(make_engine=held_engine, workers=2) as service:
         await until(lambda: service.client.workers.slots == 16)
         ticket = submit(service, make_job("a", range(10)))
         await until(lambda: all(len(engine.steps) == 1 for engine in service.engines))
@@ -258,7 +251,7 @@ async def test_two_workers_share_one_queue() -> None:
 
 async def test_a_worker_that_dies_takes_nothing_with_it_but_what_it_had_begun() -> None:
     async with serve_fake(
-        make_engine=lambda: held(slots=1), workers=2, restart_backoff_s=60
+        make_engine=lambda: held_engine(slots=1), workers=2, restart_backoff_s=60
     ) as service:
         client = service.client
         await until(lambda: client.workers.slots == 2)
@@ -277,7 +270,7 @@ async def test_a_worker_that_dies_takes_nothing_with_it_but_what_it_had_begun() 
 
 
 async def test_a_job_that_is_spread_over_workers_ends_with_one_of_them() -> None:
-    async with serve_fake(make_engine=held, workers=2) as service:
+    async with serve_fake(make_engine=held_engine, workers=2) as service:
         await until(lambda: service.client.workers.slots == 16)
         ticket = submit(service, make_job("a", range(4)))
         await until(lambda: all(engine.steps for engine in service.engines))
@@ -360,7 +353,7 @@ async def test_a_silent_or_hanging_worker_is_replaced(
 
 
 async def test_draining_finishes_what_runs_and_refuses_the_rest() -> None:
-    async with serve_fake(make_engine=lambda: held(slots=1)) as service:
+    async with serve_fake(make_engine=lambda: held_engine(slots=1)) as service:
         running = submit(service, make_job("running"))
         waiting = submit(service, make_job("waiting"))
         await until(lambda: running.started_at is not None)
@@ -399,7 +392,7 @@ async def test_a_slow_reader_loses_previews_but_no_image(service: Service) -> No
 
 
 async def test_a_reader_is_told_of_silence() -> None:
-    async with serve_fake(make_engine=held) as service:
+    async with serve_fake(make_engine=held_engine) as service:
         with submit(service, make_job("a")) as ticket, anyio.fail_after(5):
             async for event in ticket.events(silence=0.01):
                 if event is None:

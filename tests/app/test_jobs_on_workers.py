@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from server.dispatch.ticket import Ticket
 from server.errors import EngineDead
 from server.messages import Accept, Cancel, ImageEdit, Job, Paint, Painted, Pixels, ToWorker
-from tests.server.fakes import FakeEngine, ThreadWorker, make_job, paint
+from tests.server.fakes import FakeEngine, ThreadWorker, held_engine, make_job, paint
 from tests.server.service import Service, serve_fake, until
 
 pytestmark = pytest.mark.anyio
@@ -18,17 +17,6 @@ pytestmark = pytest.mark.anyio
 EDIT = ImageEdit(
     Pixels(512, 512, bytes(3 * 512 * 512)), None, keep_scales=3, erase=False, focus=False, feather=False
 )  # fmt: skip
-
-
-def held(slots: int) -> Callable[[], FakeEngine]:
-    """Makes engines whose first step waits for their gate."""
-
-    def make() -> FakeEngine:
-        engine = FakeEngine(slots)
-        engine.gate.clear()
-        return engine
-
-    return make
 
 
 def submit(service: Service, job: Job) -> Ticket:
@@ -56,7 +44,7 @@ def jobs_of(worker: ThreadWorker) -> dict[str, Job]:
 
 
 async def test_a_job_with_an_edit_crosses_to_a_worker_once() -> None:
-    async with serve_fake(make_engine=held(slots=2)) as service:
+    async with serve_fake(make_engine=lambda: held_engine(slots=2)) as service:
         job = make_job("a", range(5), edit=EDIT)
         ticket = submit(service, job)
         service.engine.gate.set()
@@ -69,7 +57,7 @@ async def test_a_job_with_an_edit_crosses_to_a_worker_once() -> None:
 
 
 async def test_each_worker_that_has_images_of_a_job_is_sent_it_once_and_its_end() -> None:
-    async with serve_fake(make_engine=held(slots=2), workers=2) as service:
+    async with serve_fake(make_engine=lambda: held_engine(slots=2), workers=2) as service:
         await until(lambda: service.client.workers.slots == 4)
         job = make_job("a", range(6), edit=EDIT)
         with submit(service, job):
@@ -88,7 +76,7 @@ async def test_each_worker_that_has_images_of_a_job_is_sent_it_once_and_its_end(
 
 
 async def test_a_worker_without_an_image_of_a_job_hears_nothing_of_it() -> None:
-    async with serve_fake(make_engine=held(slots=2), workers=2) as service:
+    async with serve_fake(make_engine=lambda: held_engine(slots=2), workers=2) as service:
         await until(lambda: service.client.workers.slots == 4)
         with submit(service, make_job("a")):
             await until(lambda: any(engine.steps for engine in service.engines))
@@ -98,7 +86,7 @@ async def test_a_worker_without_an_image_of_a_job_hears_nothing_of_it() -> None:
 
 async def test_the_successor_of_a_worker_is_sent_the_job_again_once() -> None:
     """A job of which nothing was begun is not lost with its worker."""
-    engines = [held(slots=3)(), FakeEngine(slots=3)]
+    engines = [held_engine(slots=3), FakeEngine(slots=3)]
     async with serve_fake(make_engine=lambda: engines.pop(0)) as service:
         with submit(service, make_job("begun")) as begun:
             await until(lambda: bool(service.engine.steps))  # the loop reads nothing until it ends

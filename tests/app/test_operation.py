@@ -9,7 +9,7 @@ import anyio
 import pytest
 import structlog
 
-from tests.server.fakes import FakeEngine, make_job
+from tests.server.fakes import held_engine, make_job
 from tests.server.service import Service, post_generate, serve_fake, until
 
 pytestmark = pytest.mark.anyio
@@ -245,12 +245,10 @@ async def test_a_refusal_while_the_model_is_loaded_is_counted(
 
 
 async def test_gauges_follow_the_requests() -> None:
-    def make_engine() -> FakeEngine:
-        engine = FakeEngine(slots=1)
-        engine.gate.clear()
-        return engine
-
-    async with serve_fake(make_engine=make_engine) as service, anyio.create_task_group() as tasks:
+    async with (
+        serve_fake(make_engine=lambda: held_engine(slots=1)) as service,
+        anyio.create_task_group() as tasks,
+    ):
         for _ in range(3):
             tasks.start_soon(service.generate)
         read = service.models.metrics.registry.get_sample_value

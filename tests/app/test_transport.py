@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.fakes import FakeEngine
+from tests.server.fakes import held_engine
 from tests.server.service import until
 from tests.server.transport import GENERATE, LIVEZ, body_of, serve_sockets
 
@@ -169,12 +169,6 @@ async def test_a_client_that_reads_again_gets_all_of_its_answer() -> None:
         answer = await slow.answer()
         assert len(answer.body) == int(answer.headers["content-length"]) > 1_000_000
         assert (await slow.ask(LIVEZ)).status == 200
-
-
-def held_engine() -> FakeEngine:
-    engine = FakeEngine()
-    engine.gate.clear()
-    return engine
 
 
 async def test_requests_that_are_served_are_never_closed_for_others() -> None:

@@ -196,6 +196,13 @@ class FakeEngine:
         return kinds.get(type(error), "error")
 
 
+def held_engine(slots: int = 8) -> FakeEngine:
+    """An engine whose first step waits until its gate is opened."""
+    engine = FakeEngine(slots)
+    engine.gate.clear()
+    return engine
+
+
 def paint(seed: int, scale: int) -> Pixels:
     """The fake image of a seed after some scales: 8 x 8, one colour."""
     return Pixels(8, 8, bytes((seed % 256, seed // 256 % 256, scale * 20)) * 64)
