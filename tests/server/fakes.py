@@ -300,8 +300,9 @@ class ThreadWorker:
         try:
             self._deliver(Loading("loading"))
             self._deliver(Devices(self._devices))
-            if self._loaded is not None:
-                self._loaded.wait()
+            while self._loaded is not None and not self._loaded.wait(0.01):
+                if self.engine.killed:
+                    raise Killed
             if self._load_error is not None:
                 self._deliver(LoadFailed(self._load_error))
                 return
