@@ -21,7 +21,7 @@ from server.messages import BATCH, Accept
 from server.metrics import Metrics
 from server.settings import Settings
 from server.settings_file import SettingsFileError
-from tests.server.fakes import FakeEngine, ThreadWorker
+from tests.server.fakes import held_engine
 from tests.server.service import Service, serve_fake, until
 
 pytestmark = pytest.mark.anyio
@@ -29,15 +29,15 @@ pytestmark = pytest.mark.anyio
 KEY, OTHER = "star-test-0123456789-a", "star-test-0123456789-b"
 
 
-def write(file: Path, *entries: dict[str, Any]) -> None:
-    """Replace a file of keys in one step, as editors and Kubernetes do."""
+def replace(file: Path, text: str) -> None:
+    """Replace a file in one step, as editors and Kubernetes do; nobody reads half of it."""
     new = file.with_suffix(".new")
-    new.write_text(yaml.safe_dump({"keys": list(entries)}))
+    new.write_text(text)
     os.replace(new, file)
 
 
-def spoil(file: Path) -> None:
-    file.write_text("keys: [")
+def write(file: Path, *entries: dict[str, Any]) -> None:
+    replace(file, yaml.safe_dump({"keys": list(entries)}))
 
 
 def entry(name: str, key: str, **fields: Any) -> dict[str, Any]:
@@ -93,9 +93,7 @@ async def test_names_of_many_keys_share_a_series() -> None:
 async def test_a_job_is_its_keys_and_of_its_class(locked: Service) -> None:
     for key in (KEY, OTHER):
         assert (await paint(locked, key)).status_code == 200
-    worker = locked.client.workers.supervisors[0].worker
-    assert isinstance(worker, ThreadWorker)
-    jobs = [message.job for message in worker.sent if isinstance(message, Accept)]
+    jobs = [message.job for message in locked.worker().sent if isinstance(message, Accept)]
     assert [(job.tenant, job.priority) for job in jobs] == [("shop", 0), ("nightly", BATCH)]
 
 
@@ -121,13 +119,8 @@ async def test_each_key_has_limits_of_its_own(file: Path) -> None:
 
 
 async def test_images_in_flight_are_bounded_by_key(file: Path) -> None:
-    def held() -> FakeEngine:
-        engine = FakeEngine()
-        engine.gate.clear()
-        return engine
-
     write(file, entry("shop", KEY, images_in_flight=3), entry("free", OTHER))
-    async with serve_fake(api_key_file=file, make_engine=held) as locked:
+    async with serve_fake(api_key_file=file, make_engine=held_engine) as locked:
         two = asyncio.create_task(paint(locked, KEY, n=2))
         await until(lambda: locked.client.outstanding == 2)
         refused = await paint(locked, KEY, n=2)
@@ -192,7 +185,7 @@ async def test_a_change_of_the_file_is_noticed_and_a_bad_one_changes_nothing(fil
         try:
             write(file, entry("nightly", OTHER))
             await until(lambda: keys.ring.find(KEY) is None)
-            spoil(file)
+            replace(file, "keys: [")
             await until(lambda: reads("failed") == 1)
             os.unlink(file)
             await until(lambda: reads("failed") == 2)
