@@ -16,6 +16,7 @@ from server.model_settings import WorkerSettings
 from server.settings import Settings
 from server.worker.main import worker_main
 from tests.server.processes import wait_until
+from tests.server.service import short_of_threads
 
 
 def run_until_the_pipe_ends(connection: Connection, settings: WorkerSettings, index: int) -> None:
@@ -53,15 +54,8 @@ def test_it_ends_where_there_is_no_thread_to_speak_to_it(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Nobody would ever end it, and its successor would not find room for the model beside it."""
-    start = threading.Thread.start
     heard: list[FromWorker] = []
-
-    def short(self: threading.Thread) -> None:
-        if self.name == name:
-            raise RuntimeError("can't start new thread")
-        start(self)
-
-    monkeypatch.setattr(threading.Thread, "start", short)
+    short_of_threads(monkeypatch, name)
     before = set(multiprocessing.active_children()), threading.active_count()
     with pytest.raises(RuntimeError, match="can't start new thread"):
         WorkerProcess(Settings().for_worker(), 0, heard.append, run_until_the_pipe_ends)
