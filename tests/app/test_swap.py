@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,10 @@ KEY = "an-administrators-key"
 
 @dataclass
 class Stage:
-    """A service, its port for administrators, and what the next models do.
-
-    Attributes:
-        errors: of the load of a model, by its name.
-        load: is waited for by a model that loads, if it is in ``slow``.
-    """
+    """A service, and its port for administrators."""
 
     service: Service
     admin: httpx.AsyncClient
-    errors: dict[str, str] = field(default_factory=dict)
 
     async def swap(self, model: str, **body: Any) -> httpx.Response:
         return await self.admin.post("/admin/model", json={"model": model, **body})
@@ -53,6 +47,32 @@ async def stage(**given: Any) -> AsyncIterator[Stage]:
             transport=transport, base_url="http://admin", headers=headers, timeout=20
         ) as admin:
             yield Stage(service, admin)
+
+
+@dataclass
+class Swapping:
+    """A stage on which the model ``next`` loads, to take over.
+
+    Attributes:
+        on: the stage.
+        loaded: ends the load when it is set.
+        answer: of the request for the swap.
+    """
+
+    on: Stage
+    loaded: threading.Event
+    answer: asyncio.Future[httpx.Response]
+
+
+@asynccontextmanager
+async def swapping() -> AsyncIterator[Swapping]:
+    loaded = threading.Event()
+    loaded.set()
+    async with stage(loaded=loaded) as on:
+        loaded.clear()
+        answer = asyncio.ensure_future(on.swap("next"))
+        await until(lambda: on.service.models.first.candidate is not None)
+        yield Swapping(on, loaded, answer)
 
 
 async def painter(service: Service, **body: Any) -> str:
@@ -105,12 +125,8 @@ async def test_what_is_under_way_ends_on_the_old_model() -> None:
 
 
 async def test_the_old_model_serves_while_the_new_one_loads() -> None:
-    loaded = threading.Event()
-    loaded.set()
-    async with stage(loaded=loaded) as on:
-        loaded.clear()
-        swapping = asyncio.ensure_future(on.swap("next"))
-        await until(lambda: on.service.models.first.candidate is not None)
+    async with swapping() as swap:
+        on = swap.on
         assert await painter(on.service) == "star-fake"
         (place,) = await on.places()
         assert (place["model"], place["phase"]) == ("star-mini", "ready")
@@ -118,37 +134,28 @@ async def test_the_old_model_serves_while_the_new_one_loads() -> None:
         assert 'star_engine_up{worker="0"} 1.0' in (await on.service.http.get("/metrics")).text
         second = await on.swap("other")
         assert (second.status_code, second.json()["error"]["code"]) == (409, "swap_under_way")
-        loaded.set()
-        assert (await swapping).status_code == 200
+        swap.loaded.set()
+        assert (await swap.answer).status_code == 200
         assert await painter(on.service) == "next"
 
 
 async def test_a_caller_that_leaves_does_not_stop_the_swap() -> None:
-    loaded = threading.Event()
-    loaded.set()
-    async with stage(loaded=loaded) as on:
-        loaded.clear()
-        swapping = asyncio.ensure_future(on.swap("next"))
-        await until(lambda: on.service.models.first.candidate is not None)
-        swapping.cancel()
-        await asyncio.gather(swapping, return_exceptions=True)
-        loaded.set()
-        await until(lambda: on.service.models.first.name == "next")
+    async with swapping() as swap:
+        swap.answer.cancel()
+        await asyncio.gather(swap.answer, return_exceptions=True)
+        swap.loaded.set()
+        await until(lambda: swap.on.service.models.first.name == "next")
 
 
 async def test_a_swap_is_given_up() -> None:
-    loaded = threading.Event()
-    loaded.set()
-    async with stage(loaded=loaded) as on:
-        assert (await on.admin.delete("/admin/model")).status_code == 404
-        loaded.clear()
-        swapping = asyncio.ensure_future(on.swap("next"))
-        await until(lambda: on.service.models.first.candidate is not None)
+    async with swapping() as swap:
+        on = swap.on
         assert (await on.admin.delete("/admin/model")).status_code == 200
-        answer = await swapping
+        answer = await swap.answer
         assert answer.status_code == 422
         assert answer.json()["error"]["message"] == "The swap was given up."
-        loaded.set()
+        assert (await on.admin.delete("/admin/model")).status_code == 404, "there is none"
+        swap.loaded.set()
         assert await painter(on.service) == "star-fake"
         assert (await on.swap("next")).status_code == 200
 
@@ -183,14 +190,9 @@ async def test_a_request_that_is_being_checked_keeps_its_model() -> None:
 
 
 async def test_a_server_that_stops_gives_up_the_swap() -> None:
-    loaded = threading.Event()
-    loaded.set()
-    async with stage(loaded=loaded) as on:
-        loaded.clear()
-        swapping = asyncio.ensure_future(on.swap("next"))
-        await until(lambda: on.service.models.first.candidate is not None)
-        on.service.models.begin_drain()
-        answer = await swapping
+    async with swapping() as swap:
+        swap.on.service.models.begin_drain()
+        answer = await swap.answer
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
 
 
