@@ -142,7 +142,7 @@ def network() -> None:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.upper().startswith("STAR_"):
+        if name.upper().startswith(("STAR_", "OTEL_")):
             monkeypatch.delenv(name)
 
 

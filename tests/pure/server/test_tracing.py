@@ -45,20 +45,6 @@ def test_exporters(variables: dict[str, str], exporters: tuple[str, ...]) -> Non
     assert trace_exporters(variables) == exporters
 
 
-@pytest.fixture
-def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (
-        "OTEL_SDK_DISABLED",
-        "OTEL_TRACES_EXPORTER",
-        "OTEL_EXPORTER_OTLP_PROTOCOL",
-        *ENDPOINT,
-    ):
-        monkeypatch.delenv(name, raising=False)
-
-
-pytestmark = pytest.mark.usefixtures("_clean")
-
-
 def said(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
     """The warning for variables that cannot be honoured."""
     for name, value in variables.items():
