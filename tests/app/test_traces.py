@@ -19,7 +19,7 @@ import structlog
 
 from server.errors import EngineDead
 from server.messages import Accept
-from tests.server.fakes import MODEL, FakeEngine, Step, make_job
+from tests.server.fakes import MODEL, PATCH_NUMS, FakeEngine, Step, make_job
 from tests.server.pictures import file_of, photo
 from tests.server.service import Service, serve_fake, until
 
@@ -103,7 +103,7 @@ async def test_a_request_is_one_trace_with_all_its_stages(traced: Traced) -> Non
 
 
 async def test_spans_lie_within_their_parents_and_in_order(traced: Traced) -> None:
-    await traced.generate(n=3)
+    assert (await traced.generate(n=3)).status_code == 200
     spans = traced.spans()
     by_id = {span.context.span_id: span for span in spans}
     for span in spans:
@@ -112,7 +112,9 @@ async def test_spans_lie_within_their_parents_and_in_order(traced: Traced) -> No
             parent = by_id[span.parent.span_id]
             assert parent.start_time <= span.start_time
             assert span.end_time <= parent.end_time
-    for image in [span for span in spans if span.name == "image"]:
+    images = [span for span in spans if span.name == "image"]
+    assert len(images) == 3
+    for image in images:
         stages = children(spans, image)
         for earlier, later in pairwise(stages):
             assert earlier.end_time <= later.start_time
@@ -132,7 +134,7 @@ async def test_attributes_have_the_conventions_names(traced: Traced) -> None:
     assert generation["gen_ai.request.choice.count"] == 2
     assert (generation["gen_ai.request.top_k"], generation["gen_ai.request.top_p"]) == (30, 0.5)
     assert generation["gen_ai.usage.input_tokens"] == 3
-    per_image = sum(side * side for side in (1, 2, 3, 4, 6, 9, 13, 18, 24, 32))
+    per_image = sum(side * side for side in PATCH_NUMS)
     assert generation["gen_ai.usage.output_tokens"] == 2 * per_image
     images = [attributes(span) for span in spans if span.name == "image"]
     assert [image["star.image.index"] for image in images] == [0, 1]
@@ -168,7 +170,9 @@ async def test_a_step_of_several_images_is_in_each_of_their_traces(traced: Trace
 async def test_no_prompt_is_in_a_span(traced: Traced) -> None:
     await traced.generate(prompt="a mysterious lighthouse", negative_prompt="clouds of vapour")
     await traced.generate(prompt="a mysterious lighthouse", nonsense=1)
-    text = "".join(span.to_json() for span in traced.spans())
+    spans = traced.spans()
+    assert len([span for span in spans if span.name == "POST /generate"]) == 2
+    text = "".join(span.to_json() for span in spans)
     assert "lighthouse" not in text
     assert "vapour" not in text
 
@@ -373,7 +377,8 @@ async def test_without_tracing_nothing_is_left_of_it(service: Service) -> None:
             "/generate", json={"prompt": "a red apple"}, headers={"traceparent": CALLER}
         )
     assert "traceparent" not in answer.headers
-    assert all("trace_id" not in line for line in lines)
+    assert [line["event"] for line in lines if "trace_id" in line] == []
+    assert "request" in [line["event"] for line in lines]
     page = (await service.http.get("/metrics", headers=OPEN_METRICS)).text
     assert "star_requests_total" in page
     assert "trace_id" not in page
