@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.messages import LogFrom
+from server.model_settings import WorkerSettings
 from server.reloading import LIVE, Changes, Reloading
 from server.settings import Settings
 from server.settings_file import SettingsFileError
@@ -116,4 +117,4 @@ async def test_a_flag_still_overrides_the_file(tmp_path: Path) -> None:
 
 def test_live_settings_exist_and_no_worker_is_built_from_them() -> None:
     assert set(LIVE) <= set(Settings.model_fields)
-    assert set(LIVE) & set(Settings().for_worker().__class__.model_fields) == {"log_level"}
+    assert set(LIVE) & set(WorkerSettings.model_fields) == {"log_level"}
