@@ -140,20 +140,21 @@ async def test_batch_work_takes_no_room_from_others_and_is_not_in_their_figures(
 
 
 async def test_an_interactive_image_does_not_wait_for_batch_work_that_fills_all_slots() -> None:
-    async with serve_fake(make_engine=lambda: FakeEngine(2, step_seconds=0.002)) as service:
+    async with serve_fake(make_engine=lambda: held_engine(slots=2)) as service:
         batch = submit(service, make_job("batch", range(6), priority=BATCH, tenant="nightly"))
-        await until(lambda: len(service.engine.steps) > 2)
+        await until(lambda: len(service.engine.steps) > 0)
         interactive = submit(service, make_job("now", [77, 78, 79]))
-        painted = await outcome(interactive)
-        assert isinstance(painted, list)
-        left = batch.unfinished
-        assert left >= 4, "batch work went on beside it"
+        service.engine.gate.set()
+        assert isinstance(await outcome(interactive), list)
         images = await outcome(batch)
         assert isinstance(images, list)
         assert {image.image: image.pixels for image in images} == {
             i: paint(i, 10) for i in range(6)
         }
         assert service.engine.free_slots == 2
+        first, *others = [min(step.seeds) >= 77 for step in service.engine.steps]
+        assert not first
+        assert others == sorted(others, reverse=True), "batch work went on beside it"
 
 
 async def test_an_idle_server_takes_a_request_of_any_size() -> None:
