@@ -10,8 +10,8 @@ import pytest
 
 from server.messages import Failed, Freed, Painted, Pixels, Preview, Timing
 from server.worker.pending import Pending
-from tests.pure.server.test_engine_loop import Run
 from tests.server.fakes import FakeEngine, FakeSequence, Step, make_job, paint
+from tests.server.loop_run import Run
 
 T = TypeVar("T")
 

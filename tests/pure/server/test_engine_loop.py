@@ -1,16 +1,12 @@
-"""The worker's main loop around a fake engine, run in the test's own thread."""
+"""The worker's main loop around a fake engine: what it steps, decodes and sends, and in which order."""
 
 from __future__ import annotations
 
-import itertools
-import queue
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,75 +24,22 @@ from server.messages import (
     PromptEncoded,
     PromptRead,
     ReadPrompt,
-    Shutdown,
     Started,
     Timing,
-    ToWorker,
     Withdraw,
     Withdrawn,
 )
 from server.worker.engine_loop import preview_scales
-from star_model.reading import Reading
 from star_model.sampling import Sampling
 from tests.server.fakes import (
     NOTE,
     PATCH_NUMS,
     FakeEngine,
-    FakeText,
     Step,
     make_job,
-    make_loop,
     paint,
 )
-
-
-class Run:
-    """Jobs on a fake engine until each has an outcome, of which the loop is told, then a shutdown."""
-
-    def __init__(
-        self, engine: FakeEngine | None = None, clock: Callable[[], float] = lambda: 0.0
-    ) -> None:
-        self.engine = engine or FakeEngine()
-        self.inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
-        self.sent: list[FromWorker] = []
-        self.expected = 0
-        self.loop = make_loop(self.engine, self.inbox, self._publish, clock)
-        self._unpainted: dict[str, int] = {}
-
-    def submit(self, *jobs: Job) -> None:
-        for job in jobs:
-            self._unpainted[job.id] = len(job.seeds)
-            self.inbox.put(Accept(job))
-            for image in range(len(job.seeds)):
-                self.inbox.put(Paint(job.id, image))
-
-    def cancel(self, job_id: str) -> None:
-        self._over(job_id)
-
-    def run(self) -> list[FromWorker]:
-        with structlog.testing.capture_logs():  # formatting tracebacks takes most of the time
-            self.loop.run()
-        assert not self.loop._jobs, "a job is kept after its end"
-        return self.sent
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [message for message in self.sent if isinstance(message, kind)]
-
-    def _publish(self, message: FromWorker) -> None:
-        self.sent.append(message)
-        match message:
-            case Painted(job_id):
-                self._unpainted[job_id] -= 1
-                if not self._unpainted[job_id]:
-                    self._over(job_id)
-            case Failed(job_id):
-                self._over(job_id)
-
-    def _over(self, job_id: str) -> None:
-        self.inbox.put(Cancel(job_id))
-        self._unpainted.pop(job_id, None)
-        if not self._unpainted:
-            self.inbox.put(Shutdown())
+from tests.server.loop_run import Run
 
 
 def test_requests_that_are_there_together_step_together() -> None:
@@ -329,87 +272,6 @@ def test_a_fatal_error_fails_its_batch_and_ends_the_loop() -> None:
     with pytest.raises(SystemError):
         run.run()
     assert [f.job_id for f in run.of(Failed)] == ["a"]
-
-
-def test_every_piece_of_work_is_timed() -> None:
-    run = Run()
-    run.submit(make_job("a", partial_images=1))
-    run.run()
-    assert Counter(t.stage for t in run.of(Timing)) == {
-        "text_encode": 1,
-        "scale_step": 10,
-        "preview_decode": 1,
-        "vae_decode": 1,
-    }
-    assert [t.scale for t in run.of(Timing) if t.stage == "scale_step"] == list(range(10))
-
-
-def test_the_work_for_a_traced_request_names_its_images() -> None:
-    now = itertools.count()
-    run = Run(clock=lambda: float(next(now)))
-    traced = make_job("a", [1, 2], trace_id="ab" * 16, partial_images=1, negative_prompt="fog")
-    run.submit(traced, make_job("b", [3], prompt="a lion"))
-    run.run()
-    images = {t.images for t in run.of(Timing) if t.stage in ("scale_step", "vae_decode")}
-    assert images == {(("a", 0), ("a", 1))}, "those of the other request are counted, not named"
-    assert all(t.batch == 3 for t in run.of(Timing) if t.stage == "scale_step")
-    texts = [t.images for t in run.of(Timing) if t.stage == "text_encode"]
-    assert texts == [(("a", 0),), (("a", 0),), ()], "encoded once, for the first image"
-    assert all(t.seconds <= t.ended_at for t in run.of(Timing))
-
-
-def test_the_work_for_a_request_that_is_not_traced_names_nothing() -> None:
-    run = Run()
-    run.submit(make_job("a", [1, 2]), make_job("b", [3], trace_id="ab" * 16))
-    run.cancel("b")
-    run.run()
-    assert {t.images for t in run.of(Timing)} == {()}, "nor does that for one that was cancelled"
-
-
-def test_the_state_says_what_is_going_on() -> None:
-    run = Run(FakeEngine(slots=3))
-    seen: list[tuple[int, bool]] = []
-    run.engine.on_step = lambda _: seen.append((run.loop.state.slots_in_use, run.loop.state.idle))
-    run.submit(make_job("a", [1, 2]))
-    run.run()
-    assert seen == [(2, False)] * 10
-    assert run.loop.state.idle
-
-
-def test_a_prompt_that_takes_long_to_encode_counts_as_work() -> None:
-    """The supervisor kills a loop that is busy for too long, so waiting for messages must not look like it."""
-    now = [0.0]
-    beats: list[tuple[bool, float]] = []
-
-    class SlowEncoder(FakeEngine):
-        def encode(self, prompt: str, *, negative: bool = False) -> FakeText:
-            beats.append((run.loop.state.idle, run.loop.state.turned_at))
-            now[0] += 100.0
-            return super().encode(prompt, negative=negative)
-
-    run = Run(SlowEncoder(), clock=lambda: now[0])
-    now[0] = 50.0  # the loop has been idle until now
-    run.submit(make_job("a", negative_prompt="fog"))
-    run.run()
-    assert beats == [(False, 50.0), (False, 50.0)]
-
-
-def test_a_prompt_that_takes_long_to_read_counts_as_work() -> None:
-    now = [0.0]
-    beats: list[tuple[bool, float]] = []
-
-    class SlowReader(FakeEngine):
-        def read(self, prompt: str) -> Reading:
-            beats.append((run.loop.state.idle, run.loop.state.turned_at))
-            now[0] += 100.0
-            return super().read(prompt)
-
-    run = Run(SlowReader(), clock=lambda: now[0])
-    now[0] = 50.0  # the loop has been idle until now
-    for message in (ReadPrompt(1, "a"), ReadPrompt(2, "b"), Shutdown()):
-        run.inbox.put(message)
-    run.run()
-    assert beats == [(False, 50.0), (False, 150.0)]
 
 
 def test_an_image_of_a_job_that_has_ended_is_not_begun() -> None:
