@@ -17,6 +17,7 @@ from PIL import Image
 from star_model.checkpoints.native import verify_checksums
 from tests.drawings import LABELS, read_sheet
 from tests.live_server import ROOT, LiveServer, running_server
+from tests.server.pictures import file_of
 from training.editing_sheet import behind
 from training.recognition import References, background_of, find_object, to_canvas
 from training.scene import COLOURS, nearest_colour
@@ -116,9 +117,7 @@ def test_pictures_show_the_things_that_were_asked_for(server: LiveServer, tmp_pa
 
 
 def png(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    return base64.b64encode(file_of(image)).decode()
 
 
 def test_edits_follow_the_prompt(server: LiveServer, tmp_path: Path) -> None:
