@@ -294,7 +294,7 @@ async def test_a_batch_goes_on_where_it_was(
     assert sorted(painted) == [0, 1, 2, 3, 4, 5], "each is painted once"
 
 
-async def test_two_servers_share_a_store_and_the_work(tmp_path: Path) -> None:
+async def test_two_servers_over_one_store_paint_each_request_once(tmp_path: Path) -> None:
     async with serve(tmp_path) as first, serve(tmp_path) as second:
         batches = [await made(s, *(line(str(i)) for i in range(8))) for s in (first, second)]
         for batch_id in batches:

@@ -1,4 +1,4 @@
-"""A worker process that its parent cannot take care of."""
+"""A worker process while it loads, and one that its parent cannot take care of."""
 
 from __future__ import annotations
 
