@@ -164,7 +164,7 @@ def test_the_workers_part_is_frozen_and_holds_no_secrets() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         part.slots = 6
     with pytest.raises(ValidationError, match="frozen"):
-        given.slots = 6  # type: ignore[misc]
+        given.slots = 6
 
 
 def test_a_worker_starts_whatever_variables_its_parent_did_not_read(
