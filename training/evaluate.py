@@ -33,6 +33,7 @@ import torch
 
 from star_model import Engine, Sampling, StarModel, load_model
 from star_model.engine.editing import Edit
+from star_model.networks.precision import DTYPES
 from training.backdrop_recognition import BackdropJudge
 from training.captions import plain_caption
 from training.concepts import held_out_keywords, load_concepts
@@ -229,6 +230,9 @@ def parse_arguments() -> argparse.Namespace:
         parser.add_argument(flag, type=kind, help="in place of the model's default")
     parser.add_argument("--sheets", type=Path, help="a folder for one contact sheet of each split")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", *DTYPES), help="of the transformer's weights"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 lets torch choose")
     return parser.parse_args()
 
@@ -240,7 +244,8 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     given = {name: getattr(arguments, name) for name in SETTINGS}
-    model, sprites = load_model(arguments.model, device=arguments.device), Sprites(arguments.data)
+    model = load_model(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    sprites = Sprites(arguments.data)
     if arguments.as_written:
         model = dataclasses.replace(model, reader=None)
     painter = Painter(model, given)
@@ -274,13 +279,14 @@ def main() -> None:
     figures = {
         "tokenizer_psnr_db": round(mean(psnr(a, b) for a, b in zip(real, decoded, strict=True)), 2),
         "seconds_per_image": round(float(np.median(painter.seconds)), 3),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "references": len(sprites.labels(sprites.styles[0])) * len(sprites.styles),
         **painter.sampling.model_dump(),
     }
     report(scores, figures)
 
 
-def report(scores: Mapping[str, Score], figures: Mapping[str, float]) -> None:
+def report(scores: Mapping[str, Score], figures: Mapping[str, float | str]) -> None:
     """Print the scores of each split as a table, the other figures as a list, and everything as one JSON line."""
     print(f"\n{'split':>10}  {'object':>7}  {'style':>7}  {'colour':>7}  {'known':>7}  pictures")
     for name, s in scores.items():

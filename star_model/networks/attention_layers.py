@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from star_model.config import TransformerConfig
 from star_model.networks.attention import Attend, KeyValues
+from star_model.networks.linear import Linear
 from star_model.networks.norms import RmsNorm, layer_norm
 from star_model.networks.rope import rotate
 
@@ -29,7 +30,7 @@ class Attention(nn.Module, ABC):
         self.attend = attend
         self.head_dim = config.head_dim
         self._add_temperature(config)
-        self.proj = nn.Linear(config.width, config.width)
+        self.proj = Linear(config.width, config.width)
 
     def _add_temperature(self, config: TransformerConfig) -> None:
         """Create the parameters of the normalisation, if it has any."""
@@ -40,7 +41,7 @@ class SelfAttention(Attention):
 
     def __init__(self, config: TransformerConfig, attend: Attend) -> None:
         super().__init__(config, attend)
-        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.qkv = Linear(config.width, 3 * config.width)
 
     @abstractmethod
     def turn_and_normalize(self, qk: Tensor, rope: Tensor | None) -> Tensor:
@@ -69,8 +70,8 @@ class CrossAttention(Attention):
     def __init__(self, config: TransformerConfig, attend: Attend) -> None:
         super().__init__(config, attend)
         self.text_norm = RmsNorm(config.text_dim) if config.block_norm == "rms_sandwich" else None
-        self.q = nn.Linear(config.width, config.width)
-        self.kv = nn.Linear(config.cross_attention_width, 2 * config.width)
+        self.q = Linear(config.width, config.width)
+        self.kv = Linear(config.cross_attention_width, 2 * config.width)
 
     @abstractmethod
     def normalize_queries(self, q: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from star_model.config import TransformerConfig
+from star_model.networks.linear import GeluLinear, Linear
 
 
 class GeluFeedForward(nn.Module):
@@ -13,11 +14,11 @@ class GeluFeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.width, config.hidden_width)
-        self.fc2 = nn.Linear(config.hidden_width, config.width)
+        self.fc1 = GeluLinear(config.width, config.hidden_width, approximate="tanh")
+        self.fc2 = Linear(config.hidden_width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        out: Tensor = self.fc2(self.fc1(x))
         return out
 
 
@@ -26,9 +27,9 @@ class SwigluFeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.width, config.hidden_width, bias=False)
-        self.up = nn.Linear(config.width, config.hidden_width, bias=False)
-        self.down = nn.Linear(config.hidden_width, config.width, bias=False)
+        self.gate = Linear(config.width, config.hidden_width, bias=False)
+        self.up = Linear(config.width, config.hidden_width, bias=False)
+        self.down = Linear(config.hidden_width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))

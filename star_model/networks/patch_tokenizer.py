@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from star_model.config import PatchTokenizerConfig
 from star_model.networks.image_tokenizer import ImageTokenizer
+from star_model.networks.linear import GeluLinear, Linear
 from star_model.networks.quantizer import MultiScaleQuantizer
 from star_model.scales import ScaleSchedule
 
@@ -50,18 +51,18 @@ class PatchBlock(nn.Module):
         self.depthwise = conv3x3(width, width, groups=width)
         if num_heads:
             self.attention_norm = nn.LayerNorm(width)
-            self.qkv = nn.Linear(width, 3 * width, bias=False)
-            self.attention_out = nn.Linear(width, width, bias=False)
+            self.qkv = Linear(width, 3 * width, bias=False)
+            self.attention_out = Linear(width, width, bias=False)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, MLP_RATIO * width)
-        self.mlp_out = nn.Linear(MLP_RATIO * width, width)
+        self.mlp_in = GeluLinear(width, MLP_RATIO * width, approximate="none")
+        self.mlp_out = Linear(MLP_RATIO * width, width)
 
     def forward(self, grid: Tensor) -> Tensor:
         side = grid.shape[-2:]
         x = to_tokens(grid + self.depthwise(grid))  # (B, N, C)
         if self.num_heads:
             x = x + self.attend(self.attention_norm(x))
-        x = x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+        x = x + self.mlp_out(self.mlp_in(self.mlp_norm(x)))
         return to_grid(x, *side)
 
     def attend(self, x: Tensor) -> Tensor:
@@ -80,12 +81,12 @@ class PatchEncoder(nn.Module):
     def __init__(self, config: PatchTokenizerConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
-        self.embed = nn.Linear(3 * config.patch_size**2, config.width)
+        self.embed = Linear(3 * config.patch_size**2, config.width)
         self.blocks = nn.Sequential(
             *(PatchBlock(config.width) for _ in range(config.encoder_blocks))
         )
         self.norm = nn.LayerNorm(config.width)
-        self.project = nn.Linear(config.width, config.latent_channels)
+        self.project = Linear(config.width, config.latent_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         patches = F.pixel_unshuffle(image, self.patch_size)  # (B, 3 * patch^2, h, w)
@@ -118,13 +119,13 @@ class PatchDecoder(nn.Module):
         self.side, self.refine_scale = side, config.refine_scale
         self.pixels = config.patch_size // config.refine_scale
         channels = config.refine_channels
-        self.embed = nn.Linear(config.latent_channels, config.width)
+        self.embed = Linear(config.latent_channels, config.width)
         self.positions = nn.Parameter(0.02 * torch.randn(1, side**2, config.width))
         self.blocks = nn.Sequential(
             *(PatchBlock(config.width, config.num_heads) for _ in range(config.decoder_blocks))
         )
         self.norm = nn.LayerNorm(config.width)
-        self.expand = nn.Linear(config.width, config.refine_scale**2 * channels)
+        self.expand = Linear(config.width, config.refine_scale**2 * channels)
         self.refine = nn.Sequential(*(RefineBlock(channels) for _ in range(config.refine_blocks)))
         self.conv_out = conv3x3(channels, 3 * self.pixels**2)
 

@@ -29,6 +29,7 @@ from star_model.networks.attention import Attend, KeyValues, sdpa
 from star_model.networks.attention_layers import CosineAttention
 from star_model.networks.block import StarBlock
 from star_model.networks.crop_condition import CropCondition
+from star_model.networks.linear import Linear
 from star_model.networks.norms import layer_norm, modulate
 from star_model.networks.rope import rope_table
 from star_model.networks.text_refiner import TextRefiner
@@ -54,7 +55,7 @@ class StarTransformer(nn.Module):
         else:
             self.text_projection = nn.Linear(t.pooled_width, t.width)
         self.start_position = nn.Parameter(torch.zeros(t.width))
-        self.token_projection = nn.Linear(config.token_channels, t.width)
+        self.token_projection = Linear(config.token_channels, t.width)
         self.scale_embedding = nn.Embedding(t.scale_embeddings or len(self.schedule), t.width)
         if t.positions == "absolute":
             self.position_embedding = nn.Parameter(torch.zeros(self.schedule.num_tokens, t.width))
@@ -71,7 +72,7 @@ class StarTransformer(nn.Module):
         self.blocks = nn.ModuleList(StarBlock(t, attend) for _ in range(t.depth))
         if t.adaptive_norm != "none":
             self.head_modulation = nn.Linear(t.width, 2 * t.width)
-        self.head = nn.Linear(t.width, config.token_logits)
+        self.head = Linear(t.width, config.token_logits)
 
     @property
     def schedule(self) -> ScaleSchedule:
