@@ -156,7 +156,7 @@ def conditions(model: StarModel) -> dict[str, Any]:
     return {
         "model": model.config.name,
         "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.dtype_name,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "torch": torch.__version__,

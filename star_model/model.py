@@ -44,6 +44,11 @@ class StarModel:
     reader: PromptReader | None = None
     gallery: tuple[GalleryPicture, ...] = ()
 
+    @property
+    def dtype_name(self) -> str:
+        """The name of :attr:`dtype`, such as ``bfloat16``."""
+        return str(self.dtype).removeprefix("torch.")
+
     def encode_prompt(self, prompt: str) -> Conditioning:
         """Encode ``prompt`` as the reader reads it; :attr:`TextConditioning.notes` say what is drawn otherwise.
 

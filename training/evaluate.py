@@ -279,7 +279,7 @@ def main() -> None:
     figures = {
         "tokenizer_psnr_db": round(mean(psnr(a, b) for a, b in zip(real, decoded, strict=True)), 2),
         "seconds_per_image": round(float(np.median(painter.seconds)), 3),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.dtype_name,
         "references": len(sprites.labels(sprites.styles[0])) * len(sprites.styles),
         **painter.sampling.model_dump(),
     }

@@ -126,6 +126,7 @@ def _json_answer(delivery: Delivery, body: GenerateRequest, files: Sequence[byte
     answer = GenerateResponse(
         created=int(time.time()),
         model=ticket.model.name,
+        dtype=ticket.model.dtype,
         size=ticket.shape.size,
         format=body.image_format,
         parameters=ticket.job.parameters,

@@ -77,6 +77,7 @@ def _metadata_of(
         model=ticket.model.name,
         size=ticket.shape.size,
         scales=ticket.model.num_scales,
+        dtype=ticket.model.dtype,
     )
 
 

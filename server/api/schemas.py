@@ -231,6 +231,11 @@ SAMPLED: dict[str, Any] = Sampling().model_dump()
 """Sampling parameters in the examples."""
 
 
+_DTYPE = Field(
+    description="Type of the transformer's weights: another may give another image of the same seed."
+)
+
+
 class GenerateResponse(BaseModel):
     """The finished images."""
 
@@ -238,6 +243,7 @@ class GenerateResponse(BaseModel):
         {
             "created": 1767225600,
             "model": "star-mini",
+            "dtype": "float32",
             "size": "512x512",
             "format": "png",
             "parameters": SAMPLED,
@@ -248,6 +254,7 @@ class GenerateResponse(BaseModel):
 
     created: int = Field(description="Unix time in seconds.")
     model: str
+    dtype: str = _DTYPE
     size: str
     format: ImageFormat
     parameters: dict[str, float | int | str] = Field(
@@ -317,6 +324,7 @@ class CompletedEvent(ImageEvent):
     usage: Usage
     seed: int = Field(description="Seed with which the same request generates this image again.")
     model: str
+    dtype: str = _DTYPE
     parameters: dict[str, float | int | str] = Field(
         description="Parameters that the image was sampled with."
     )
@@ -361,13 +369,13 @@ _CARD: dict[str, Any] = {
     "alias_of": None,
     "size": "512x512",
     "sizes": ["512x512"],
-    "scales": [1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
-    "parameters": 34_000_000,
+    "scales": [1, 2, 4, 8, 16, 16, 16],
+    "parameters": 58_000_000,
     **SAMPLED,
     "device": "cpu",
     "dtype": "float32",
     "mode": "deterministic",
-    "description": "One object on a plain background.",
+    "description": "Draws one thing on a plain colour or in a scene.",
     "examples": ["a red apple on a blue background"],
     "num_classes": 0,
     "num_things": 120,

@@ -108,6 +108,7 @@ class ImageStream(EventSourceResponse):
             usage=usage_of(ticket, 1),
             seed=ticket.job.seeds[event.image],
             model=ticket.model.name,
+            dtype=ticket.model.dtype,
             parameters=ticket.job.parameters,
             warnings=[*self._notes, *ticket.warnings],
         )

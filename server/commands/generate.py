@@ -167,7 +167,9 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
             raise UsageError(
                 f"--draft must be less than {engine.num_scales}, the scales of {name}."
             )
-        writer = ImageWriter(name, engine.num_scales, self.quality, self.metadata, signer)
+        writer = ImageWriter(
+            name, engine.num_scales, model.dtype_name, self.quality, self.metadata, signer
+        )
         return model, engine, writer
 
     def _job(self, line: PromptLine, model: StarModel, seed: int) -> Job:

@@ -27,6 +27,7 @@ class ImageWriter:
     Args:
         model: name of the model.
         scales: of the model.
+        dtype: of its weights.
         quality: of WebP and JPEG, 1 to 100; None for the default.
         metadata: how much the files say about themselves.
         signer: signs files that have metadata.
@@ -34,6 +35,7 @@ class ImageWriter:
 
     model: str
     scales: int
+    dtype: str
     quality: int | None
     metadata: MetadataLevel
     signer: Signer | None
@@ -46,7 +48,13 @@ class ImageWriter:
         """
         size = f"{pixels.width}x{pixels.height}"
         metadata = describe(
-            job, image, self.metadata, model=self.model, size=size, scales=self.scales
+            job,
+            image,
+            self.metadata,
+            model=self.model,
+            size=size,
+            scales=self.scales,
+            dtype=self.dtype,
         )
         half = path.with_name(f".star-{secrets.token_hex(8)}")
         try:

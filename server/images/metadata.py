@@ -41,6 +41,7 @@ class Generation:
         seed: 0 to 2^32 - 1.
         size: such as ``512x512``.
         scales: of the model.
+        dtype: of its weights; another type may give another image.
         parameters: of sampling, by name, the negative prompt among them.
     """
 
@@ -49,6 +50,7 @@ class Generation:
     seed: int
     size: str
     scales: int
+    dtype: str
     parameters: Mapping[str, float | int | str]
 
 
@@ -76,7 +78,14 @@ class ImageMetadata:
 
 
 def describe(
-    job: Job, image: int, level: MetadataLevel, *, model: str, size: str, scales: int
+    job: Job,
+    image: int,
+    level: MetadataLevel,
+    *,
+    model: str,
+    size: str,
+    scales: int,
+    dtype: str,
 ) -> ImageMetadata | None:
     """Return the metadata of one image of a job; None if it is to have none.
 
@@ -87,6 +96,7 @@ def describe(
         model: name of the model.
         size: such as ``512x512``.
         scales: of the model.
+        dtype: of the model's weights.
     """
     if level == "none":
         return None
@@ -96,6 +106,7 @@ def describe(
         job.seeds[image],
         size,
         scales,
+        dtype,
         {
             name: _shortened(value) if isinstance(value, str) else value
             for name, value in job.parameters.items()
@@ -146,6 +157,7 @@ def parameters_text(model: str, generation: Generation) -> str:
         "Seed": generation.seed,
         "Size": generation.size,
         "Model": model,
+        "dtype": generation.dtype,
         **own,
         "Version": SOFTWARE,
     }
@@ -162,6 +174,7 @@ def generation_json(model: str, generation: Generation) -> str:
         "prompt": generation.prompt,
         "seed": generation.seed,
         "model": model,
+        "dtype": generation.dtype,
         "size": generation.size,
         "parameters": dict(generation.parameters),
         "software": SOFTWARE,

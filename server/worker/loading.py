@@ -276,7 +276,7 @@ def _describe(model: StarModel, engine: StarEngine, mode: Mode, seconds: float) 
         sampling=model.sampling_defaults,
         slots=engine.total_slots,
         device=model.device.type,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=model.dtype_name,
         mode=mode,
         seconds_per_image=seconds,
         description=model.about.description,

@@ -30,8 +30,9 @@ async def test_json_holds_the_images_and_how_to_paint_them_again(service: Servic
     answer = await service.generate(prompt="  a red apple ", seed=5, n=2, top_k=7, smooth_scales=2)
     body = answer.json()
     assert answer.status_code == 200
-    assert {k: body[k] for k in ("model", "size", "format", "parameters", "warnings")} == {
+    assert {k: body[k] for k in ("model", "dtype", "size", "format", "parameters", "warnings")} == {
         "model": "star-fake",
+        "dtype": MODEL.dtype,
         "size": "512x512",
         "format": "png",
         "parameters": MODEL.sampling.model_dump() | {"top_k": 7, "smooth_scales": 2},

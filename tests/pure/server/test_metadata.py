@@ -31,7 +31,7 @@ JOB = make_job("j", (7, 8), prompt="a red apple, 3d: <shiny> & 🐸", negative_p
 def metadata_of(
     job: Job = JOB, level: MetadataLevel = "full", image: int = 1
 ) -> ImageMetadata | None:
-    return describe(job, image, level, model="star-fake", size="16x16", scales=10)
+    return describe(job, image, level, model="star-fake", size="16x16", scales=10, dtype="float32")
 
 
 def file_of(
@@ -46,6 +46,7 @@ def test_json_has_all_that_it_takes_to_generate_the_image_again(image_format: Im
         "prompt": JOB.prompt,
         "seed": 8,
         "model": "star-fake",
+        "dtype": "float32",
         "size": "16x16",
         "parameters": JOB.parameters,
         "software": f"star-server {__version__}",
@@ -68,6 +69,7 @@ def test_the_text_is_automatic1111s(image_format: ImageFormat) -> None:
         "Seed": "8",
         "Size": "16x16",
         "Model": "star-fake",
+        "dtype": "float32",
         **{
             name: str(value)
             for name, value in JOB.sampling.model_dump().items()
