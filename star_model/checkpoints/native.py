@@ -126,8 +126,9 @@ def load_model(
         path: see the top of this module.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: of the transformer, whatever the file holds; the other networks follow, see
-            :func:`star_model.networks.precision.choose_precision`. ``auto`` is what the server runs: the fastest
-            precision that changes no token. ``float32`` is exact everywhere, and the one to save a model again from.
+            :func:`star_model.networks.precision.choose_precision`. ``auto`` is what the server runs: half
+            precision where the device is fast at it. ``float32`` is exact everywhere, and the one to save a model
+            again from.
         attention: backend of the transformer's attention, by default the device's.
         verify: compare all files with ``SHA256SUMS`` first.
 

@@ -60,20 +60,17 @@ class Precision:
 
 
 def choose_precision(device: torch.device, transformer: torch.dtype | None = None) -> Precision:
-    """Choose the precision of all networks: on a CPU the fastest that changes no token, elsewhere half precision.
+    """Choose the precision of all networks: half precision, but on a CPU only where its processor multiplies in it.
 
     Args:
         device: the device that they run on.
         transformer: overrides the choice: float32 keeps everything exact; float16 and bfloat16 put transformer and
-            decoder in half precision.
+            decoder in half precision, fast or not.
     """
-    on_cpu = device.type == "cpu"
     if transformer is None:
-        transformer = torch.float32 if on_cpu else torch.bfloat16
-        decoder = torch.bfloat16 if is_fast_at_bfloat16(device) else torch.float32
-    else:
-        decoder = torch.float32 if transformer == torch.float32 else torch.bfloat16
-    exact = on_cpu or transformer == torch.float32
+        transformer = torch.bfloat16 if is_fast_at_bfloat16(device) else torch.float32
+    decoder = torch.float32 if transformer == torch.float32 else torch.bfloat16
+    exact = device.type == "cpu" or transformer == torch.float32
     return Precision(transformer, decoder, torch.float32 if exact else torch.float16)
 
 

@@ -85,7 +85,7 @@ def test_round_trip(tiny_directory: Path, saved: StarModel) -> None:
 def test_round_trip_of_a_class_conditional_model(tmp_path: Path) -> None:
     directory = write_tiny_model(tmp_path / "model", **class_conditional())
     assert {p.name for p in directory.iterdir()} == FILES - {"text_encoder"}
-    model = load_model(directory, device="cpu", verify=True)
+    model = load_model(directory, device="cpu", dtype="float32", verify=True)
     assert model.config == tiny_config(**class_conditional())
     assert tokens(model, "goldfish") == tokens(build_tiny_model(model.config), "1")
     save_model(model, tmp_path / "again", dtype="float16")
@@ -93,7 +93,7 @@ def test_round_trip_of_a_class_conditional_model(tmp_path: Path) -> None:
 
 
 def test_a_loaded_model_needs_its_files_no_more(copied: Path, saved: StarModel) -> None:
-    model = load_model(copied, device="cpu")
+    model = load_model(copied, device="cpu", dtype="float32")
     for file in copied.glob("*.safetensors"):
         file.write_bytes(b"\0" * file.stat().st_size)  # in place: a memory map would see it
     assert tokens(model) == tokens(saved)
@@ -125,7 +125,7 @@ def test_files_in_half_precision_load_into_any(
     half = getattr(torch, dtype)
     for file in (tmp_path / "half").rglob("*.safetensors"):
         assert {t.dtype for t in load_file(file).values()} == {half}
-    model = load_model(tmp_path / "half", device="cpu")
+    model = load_model(tmp_path / "half", device="cpu", dtype="float32")
     assert {p.dtype for p in model.transformer.parameters()} == {torch.float32}
     expected = saved.transformer.head.weight.to(half).float()
     assert torch.equal(model.transformer.head.weight, expected)
@@ -407,17 +407,18 @@ def test_only_encoders_with_files_can_be_saved(tiny_model: StarModel, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_loaded_for_speed_changes_no_token(
-    tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_is_half_precision_where_the_processor_is_fast_at_it(
+    tiny_directory: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
-    monkeypatch.setattr("star_model.networks.precision.has_fast_bfloat16", lambda: True)
-    exact, fast = (
-        load_model(tiny_directory, device="cpu", dtype=dtype) for dtype in ("float32", "auto")
-    )
-    assert {p.dtype for p in exact.vqvae.parameters()} == {torch.float32}
-    assert {p.dtype for p in fast.vqvae.decoder.parameters()} == {torch.bfloat16}
-    assert fast.dtype == exact.dtype == torch.float32
-    for other in (fast.vqvae.quantizer, fast.vqvae.encoder, fast.text_encoder.model):  # type: ignore[attr-defined]
+    monkeypatch.setattr("star_model.networks.precision.has_fast_bfloat16", lambda: fast)
+    model = load_model(tiny_directory, device="cpu", dtype="auto")
+    expected = torch.bfloat16 if fast else torch.float32
+    assert model.dtype == expected
+    assert model.dtype_name == ("bfloat16" if fast else "float32")
+    for network in (model.transformer, model.vqvae.decoder):
+        assert {p.dtype for p in network.parameters()} == {expected}
+    for other in (model.vqvae.quantizer, model.vqvae.encoder, model.text_encoder.model):  # type: ignore[attr-defined]
         assert {p.dtype for p in other.parameters()} == {torch.float32}
 
 

@@ -190,7 +190,7 @@ def test_dtype(convert: Conversion, dtype: str | torch.dtype) -> None:
         expected
     }
     assert {t.dtype for t in load_file(out / "vqvae.safetensors").values()} == {torch.float32}
-    model = load_model(out, device="cpu", verify=True)
+    model = load_model(out, device="cpu", dtype="float32", verify=True)
     assert {p.dtype for p in model.transformer.parameters()} == {torch.float32}
 
 

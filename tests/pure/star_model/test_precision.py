@@ -13,7 +13,7 @@ F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 @pytest.mark.parametrize(
     ("device", "fast", "asked", "expected"),
     [
-        (CPU, True, None, (F32, BF16, F32)),
+        (CPU, True, None, (BF16, BF16, F32)),
         (CPU, False, None, (F32, F32, F32)),
         (CPU, True, F32, (F32, F32, F32)),
         (CPU, False, BF16, (BF16, BF16, F32)),
