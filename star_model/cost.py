@@ -146,12 +146,11 @@ def kept_text_bytes(config: ModelConfig, bytes_per_value: int) -> int:
 
 def network_bytes(config: ModelConfig, bytes_per_value: int) -> int:
     """Bytes of the transformer and the decoder, and of the rest of the VQVAE, which is always in float32."""
-    import torch
-
+    from star_model.networks.meta import on_meta
     from star_model.networks.tokenizers import build_tokenizer
     from star_model.networks.transformer import StarTransformer
 
-    with torch.device("meta"):
+    with on_meta():
         transformer, vqvae = StarTransformer(config), build_tokenizer(config)
     whole, tokenizer, decoding = (
         sum(p.numel() for module in modules for p in module.parameters())

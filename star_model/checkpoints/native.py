@@ -38,6 +38,7 @@ from star_model.native_files import CONFIG, SUMS, TEXT_ENCODER, TOKENIZER, TRANS
 from star_model.networks.attention import choose_backend
 from star_model.networks.clip_pair import ClipPairEncoder, load_clip_pair
 from star_model.networks.image_tokenizer import ImageTokenizer
+from star_model.networks.meta import on_meta
 from star_model.networks.precision import (
     choose_device,
     choose_precision,
@@ -79,7 +80,7 @@ def _on_meta(
     config: ModelConfig, attention: str | None = None, device: str = "cpu"
 ) -> tuple[StarTransformer, ImageTokenizer]:
     attend = choose_backend(torch.device(device), attention)
-    with torch.device("meta"):
+    with on_meta():
         return StarTransformer(config, attend), build_tokenizer(config)
 
 

@@ -26,7 +26,7 @@ class CropCondition(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.frequencies = nn.Parameter(torch.randn(width // 8))
+        self.frequencies = nn.Parameter(nn.init.normal_(torch.empty(width // 8)))
         self.projection = nn.Linear(width, width)
         self.register_load_state_dict_post_hook(_thaw)  # type: ignore[no-untyped-call]
 

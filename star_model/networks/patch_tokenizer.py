@@ -120,7 +120,8 @@ class PatchDecoder(nn.Module):
         self.pixels = config.patch_size // config.refine_scale
         channels = config.refine_channels
         self.embed = Linear(config.latent_channels, config.width)
-        self.positions = nn.Parameter(0.02 * torch.randn(1, side**2, config.width))
+        positions = torch.empty(1, side**2, config.width)
+        self.positions = nn.Parameter(nn.init.normal_(positions, std=0.02))
         self.blocks = nn.Sequential(
             *(PatchBlock(config.width, config.num_heads) for _ in range(config.decoder_blocks))
         )

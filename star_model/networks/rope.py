@@ -24,10 +24,11 @@ from star_model.scales import ScaleSchedule, Size
 def rope_table(config: ModelConfig, shape: int = 0) -> Tensor:
     """Cosines and sines of all positions of all scales of ``shape``: (2, L, D / 2) in float32, ``D`` a head's width.
 
+    On the CPU, whatever the device of the network that is being built.
     Half of the angles turn with the column, half with the row, at frequencies ``theta ** (-4 i / D)``.
     """
     t, schedule = config.transformer, config.schedules[shape]
-    frequencies = t.rope_theta ** (-torch.arange(0, t.head_dim, 4).float() / t.head_dim)  # (D / 4,)
+    frequencies = t.rope_theta ** (-_numbers(0, t.head_dim, 4) / t.head_dim)  # (D / 4,)
     if t.positions == "rope":
         return _table(schedule, _relative_positions(schedule, t.rope_norm), frequencies)
     grid = config.rope_grids[shape] if config.rope_grids else schedule.last_size
@@ -40,7 +41,7 @@ Positions = list[tuple[Tensor, Tensor]]
 
 def _relative_positions(schedule: ScaleSchedule, norm: float) -> Positions:
     def spread(side: int) -> Tensor:
-        return torch.arange(side).float() / max(side - 1, 1) * norm
+        return _numbers(0, side) / max(side - 1, 1) * norm
 
     return [(spread(height), spread(width)) for height, width in schedule.sizes]
 
@@ -50,9 +51,14 @@ def grid_positions(schedule: ScaleSchedule, grid: Size) -> Positions:
 
     def rounded(side: int, largest: int) -> Tensor:
         # In whole numbers: many positions lie exactly between two.
-        return torch.tensor([round(Fraction(i * largest, side)) for i in range(side)]).float()
+        numbers = [round(Fraction(i * largest, side)) for i in range(side)]
+        return torch.tensor(numbers, device="cpu").float()
 
     return [(rounded(height, grid[0]), rounded(width, grid[1])) for height, width in schedule.sizes]
+
+
+def _numbers(start: int, end: int, step: int = 1) -> Tensor:
+    return torch.arange(start, end, step, device="cpu").float()
 
 
 def _table(

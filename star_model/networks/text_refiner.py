@@ -25,7 +25,7 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, text_dim: int, width: int, num_heads: int) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.randn(num_heads, width // num_heads))
+        self.query = nn.Parameter(nn.init.normal_(torch.empty(num_heads, width // num_heads)))
         self.kv = nn.Linear(text_dim, 2 * width)
         self.proj = nn.Linear(width, width)
 

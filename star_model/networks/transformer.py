@@ -60,7 +60,8 @@ class StarTransformer(nn.Module):
         if t.positions == "absolute":
             self.position_embedding = nn.Parameter(torch.zeros(self.schedule.num_tokens, t.width))
         else:
-            self.register_buffer("rope", rope_table(config), persistent=False)
+            table = rope_table(config).to(self.start_position.device)
+            self.register_buffer("rope", table, persistent=False)
             # Those of other shapes are made when they are first asked for.
             self._ropes: dict[int, Tensor] = {}
             if t.place_features:
