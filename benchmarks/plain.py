@@ -109,7 +109,7 @@ class PlainLoop:
             cast("CosineCrossAttention", block.cross_attention), norm(x), hidden, mask
         )
         feed_forward = cast("GeluFeedForward", block.feed_forward)
-        h = feed_forward.fc1(norm(x))
+        h = F.linear(norm(x), feed_forward.fc1.weight, feed_forward.fc1.bias)
         return x + feed_forward.fc2(F.gelu(h, approximate="tanh")), cache
 
     def _self_attention(

@@ -53,7 +53,8 @@ class RunSettings(BaseSettings):
         "auto", description="device to run on; auto is a GPU if there is one"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="type of the transformer's weights; auto is bfloat16 where the device is fast at it"
+        "auto",
+        description="type of the transformer's weights; auto is bfloat16 where the device is fast at it",
     )
     mode: Literal["auto", "deterministic", "fast"] = Field(
         "auto",
