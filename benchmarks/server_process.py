@@ -15,22 +15,32 @@ import httpx
 READY_SECONDS = 600.0
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
-def serving(**options: object) -> Iterator[tuple[int, int]]:
+def serving(log: Path | None = None, **options: object) -> Iterator[tuple[int, int]]:
     """Start ``star-server serve``; yields its port and its process id once it is ready.
 
     Args:
+        log: takes what it writes; the terminal does if not given.
         options: its flags, with ``_`` for ``-``.
 
     Raises:
         SystemExit: the server has ended, or takes too long.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = {"port": port, "log_level": "error", **options}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    process = subprocess.Popen([sys.executable, "-m", "server", "serve", *flags])
+    with contextlib.nullcontext() if log is None else log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server", "serve", *flags], stdout=output, stderr=output
+        )
     try:
         _wait_until_ready(f"http://127.0.0.1:{port}/readyz", process)
         yield port, process.pid

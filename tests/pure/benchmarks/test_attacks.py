@@ -13,7 +13,8 @@ from PIL import Image
 
 from benchmarks import attacks
 from benchmarks.bench_attacks import Times
-from benchmarks.soak import Sample, draw_request, growth, judge, sample
+from benchmarks.growth import Sample, growth, judge, sample
+from benchmarks.soak import draw_request
 from server.errors import UnusableImage
 from server.images.uploads import Upload, read_image
 from tests.server.processes import needs_proc
