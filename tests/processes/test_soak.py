@@ -1,11 +1,14 @@
-"""``make soak`` for half a minute: the tool works, and its verdict and its exit code agree."""
+"""``make soak`` and ``make soak-tenants``, briefly: the tools work, and their verdicts and exit codes agree."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.live_server import ROOT
 from tests.server.processes import needs_proc
@@ -13,7 +16,7 @@ from tests.star_model.tiny import write_tiny_model
 
 pytestmark = needs_proc
 
-PERIODS = 6
+PERIODS, TENANT_PERIODS = 6, 8
 
 
 def test_a_short_soak_ends_with_a_table_and_a_verdict(tmp_path: Path) -> None:
@@ -35,10 +38,30 @@ def test_a_short_soak_ends_with_a_table_and_a_verdict(tmp_path: Path) -> None:
     assert f"verdict: {'not flat' if wrong else 'flat'}" in run.stdout
 
 
-def test_too_few_samples_are_refused() -> None:
+def test_a_short_soak_of_tenants_loses_nothing() -> None:
+    flags = ("--minutes", "0.2", "--periods", str(TENANT_PERIODS), "--lines", "30")
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.soak", "--periods", "5"],
+        [sys.executable, "-m", "benchmarks.tenants", *flags],
+        cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False,
+    )  # fmt: skip
+    report = run.stdout + run.stderr
+    (line,) = (line for line in run.stdout.splitlines() if line.startswith("{"))
+    figures = json.loads(line)
+    assert len(figures["changes"]) == 5, report
+    assert figures["batch_lines"] % 30 == 0 < figures["batch_lines"], report
+    assert all(of["images"] > 0 for of in figures["tenants"].values()), report
+    # All of it is warm-up: memory and pools of threads may still grow. Nothing else may be wrong.
+    wrong = [line for line in run.stdout.splitlines() if line.startswith("WRONG")]
+    assert all(re.search("(_mb|threads) grew by", line) for line in wrong), report
+    assert run.returncode == (1 if wrong else 0), report
+    assert f"verdict: {'not as promised' if wrong else 'nothing lost'}" in run.stdout
+
+
+@pytest.mark.parametrize(("module", "least"), [("soak", PERIODS), ("tenants", TENANT_PERIODS)])
+def test_too_few_samples_are_refused(module: str, least: int) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", "--periods", str(least - 1)],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 2
-    assert "--periods must be at least 6" in run.stderr
+    assert f"--periods must be at least {least}" in run.stderr
