@@ -33,7 +33,7 @@ CODE := $(wildcard star_model server training benchmarks tests)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install serve test test-fast clients peers reliability soak bench check lint types format deploy-check \
+.PHONY: help install serve test test-fast clients peers reliability soak soak-tenants bench check lint types format deploy-check \
     wheelhouse sbom licenses clean
 
 help: ## Say what each target does
@@ -60,6 +60,9 @@ reliability: $(INSTALLED) ## Make every fault happen to a running server, and wr
 
 soak: $(INSTALLED) ## Ten minutes of honest and hostile traffic; fails if memory, descriptors or threads grow
 	$(PY) -m benchmarks.soak $(ARGS)
+
+soak-tenants: $(INSTALLED) ## Ten minutes of tenants, batches, new keys and warm swaps; fails if anything is lost, unfair or grows
+	$(PY) -m benchmarks.tenants $(ARGS)
 
 bench: $(INSTALLED) $(PEERS)/.installed ## Measure: a short version of every benchmark; the long ones are in docs/performance.md
 	$(PY) -m benchmarks.bench_engine --repeats 3 --batch 1 4 $(ARGS)
