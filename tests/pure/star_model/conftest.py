@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from star_model.checkpoints.native import load_model
-from star_model.checkpoints.published import convert_published
 from star_model.model import StarModel
 from tests.star_model import golden
 from tests.star_model.golden import Golden, OfficialFiles
+from tests.star_model.recordings import Recordings
 from tests.star_model.tiny import build_tiny_model, write_tiny_model
 
 
@@ -39,37 +37,27 @@ def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def official_files(tmp_path_factory: pytest.TempPathFactory) -> OfficialFiles:
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
+    """The recorded models, written, converted and loaded when they are asked for."""
+    return Recordings(tmp_path_factory.mktemp("recorded"))
+
+
+@pytest.fixture(scope="session")
+def official_files(recordings: Recordings) -> OfficialFiles:
     """The recorded STAR as a download: transformer, VQVAE, CLIP folder; not to be written to."""
-    return golden.STAR.write_official(tmp_path_factory.mktemp("official"))
+    return recordings.files(golden.STAR)
 
 
 @pytest.fixture(scope="session")
-def var_files(tmp_path_factory: pytest.TempPathFactory) -> OfficialFiles:
+def var_files(recordings: Recordings) -> OfficialFiles:
     """The recorded VAR as a download: transformer, VQVAE; not to be written to."""
-    return golden.VAR.write_official(tmp_path_factory.mktemp("official"))
+    return recordings.files(golden.VAR)
 
 
 @pytest.fixture(scope="session")
-def golden_directory(
-    official_files: OfficialFiles, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def golden_directory(recordings: Recordings) -> Path:
     """The recorded STAR, converted."""
-    return convert(golden.STAR, official_files, tmp_path_factory.mktemp("golden") / "native")
-
-
-@pytest.fixture(scope="session")
-def var_directory(var_files: OfficialFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recorded VAR, converted."""
-    return convert(golden.VAR, var_files, tmp_path_factory.mktemp("golden") / "native")
-
-
-def convert(recorded: Golden, files: OfficialFiles, out: Path) -> Path:
-    transformer, vqvae, clip = files
-    convert_published(
-        transformer=transformer, vqvae=vqvae, text_encoder=clip, out=out, preset=recorded.config
-    )
-    return out
+    return recordings.directory(golden.STAR)
 
 
 @pytest.fixture(scope="session", params=golden.ALL, ids=lambda recorded: recorded.name)
@@ -80,16 +68,6 @@ def recorded(request: pytest.FixtureRequest) -> Golden:
 
 
 @pytest.fixture(scope="session")
-def recorded_model(recorded: Golden, tmp_path_factory: pytest.TempPathFactory) -> StarModel:
-    """It, written as a download, converted and loaded; a STAR with the recorded text features."""
-    directory = tmp_path_factory.mktemp("recorded")
-    model = load_model(
-        convert(recorded, recorded.write_official(directory), directory / "native"),
-        device="cpu",
-        dtype="float32",
-    )
-    return (
-        model
-        if recorded.is_var
-        else replace(model, text_encoder=golden.GoldenTextEncoder(recorded))
-    )
+def recorded_model(recorded: Golden, recordings: Recordings) -> StarModel:
+    """It, converted and loaded; a text-conditional one with the recorded text features."""
+    return recordings.model(recorded)

@@ -29,6 +29,7 @@ from star_model.errors import CheckpointError, ConfigError, UnsafeCheckpointErro
 from star_model.families.registry import PRESETS, family_of
 from tests.star_model import golden
 from tests.star_model.golden import Golden, OfficialFiles
+from tests.star_model.recordings import Recordings
 from tests.star_model.tiny import tiny_config, write_tiny_clip
 
 
@@ -162,8 +163,8 @@ def test_values_arrive_where_they_belong(
 @pytest.mark.parametrize(
     "recorded", [golden.VAR, golden.VAR_SHARED], ids=lambda recorded: recorded.name
 )
-def test_values_of_a_var_arrive_where_they_belong(recorded: Golden, tmp_path: Path) -> None:
-    out = Conversion(recorded, recorded.write_official(tmp_path), tmp_path)()
+def test_values_of_a_var_arrive_where_they_belong(recorded: Golden, recordings: Recordings) -> None:
+    out = recordings.directory(recorded)
     assert {file.name for file in out.iterdir()} == {
         "config.json", "transformer.safetensors", "vqvae.safetensors", "SHA256SUMS"
     }  # fmt: skip

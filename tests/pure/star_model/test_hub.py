@@ -17,6 +17,7 @@ from star_model.families import infinity, star, switti, var
 from star_model.families.registry import PRESETS, family_of
 from tests.star_model import golden
 from tests.star_model.golden import OfficialFiles
+from tests.star_model.recordings import Recordings
 
 OFFICIAL_TRANSFORMERS = {
     name: file.place
@@ -319,16 +320,16 @@ SWITTI_PARTS = [
 ]
 
 
-def test_a_switti_has_two_text_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_switti_has_two_text_encoders(
+    tmp_path: Path, recordings: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Offline each file is named; on the hub, files of the same name come from four repositories."""
     with pytest.raises(ModelNotFoundError, match="switti-512 cannot be fetched") as raised:
         resolve_model("switti-512", cache_dir=tmp_path, offline=True)
     listed = [line.strip() for line in str(raised.value).splitlines()[1:]]
     assert listed == [str(tmp_path / "official" / part) for part in SWITTI_PARTS]
 
-    files = tmp_path / "files"
-    files.mkdir()
-    golden.SWITTI.write_official(files)
+    files = recordings.files(golden.SWITTI)[0].parent.parent
     calls: list[tuple[str, Any]] = []
 
     def download(repository: str, filename: str, **options: Any) -> str:
@@ -379,7 +380,9 @@ INFINITY_8B_PARTS = [
 ]
 
 
-def test_an_infinity_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_infinity_in_shards(
+    tmp_path: Path, recordings: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Offline each file is named; put there by hand, they are converted without a network."""
     small = replace(golden.INFINITY_PATCHIFY.config, name="infinity-8b")
     monkeypatch.setitem(PRESETS, "infinity-8b", small)
@@ -388,14 +391,13 @@ def test_an_infinity_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     listed = [line.strip() for line in str(raised.value).splitlines()[1:]]
     assert listed == [str(tmp_path / "official" / part) for part in INFINITY_8B_PARTS]
 
-    files, official = tmp_path / "files", tmp_path / "official"
-    files.mkdir()
+    official = tmp_path / "official"
     official.mkdir()
-    transformer, vqvae, t5 = golden.INFINITY_PATCHIFY.write_official(files)
+    transformer, vqvae, t5 = recordings.files(golden.INFINITY_PATCHIFY)
     assert isinstance(t5, Path)
-    transformer.rename(official / "infinity_8b_weights")
-    vqvae.rename(official / "infinity_vae_d56_f8_14_patchify.pth")
-    t5.rename(official / "flan-t5-xl")
+    (official / "infinity_8b_weights").symlink_to(transformer)
+    (official / "infinity_vae_d56_f8_14_patchify.pth").symlink_to(vqvae)
+    (official / "flan-t5-xl").symlink_to(t5)
     path = resolve_model("infinity-8b", cache_dir=tmp_path, offline=True)
     config = read_config(path)
     assert (config.text_encoder.family, config.tokenizer.kind) == ("t5", "bits")

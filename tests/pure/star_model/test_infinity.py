@@ -12,9 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from star_model.checkpoints.native import load_model
 from star_model.checkpoints.published import convert_published
-from star_model.config import ModelConfig
 from star_model.engine import token_sampler
 from star_model.engine.candidates import Candidates, candidates
 from star_model.engine.editing import Edit, kept_tokens, make_edit
@@ -33,6 +31,7 @@ from star_model.sampling import Sampling
 from star_model.scales import ScaleSchedule
 from tests.star_model import golden
 from tests.star_model.golden import Golden
+from tests.star_model.recordings import Recordings
 from tests.star_model.tiny import FAMILIES, build_tiny_model, tiny_config, write_tiny_t5
 
 RUNS = ("generate", "negative", "tall", "prefix")
@@ -45,25 +44,9 @@ def recorded(request: pytest.FixtureRequest) -> Golden:
 
 
 @pytest.fixture(scope="module")
-def models(recorded: Golden, tmp_path_factory: pytest.TempPathFactory) -> dict[str, StarModel]:
+def models(recorded: Golden, recordings: Recordings) -> dict[str, StarModel]:
     """The recorded model for each run: the same weights, converted for one schedule or the other."""
-    directory = tmp_path_factory.mktemp("infinity")
-    files = recorded.write_official(directory)
-    loaded: dict[ModelConfig, StarModel] = {}
-    for run in RUNS:
-        config = recorded.infinity_config(run)
-        if config in loaded:
-            continue
-        out = directory / f"native-{run}"
-        transformer, vqvae, t5 = files
-        convert_published(
-            transformer=transformer, vqvae=vqvae, text_encoder=t5, out=out, preset=config
-        )
-        encoder = golden.GoldenTextEncoder(recorded)
-        loaded[config] = replace(
-            load_model(out, device="cpu", dtype="float32"), text_encoder=encoder
-        )
-    return {run: loaded[recorded.infinity_config(run)] for run in RUNS}
+    return {run: recordings.model(recorded, run) for run in RUNS}
 
 
 def given_prefix(recorded: Golden, model: StarModel) -> Edit:
@@ -139,8 +122,9 @@ def test_alone(
         torch.testing.assert_close(decoded, image, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("mode", ["deterministic", "fast"])
-@pytest.mark.parametrize("late", [False, True], ids=["together", "late"])
+@pytest.mark.parametrize(
+    ("mode", "late"), [("deterministic", True), ("fast", False)], ids=["late", "together-fast"]
+)
 def test_among_others(
     recorded: Golden, models: dict[str, StarModel], mode: Mode, late: bool
 ) -> None:
@@ -206,9 +190,15 @@ def converted(directory: Path, transformer: dict[str, Tensor], vqvae: dict[str, 
     return directory / "native"
 
 
-def test_files_of_other_versions(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def official() -> dict[str, dict[str, Tensor]]:
+    """The state dicts of the recorded 2B model, by part; not to be written to."""
+    return {part: golden.INFINITY.official_state(part) for part in ("transformer", "vae")}
+
+
+def test_files_of_other_versions(official: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
     """Temperatures as they are saved without flash-attention or with, convolutions and norms wrapped or not."""
-    states = [golden.INFINITY.official_state(part) for part in ("transformer", "vae")]
+    states = [official["transformer"], official["vae"]]
     others = [
         {
             name: tensor.transpose(1, 2) if name.endswith("scale_mul_1H11") else tensor
@@ -243,10 +233,12 @@ def test_files_of_other_versions(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_tensor_is_named(change: dict[str, Tensor], message: str, tmp_path: Path) -> None:
-    state = {**golden.INFINITY.official_state("transformer"), **change}
+def test_a_wrong_tensor_is_named(
+    change: dict[str, Tensor], message: str, official: dict[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    state = {**official["transformer"], **change}
     with pytest.raises(CheckpointError, match=message):
-        converted(tmp_path, state, golden.INFINITY.official_state("vae"))
+        converted(tmp_path, state, official["vae"])
 
 
 # ---- parts -------------------------------------------------------------------------------------------------
@@ -430,19 +422,12 @@ def test_lists_of_numbers_are_checked(given: dict[str, str]) -> None:
         Sampling(**given)  # type: ignore[arg-type]
 
 
-def test_text_has_no_padding(recorded: Golden, tmp_path: Path) -> None:
+def test_text_has_no_padding(recorded: Golden, recordings: Recordings) -> None:
     from transformers import T5EncoderModel, T5Tokenizer
 
-    transformer, vqvae, t5 = recorded.write_official(tmp_path)
+    t5 = recordings.files(recorded)[2]
     assert isinstance(t5, Path)
-    convert_published(
-        transformer=transformer,
-        vqvae=vqvae,
-        text_encoder=t5,
-        out=tmp_path / "native",
-        preset=recorded.config,
-    )
-    model = load_model(tmp_path / "native", device="cpu", dtype="float32")
+    model = recordings.with_its_text_encoder(recorded)
     (text,) = model.text_encoder.encode(["a red apple"])
     assert isinstance(text, TextConditioning)
     tokens = T5Tokenizer.from_pretrained(t5)("a red apple", return_tensors="pt").input_ids

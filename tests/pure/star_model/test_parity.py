@@ -61,8 +61,9 @@ def test_generate(recorded: Golden, recorded_model: StarModel) -> None:
     torch.testing.assert_close(decoded, image, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("mode", ["deterministic", "fast"])
-@pytest.mark.parametrize("place", [0, 2, 3])
+@pytest.mark.parametrize(
+    ("mode", "place"), [("deterministic", 0), ("deterministic", 3), ("fast", 2)]
+)
 def test_generate_in_a_batch(
     recorded: Golden,
     recorded_model: StarModel,
@@ -90,10 +91,10 @@ def test_tokenizer(recorded: Golden, recorded_model: StarModel) -> None:
     torch.testing.assert_close(
         reconstruction, expected["vae.reconstruction"].float(), atol=2e-3, rtol=0
     )
-    previews = [vqvae.decode(f_hat).mean((2, 3)) for f_hat in vqvae.quantizer.f_hats(tokens)]
-    torch.testing.assert_close(
-        torch.stack(previews), expected["vae.coarse_mean"], atol=1e-4, rtol=0
-    )
+    f_hats, means = list(vqvae.quantizer.f_hats(tokens)), expected["vae.coarse_mean"]
+    for scale in (0, len(f_hats) // 2, len(f_hats) - 1):
+        preview = vqvae.decode(f_hats[scale]).mean((2, 3))
+        torch.testing.assert_close(preview, means[scale], atol=1e-4, rtol=0)
     given = vqvae.quantizer.teacher_forcing_input([t[:1] for t in tokens])
     torch.testing.assert_close(given, expected["vae.next_scale_input"], atol=1e-4, rtol=0)
 

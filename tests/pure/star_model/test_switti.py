@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,8 @@ from star_model.networks.text_encoder import TextConditioning
 from star_model.networks.transformer import StarTransformer
 from star_model.sampling import Sampling
 from tests.star_model import golden
-from tests.star_model.golden import Golden, OfficialFiles
+from tests.star_model.golden import Golden
+from tests.star_model.recordings import Recordings
 
 SEED = 11
 """Of the recorded image; others have other noise."""
@@ -37,35 +37,9 @@ def switti(request: pytest.FixtureRequest) -> Golden:
 
 
 @pytest.fixture(scope="module")
-def files(switti: Golden, tmp_path_factory: pytest.TempPathFactory) -> OfficialFiles:
-    return switti.write_official(tmp_path_factory.mktemp("switti"))
-
-
-@pytest.fixture(scope="module")
-def converted(
-    switti: Golden, files: OfficialFiles, tmp_path_factory: pytest.TempPathFactory
-) -> StarModel:
-    """With the text encoders of the files."""
-    return convert(switti, files, tmp_path_factory.mktemp("native") / "native")
-
-
-@pytest.fixture(scope="module")
-def model(switti: Golden, converted: StarModel) -> StarModel:
+def model(switti: Golden, recordings: Recordings) -> StarModel:
     """With the recorded text features."""
-    return replace(converted, text_encoder=golden.GoldenTextEncoder(switti))
-
-
-def convert(switti: Golden, files: OfficialFiles, out: Path, dtype: str | None = None) -> StarModel:
-    transformer, vqvae, clips = files
-    convert_published(
-        transformer=transformer,
-        vqvae=vqvae,
-        text_encoder=clips,
-        out=out,
-        preset=switti.config,
-        dtype=dtype,
-    )
-    return load_model(out, device="cpu", dtype="bfloat16" if dtype else "float32")
+    return recordings.model(switti)
 
 
 @pytest.fixture
@@ -125,8 +99,9 @@ def test_alone(switti: Golden, model: StarModel, run: str, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("recorded_noise")
-@pytest.mark.parametrize("mode", ["deterministic", "fast"])
-@pytest.mark.parametrize("late", [False, True], ids=["together", "late"])
+@pytest.mark.parametrize(
+    ("mode", "late"), [("deterministic", True), ("fast", False)], ids=["late", "together-fast"]
+)
 def test_among_others(switti: Golden, model: StarModel, mode: Mode, late: bool) -> None:
     """All three runs at once among other prompts; or each begins when the one before is at a later scale."""
     engine = Engine(model, slots=6, mode=mode)
@@ -159,21 +134,30 @@ def test_crop_condition(switti: Golden, model: StarModel) -> None:
 
 
 def test_the_crop_condition_stays_in_float32(
-    switti: Golden, files: OfficialFiles, tmp_path: Path
+    switti: Golden, recordings: Recordings, tmp_path: Path
 ) -> None:
     """A frequency in half precision would turn the angles, of up to 13,000, into noise."""
-    loaded = convert(switti, files, tmp_path / "native", "float16")
+    transformer, vqvae, clips = recordings.files(switti)
+    convert_published(
+        transformer=transformer,
+        vqvae=vqvae,
+        text_encoder=clips,
+        out=tmp_path / "native",
+        preset=switti.config,
+        dtype="float16",
+    )
+    loaded = load_model(tmp_path / "native", device="cpu", dtype="bfloat16")
     assert loaded.transformer.head.weight.dtype == torch.bfloat16
     expected = switti.tensors["crop.condition"]
     torch.testing.assert_close(loaded.transformer.crop(), expected, atol=1e-5, rtol=0)
 
 
-def test_text_comes_from_both_encoders(files: OfficialFiles, converted: StarModel) -> None:
+def test_text_comes_from_both_encoders(switti: Golden, recordings: Recordings) -> None:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    (text,) = converted.text_encoder.encode(["a red apple"])
+    (text,) = recordings.with_its_text_encoder(switti).text_encoder.encode(["a red apple"])
     assert isinstance(text, TextConditioning)
-    clips = files[2]
+    clips = recordings.files(switti)[2]
     assert isinstance(clips, list)
     hidden, outputs = [], []
     for folder in clips:

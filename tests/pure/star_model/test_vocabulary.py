@@ -11,6 +11,7 @@ import torch
 from star_model import load_model, save_model
 from star_model.checkpoints.native import verify_checksums
 from star_model.errors import CheckpointError
+from star_model.model import StarModel
 from star_model.vocabulary import VOCABULARY, Vocabulary, read_vocabulary
 
 FEW = Vocabulary(
@@ -25,13 +26,19 @@ FEW = Vocabulary(
 )
 
 
-def test_the_shipped_model_keeps_its_vocabulary(tmp_path: Path) -> None:
-    shipped = Path(__file__).parents[3] / "weights" / "star-mini"
-    model = load_model(shipped, device="cpu")
-    save_model(model, tmp_path / "copy", dtype="float16")
+SHIPPED = Path(__file__).parents[3] / "weights" / "star-mini"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> StarModel:
+    return load_model(SHIPPED, device="cpu")
+
+
+def test_the_shipped_model_keeps_its_vocabulary(shipped: StarModel, tmp_path: Path) -> None:
+    save_model(shipped, tmp_path / "copy", dtype="float16")
     verify_checksums(tmp_path / "copy")
-    assert read_vocabulary(tmp_path / "copy") == read_vocabulary(shipped)
-    assert VOCABULARY in (shipped / "SHA256SUMS").read_text()
+    assert read_vocabulary(tmp_path / "copy") == read_vocabulary(SHIPPED)
+    assert VOCABULARY in (SHIPPED / "SHA256SUMS").read_text()
 
 
 def test_a_file_of_the_first_release_is_read(tmp_path: Path) -> None:
@@ -39,11 +46,10 @@ def test_a_file_of_the_first_release_is_read(tmp_path: Path) -> None:
     assert read_vocabulary(tmp_path) == Vocabulary({"a fox": ()}, ("fox",))
 
 
-def test_features_of_many_are_those_of_each() -> None:
-    model = load_model(Path(__file__).parents[3] / "weights" / "star-mini", device="cpu")
+def test_features_of_many_are_those_of_each(shipped: StarModel) -> None:
     texts = ["a fox", "a portrait of a woman in the rain", ""]
-    each = torch.stack([text.pooled for text in model.text_encoder.encode(texts)])  # type: ignore[union-attr]
-    assert torch.allclose(model.text_encoder.pooled(texts), each, atol=1e-5)  # type: ignore[attr-defined]
+    each = torch.stack([text.pooled for text in shipped.text_encoder.encode(texts)])  # type: ignore[union-attr]
+    assert torch.allclose(shipped.text_encoder.pooled(texts), each, atol=1e-5)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
