@@ -94,7 +94,7 @@ def test_packed_steps_let_nobody_wait_for_a_cohort() -> None:
     st.integers(1, 3),
     st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 def test_every_request_is_answered_and_none_before_its_work(
     strategy: Strategy, rate: float, requests: int, workers: int, seed: int
 ) -> None:

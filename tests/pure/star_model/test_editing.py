@@ -94,7 +94,7 @@ def encoded(model: StarModel, image: Tensor) -> list[Tensor]:
     width=st.integers(1, 28),
     height=st.integers(1, 28),
 )
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples // 2)
 def test_a_cell_is_touched_by_any_pixel_of_it(left: int, top: int, width: int, height: int) -> None:
     mask = box(left, top, left + width, top + height)
     for side in (1, 2, 5, 7):

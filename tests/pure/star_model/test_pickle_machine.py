@@ -49,7 +49,7 @@ _plain = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 @given(value=_plain, protocol=st.sampled_from(PROTOCOLS))
 def test_plain_values_are_those_of_pickle(value: Any, protocol: int) -> None:
     data = pickle.dumps(value, protocol)
@@ -235,7 +235,7 @@ def test_operations_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
             read(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(st.binary(max_size=60))
 def test_random_bytes_are_an_error_or_a_value(data: bytes) -> None:
     with contextlib.suppress(PickleError):  # any other error fails
