@@ -135,6 +135,10 @@ class Tree:
         self.parse: Callable[[Path], ast.Module] = cache(
             lambda path: ast.parse(path.read_text(encoding="utf-8"), str(path))
         )
+        self.imports: Callable[[Path, Imports], list[tuple[str, int]]] = cache(
+            lambda path, which: list(imported(self.parse(path), self.package(path), which))
+        )
+        self.find: Callable[[str], list[Path]] = cache(self._find)
 
     def name(self, path: Path) -> str:
         """``server/api/generate.py``."""
@@ -148,7 +152,7 @@ class Tree:
         """``server.api.generate``; ``server.api`` for its ``__init__.py``."""
         return ".".join(path.relative_to(self.root).with_suffix("").parts).removesuffix(".__init__")
 
-    def find(self, module: str) -> list[Path]:
+    def _find(self, module: str) -> list[Path]:
         """The files that ``import module`` runs: each package on the way, then the module. A name in a module
         finds the module."""
         parts = module.split(".")
@@ -161,7 +165,7 @@ class Tree:
     def imports_of(self, path: Path, imports: Imports) -> Iterator[tuple[str, int]]:
         """The modules of the four parts that a file names in its imports, with their lines; never a package
         for a module in it."""
-        for name, line in imported(self.parse(path), self.package(path), imports):
+        for name, line in self.imports(path, imports):
             if found := self.find(name):
                 yield self.module(found[-1]), line
 
@@ -179,7 +183,7 @@ class Tree:
         pending = list(ways)
         while pending:
             path = pending.pop(0)
-            for module, line in imported(self.parse(path), self.package(path), Imports.AT_LOAD):
+            for module, line in self.imports(path, Imports.AT_LOAD):
                 if found := within(module, TORCH):
                     return f"{ways[path]}:{line} -> {found}"
                 for target in self.find(module):
