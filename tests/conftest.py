@@ -75,6 +75,14 @@ NOT_FAST = {
 """Markers of tests that ``make test-fast`` leaves out."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import nothing of the folders that ``-m fast`` would only leave out."""
+    if config.option.markexpr == "fast" and collection_path.is_relative_to(ROOT):
+        folder = f"{collection_path.relative_to(ROOT).as_posix()}/"
+        return FOLDERS.get(folder) in NOT_FAST or None
+    return None
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what each test needs; skip what this machine cannot run, or was not asked to, and say so."""
@@ -156,9 +164,9 @@ def _logging_as_it_was() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """``@pytest.mark.anyio`` runs a coroutine test on the event loop that the server runs on."""
+    """``@pytest.mark.anyio`` runs coroutine tests on asyncio, on one loop for all that share a fixture."""
     return "asyncio"
 
 

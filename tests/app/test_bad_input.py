@@ -100,17 +100,6 @@ INVALID: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Service]:
-    async with serve_fake() as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.parametrize(("body", "param", "words"), INVALID)
 async def test_a_bad_field_is_named_with_what_it_may_be(
     shared: Service, body: dict[str, Any], param: str, words: tuple[str, ...]

@@ -266,6 +266,7 @@ async def test_a_batch_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.batches.run._GRACE_SECONDS", 0.01)  # the engine stays held
+    monkeypatch.setattr("server.dispatch.supervisor._STOP_SECONDS", 0.1)
     painted: list[int] = []
 
     def watched() -> FakeEngine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import httpx
@@ -212,17 +211,6 @@ CLIENTS = {
         b' "response_format": ""}',
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Service]:
-    async with serve_fake() as service:
-        yield service
 
 
 @pytest.mark.parametrize("name", CLIENTS)

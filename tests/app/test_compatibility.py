@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -23,17 +22,6 @@ pytestmark = pytest.mark.anyio
 
 IMAGE = file_of(photo(512))
 DATA_URL = f"data:image/png;base64,{base64.b64encode(IMAGE).decode()}"
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Service]:
-    async with serve_fake() as service:
-        yield service
 
 
 async def generate(service: Service, **body: Any) -> httpx.Response:
@@ -290,6 +278,14 @@ async def test_json_edits_that_are_refused(
     check(await edit_json(shared, **body), 400, param, words)
 
 
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    """A picture's file of more bytes than a text may have."""
+    file = file_of(photo(700))
+    assert len(file) > 1 << 20
+    return file
+
+
 def part(headers: str, content: bytes) -> bytes:
     return b"--x\r\n" + headers.encode() + b"\r\n\r\n" + content + b"\r\n"
 
@@ -309,9 +305,9 @@ def part(headers: str, content: bytes) -> bytes:
         'form-data; filename="a.png"; name="image"',
     ],
 )
-async def test_a_part_is_a_file_by_its_name(shared: Service, disposition: str) -> None:
-    large = file_of(photo(700))
-    assert len(large) > 1 << 20, "more than a text may have"
+async def test_a_part_is_a_file_by_its_name(
+    shared: Service, large: bytes, disposition: str
+) -> None:
     body = (
         part('Content-Disposition: form-data; name="prompt"; filename="blob"', b"a red apple")
         + part('Content-Disposition: form-data; name="seed"', b"5")

@@ -40,11 +40,6 @@ edits: list[ImageEdit | None] = []
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def shared() -> AsyncIterator[Service]:
     async with serve_fake(make_engine=EditEngine) as service:
         yield service

@@ -22,8 +22,8 @@ JSON = {"content-type": "application/json"}
 LONGEST_ANSWER = 4096
 
 
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
+@pytest.fixture(scope="module")
+async def shared() -> AsyncIterator[Service]:
     async with serve_fake(max_body_bytes=16 << 20) as running:
         yield running
 
@@ -49,14 +49,14 @@ async def refusal(service: Service, path: str, body: bytes) -> str:
     ids=["fields", "inner fields", "values", "wrong values", "long names"],
 )
 async def test_many_faults_have_a_short_answer(
-    service: Service, path: str, body: dict[str, Any]
+    shared: Service, path: str, body: dict[str, Any]
 ) -> None:
-    await refusal(service, path, json.dumps(body).encode())
+    await refusal(shared, path, json.dumps(body).encode())
 
 
-async def test_the_first_faults_are_explained_and_the_rest_counted(service: Service) -> None:
+async def test_the_first_faults_are_explained_and_the_rest_counted(shared: Service) -> None:
     body = {"prompt": "a", **{f"unknown_{i}": i for i in range(100)}}
-    message = await refusal(service, "/generate", json.dumps(body).encode())
+    message = await refusal(shared, "/generate", json.dumps(body).encode())
     assert message.count("Unknown field") == 5
     assert message.endswith("95 more values are invalid.")
 
@@ -64,21 +64,21 @@ async def test_the_first_faults_are_explained_and_the_rest_counted(service: Serv
 @pytest.mark.parametrize("depth", [33, 500, 60_000])
 @pytest.mark.parametrize(("left", "right"), [(b"[", b"]"), (b'{"a":', b"}")])
 async def test_deep_nesting_is_refused_before_validation(
-    service: Service, depth: int, left: bytes, right: bytes
+    shared: Service, depth: int, left: bytes, right: bytes
 ) -> None:
     body = b'{"prompt": ' + left * depth + b"1" + right * depth + b"}"
     for path in ("/generate", "/v1/images/generations"):
-        assert "nested more than 32 deep" in await refusal(service, path, body)
+        assert "nested more than 32 deep" in await refusal(shared, path, body)
 
 
-async def test_what_is_nested_as_deep_as_allowed_is_validated(service: Service) -> None:
+async def test_what_is_nested_as_deep_as_allowed_is_validated(shared: Service) -> None:
     body = b'{"prompt": ' + b"[" * 31 + b"]" * 31 + b"}"
-    assert "prompt must be a string" in await refusal(service, "/generate", body)
+    assert "prompt must be a string" in await refusal(shared, "/generate", body)
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
 async def test_a_large_body_is_parsed_in_a_thread(
-    service: Service, monkeypatch: pytest.MonkeyPatch, path: str
+    shared: Service, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     threads: list[threading.Thread] = []
     parse = json_body.parse_json
@@ -88,23 +88,23 @@ async def test_a_large_body_is_parsed_in_a_thread(
         return parse(body)
 
     monkeypatch.setattr(json_body, "parse_json", watched)
-    await refusal(service, path, b'{"prompt": "' + b"x" * 200_000 + b'"}')
+    await refusal(shared, path, b'{"prompt": "' + b"x" * 200_000 + b'"}')
     assert threads
     assert threading.main_thread() not in threads
 
 
 async def test_names_are_shown_without_control_characters_and_direction_marks(
-    service: Service,
+    shared: Service,
 ) -> None:
     body = json.dumps({"prompt": "a", "\x1b[2Jx\u202e": 1}).encode()
-    assert r"Unknown field \x1b[2Jx\u202e" in await refusal(service, "/generate", body)
-    answer = await service.http.get("/%1b%5d0;x%07" + "a" * 50_000)
+    assert r"Unknown field \x1b[2Jx\u202e" in await refusal(shared, "/generate", body)
+    answer = await shared.http.get("/%1b%5d0;x%07" + "a" * 50_000)
     assert answer.status_code == 404
     assert len(answer.content) < 500
     assert r"/\x1b]0;x\x07aaa" in answer.json()["error"]["message"]
 
 
-async def test_a_suggestion_never_repeats_what_was_sent(service: Service) -> None:
+async def test_a_suggestion_never_repeats_what_was_sent(shared: Service) -> None:
     assert unknown("field", "images", ["images", "prompt"]) == "Unknown field images."
     error = {"type": "extra_forbidden", "loc": ("size",), "msg": "", "input": 1}
     (complaint,) = complaints([error], GenerateRequest)

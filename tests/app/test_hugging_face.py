@@ -21,9 +21,9 @@ async def ask(service: Service, accept: str = "image/png", **parameters: Any) ->
     return await service.http.post("/", json=body, headers={"accept": accept})
 
 
-async def test_the_answer_is_the_image(service: Service) -> None:
+async def test_the_answer_is_the_image(shared: Service) -> None:
     answer = await ask(
-        service, seed=300, negative_prompt="blue", guidance_scale=2.0, width=512, height=512
+        shared, seed=300, negative_prompt="blue", guidance_scale=2.0, width=512, height=512
     )
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/png"
@@ -40,14 +40,14 @@ async def test_the_answer_is_the_image(service: Service) -> None:
     "body",
     [{"inputs": "a"}, {"inputs": "a", "parameters": None}, {"inputs": "a", "parameters": {}}],
 )
-async def test_parameters_may_be_left_out(service: Service, body: dict[str, Any]) -> None:
-    answer = await service.http.post("/", json=body, headers={"accept": "*/*"})
+async def test_parameters_may_be_left_out(shared: Service, body: dict[str, Any]) -> None:
+    answer = await shared.http.post("/", json=body, headers={"accept": "*/*"})
     assert answer.headers["content-type"] == "image/png"
 
 
-async def test_accept_names_the_format(service: Service) -> None:
-    assert (await ask(service, "image/webp")).headers["content-type"] == "image/webp"
-    refused = await ask(service, "application/json")
+async def test_accept_names_the_format(shared: Service) -> None:
+    assert (await ask(shared, "image/webp")).headers["content-type"] == "image/webp"
+    refused = await ask(shared, "application/json")
     assert (refused.status_code, refused.json()["error"]["param"]) == (406, "accept")
 
 
@@ -63,14 +63,14 @@ async def test_accept_names_the_format(service: Service) -> None:
     ],
 )
 async def test_what_the_model_cannot_do_is_refused(
-    service: Service, parameters: dict[str, Any], param: str, words: str
+    shared: Service, parameters: dict[str, Any], param: str, words: str
 ) -> None:
-    answer = await ask(service, **parameters)
+    answer = await ask(shared, **parameters)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert words in answer.json()["error"]["message"]
 
 
-async def test_a_body_that_is_missing_is_shown(service: Service) -> None:
-    assert '{"inputs": ' in (await service.http.post("/")).json()["error"]["message"]
-    answer = await service.http.post("/", json={"inputs": "a", "parameters": 5})
+async def test_a_body_that_is_missing_is_shown(shared: Service) -> None:
+    assert '{"inputs": ' in (await shared.http.post("/")).json()["error"]["message"]
+    answer = await shared.http.post("/", json={"inputs": "a", "parameters": 5})
     assert answer.json()["error"]["param"] == "parameters"

@@ -19,7 +19,7 @@ from tests.server.service import Service, serve_fake
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def strict() -> AsyncIterator[Service]:
     async with serve_fake(compatibility="strict") as running:
         yield running
@@ -35,8 +35,8 @@ def opened(data: bytes) -> Image.Image:
     return image
 
 
-async def test_the_answer_has_openais_fields_and_ours(service: Service) -> None:
-    answer = await generate(service, n=2, seed=5, top_k=7)
+async def test_the_answer_has_openais_fields_and_ours(shared: Service) -> None:
+    answer = await generate(shared, n=2, seed=5, top_k=7)
     body = answer.json()
     assert answer.status_code == 200
     images = body.pop("data")
@@ -65,10 +65,10 @@ async def test_the_answer_has_openais_fields_and_ours(service: Service) -> None:
     assert answer.headers["x-request-id"]
 
 
-async def test_it_is_the_same_image_as_the_native_one(service: Service) -> None:
+async def test_it_is_the_same_image_as_the_native_one(shared: Service) -> None:
     """A translation, no second pipeline."""
-    native = await service.generate(seed=9, guidance_scale=2.5, negative_prompt="blue")
-    openai = await generate(service, seed=9, guidance_scale=2.5, negative_prompt="blue")
+    native = await shared.generate(seed=9, guidance_scale=2.5, negative_prompt="blue")
+    openai = await generate(shared, seed=9, guidance_scale=2.5, negative_prompt="blue")
     assert openai.json()["data"] == native.json()["data"]
     assert openai.json()["parameters"] == native.json()["parameters"]
 
@@ -99,8 +99,8 @@ async def test_it_is_the_same_image_as_the_native_one(service: Service) -> None:
     ],
     ids=str,
 )  # fmt: skip
-async def test_what_means_the_default_is_accepted(service: Service, body: dict[str, Any]) -> None:
-    answer = await generate(service, **body)
+async def test_what_means_the_default_is_accepted(shared: Service, body: dict[str, Any]) -> None:
+    answer = await generate(shared, **body)
     assert answer.status_code == 200, answer.text
     assert len(answer.json()["data"]) == 1
 
@@ -161,20 +161,20 @@ async def test_a_strict_server_answers_404_for_other_models(strict: Service) -> 
     assert [model["id"] for model in listed] == ["star-fake"]
 
 
-async def test_compression_reaches_the_file(service: Service) -> None:
+async def test_compression_reaches_the_file(shared: Service) -> None:
     sums = []
     for compression in (0, 50, 100, None):
         body = {"output_format": "jpeg", "output_compression": compression, "seed": 1}
         image = opened(
-            base64.b64decode((await generate(service, **body)).json()["data"][0]["b64_json"])
+            base64.b64decode((await generate(shared, **body)).json()["data"][0]["b64_json"])
         )
         assert isinstance(image, JpegImageFile)
         sums.append(sum(image.quantization[0]))
     assert sums[0] > sums[1] > sums[2] == sums[3]
 
 
-async def test_a_stream_is_openais(service: Service) -> None:
-    answer = await generate(service, stream=True, partial_images=2, seed=3, output_format="webp")
+async def test_a_stream_is_openais(shared: Service) -> None:
+    answer = await generate(shared, stream=True, partial_images=2, seed=3, output_format="webp")
     got = events(answer.text)
     assert [name for name, _ in got] == ["image_generation.partial_image"] * 2 + [
         "image_generation.completed"

@@ -46,8 +46,8 @@ async def operations(service: Service) -> dict[str, dict[str, Any]]:
     }
 
 
-async def test_every_operation_has_examples_of_what_goes_in_and_comes_out(service: Service) -> None:
-    for name, operation in (await operations(service)).items():
+async def test_every_operation_has_examples_of_what_goes_in_and_comes_out(shared: Service) -> None:
+    for name, operation in (await operations(shared)).items():
         contents = [operation["requestBody"]["content"]] if "requestBody" in operation else []
         contents += [
             answer["content"] for answer in operation["responses"].values() if "content" in answer
@@ -59,16 +59,16 @@ async def test_every_operation_has_examples_of_what_goes_in_and_comes_out(servic
                 assert shown or binary, f"{name}: {kind} has no example"
 
 
-async def test_the_page_begins_with_images_and_ends_with_probes(service: Service) -> None:
-    spec = (await service.http.get("/openapi.json")).json()
+async def test_the_page_begins_with_images_and_ends_with_probes(shared: Service) -> None:
+    spec = (await shared.http.get("/openapi.json")).json()
     order = [tag["name"] for tag in spec["tags"]]
     assert order == ["images", "OpenAI", "Hugging Face", "operation"]
     used = {t for path in spec["paths"].values() for found in path.values() for t in found["tags"]}
     assert used == set(order)
 
 
-async def test_every_operation_says_what_it_is(service: Service) -> None:
-    found = await operations(service)
+async def test_every_operation_says_what_it_is(shared: Service) -> None:
+    found = await operations(shared)
     assert set(found) == BATCH_WORK | {
         "GET /",
         "POST /",
@@ -107,9 +107,9 @@ async def test_every_operation_says_what_it_is(service: Service) -> None:
     assert len(set(ids)) == len(ids)
 
 
-async def test_the_key_is_part_of_the_document_when_there_is_one(service: Service) -> None:
+async def test_the_key_is_part_of_the_document_when_there_is_one(shared: Service) -> None:
     assert not [
-        name for name, operation in (await operations(service)).items() if "security" in operation
+        name for name, operation in (await operations(shared)).items() if "security" in operation
     ]
     async with serve_fake(api_keys=[KEY]) as locked:
         spec = (await locked.http.get("/openapi.json")).json()
@@ -132,14 +132,14 @@ async def test_the_key_is_part_of_the_document_when_there_is_one(service: Servic
     }
 
 
-async def test_the_page_needs_nothing_from_elsewhere(service: Service) -> None:
-    page = await service.http.get("/docs")
+async def test_the_page_needs_nothing_from_elsewhere(shared: Service) -> None:
+    page = await shared.http.get("/docs")
     assert page.status_code == 200
     addresses = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""", page.text)
     assert len(addresses) == 4
     for address in addresses:
         assert address.startswith("/"), address
-        assert (await service.http.get(address)).status_code == 200, address
+        assert (await shared.http.get(address)).status_code == 200, address
     assert "//" not in re.sub(r"//.*swagger-ui", "", page.text.replace("<!DOCTYPE html>", ""))
     assert '"validatorUrl": null' in page.text
     policy = page.headers["content-security-policy"]
@@ -153,6 +153,6 @@ async def test_the_page_needs_nothing_from_elsewhere(service: Service) -> None:
         "/openapi.json",
         "/<b>",
     ):
-        assert (await service.http.get(path)).headers["x-content-type-options"] == "nosniff"
-    assert (await service.http.get("/redoc")).status_code == 404
-    assert (await service.http.get("/docs/parts/../../core.py")).status_code == 404
+        assert (await shared.http.get(path)).headers["x-content-type-options"] == "nosniff"
+    assert (await shared.http.get("/redoc")).status_code == 404
+    assert (await shared.http.get("/docs/parts/../../core.py")).status_code == 404

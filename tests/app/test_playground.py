@@ -24,8 +24,8 @@ TYPES = {
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", ["/", *(f"/static/{name}" for name in FILES)])
-async def test_each_file(service: Service, path: str) -> None:
-    answer = await service.http.get(path)
+async def test_each_file(shared: Service, path: str) -> None:
+    answer = await shared.http.get(path)
     assert answer.status_code == 200
     assert TYPES[Path(path).suffix or ".html"] in answer.headers["content-type"]
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -33,10 +33,10 @@ async def test_each_file(service: Service, path: str) -> None:
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self';")
     assert "unsafe" not in policy
-    again = await service.http.get(path, headers={"if-none-match": answer.headers["etag"]})
+    again = await shared.http.get(path, headers={"if-none-match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["cache-control"] == "no-cache"
-    head = await service.http.head(path)
+    head = await shared.http.head(path)
     assert (head.status_code, head.content) == (200, b"")
 
 
@@ -51,8 +51,8 @@ async def test_each_file(service: Service, path: str) -> None:
         "/static/%2Fetc%2Fpasswd",
     ],
 )
-async def test_nothing_else(service: Service, path: str) -> None:
-    answer = await service.http.get(path)
+async def test_nothing_else(shared: Service, path: str) -> None:
+    answer = await shared.http.get(path)
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
 

@@ -29,11 +29,6 @@ IMAGE = file_of(photo(64))
 TEXT = base64.b64encode(IMAGE).decode()
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def pool_of(service: Service) -> DecodePool:
     pool = service.app.state.context.decoder
     assert isinstance(pool, DecodePool)
