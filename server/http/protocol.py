@@ -230,7 +230,7 @@ class BoundedProtocol(H11Protocol):
                 elif isinstance(event, h11.EndOfMessage):
                     self._end()
                     return
-                if self._lingering:
+                if self._lingering or (self.cycle is not None and self.cycle.fault is not None):
                     return
         except h11.RemoteProtocolError as error:
             self._refuse_malformed(str(error).partition(":")[0])

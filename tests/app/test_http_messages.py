@@ -64,6 +64,7 @@ async def test_a_body_in_tiny_chunks_is_refused() -> None:
         await client.send(GENERATE + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 5000)
         answer = await client.answer()
         assert (answer.status, answer.code) == (400, "malformed_request")
+        assert server.refused("malformed") == 1, "the rest is not even looked at"
 
 
 # ---- before the body ---------------------------------------------------------------------------------------
