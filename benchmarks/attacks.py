@@ -55,10 +55,13 @@ async def _repeat(port: int, data: bytes, *, read: bool = True, clients: int = 4
             group.create_task(one())
 
 
-async def _hold(port: int, data: bytes, *, clients: int, limit: int | None = None) -> None:
+async def _hold(
+    port: int, data: bytes, *, clients: int, limit: int | None = None, piece: bytes = b""
+) -> None:
     """Hold so many connections, each of which has sent ``data``; one that is closed is opened again.
 
-    ``limit`` is the size of the buffer for what the server sends, for clients that do not read it.
+    ``limit`` is the size of the buffer for what the server sends, for clients that do not read it; ``piece`` is sent
+    again and again.
     """
 
     async def one() -> None:
@@ -69,10 +72,12 @@ async def _hold(port: int, data: bytes, *, clients: int, limit: int | None = Non
                 try:
                     writer.write(data)
                     await writer.drain()
-                    if limit is None:
-                        await reader.read()
-                    else:
+                    if limit is not None:
                         await asyncio.sleep(20)
+                    elif piece:
+                        await _trickle(reader, writer, piece)
+                    else:
+                        await reader.read()
                 finally:
                     writer.transport.abort()
             await asyncio.sleep(_PACE_S)
@@ -80,6 +85,19 @@ async def _hold(port: int, data: bytes, *, clients: int, limit: int | None = Non
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(one())
+
+
+async def _trickle(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: bytes
+) -> None:
+    """Send a piece after the other until the server answers or closes the connection."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PACE_S):
+                await reader.read(1)
+                return
+        writer.write(piece)
+        await writer.drain()
 
 
 def _post(body: bytes, head: bytes = _HEAD) -> bytes:
@@ -150,8 +168,40 @@ async def silence(port: int) -> None:
 
 
 async def headers(port: int) -> None:
-    """Headers of 8 MB."""
-    await _repeat(port, _HEAD + b"x: y\r\n" * 1_400_000)
+    """Headers of 8 MB, of many lines and of one."""
+    async with asyncio.TaskGroup() as group:
+        for rest in (b"x: y\r\n" * 1_400_000, b"x: " + b"y" * 8_000_000):
+            group.create_task(_repeat(port, _HEAD + rest, clients=2))
+
+
+async def trickles(port: int) -> None:
+    """Headers of nearly 64 KB, bodies and chunks that come by the byte, each over 20 connections."""
+    header = _HEAD + b"x: %s\r\n" % (b"y" * 250) * 240 + b"x: "
+    body = _HEAD + b"content-length: 99999\r\n\r\n"
+    chunks = _HEAD + b"transfer-encoding: chunked\r\n\r\n"
+    async with asyncio.TaskGroup() as group:
+        for beginning, piece in ((header, b"y"), (body, b" "), (chunks, b"1\r\n \r\n")):
+            group.create_task(_hold(port, beginning, clients=20, piece=piece))
+
+
+async def chunks(port: int) -> None:
+    """Bodies of 200,000 chunks of one byte."""
+    await _repeat(port, _HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 200_000)
+
+
+async def refused_bodies(port: int) -> None:
+    """Bodies of 60 MB for a path that does not exist, which is answered at once."""
+    head = _HEAD.replace(b"/generate", b"/no/such/path")
+    await _repeat(port, _post(bytes(60_000_000), head))
+
+
+async def escapes(port: int) -> None:
+    """Upgrades to WebSocket, of paths that do not exist and are full of escapes for a terminal."""
+    path = b"/" + b"%1b%5d0;x%07" * 2_000
+    head = (
+        b"GET %s HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    )
+    await _repeat(port, head % path)
 
 
 async def held_bodies(port: int) -> None:
@@ -179,7 +229,11 @@ ATTACKS: dict[str, Attack] = {
     "nesting": nesting,
     "silence": silence,
     "headers": headers,
+    "trickles": trickles,
+    "chunks": chunks,
     "held bodies": held_bodies,
+    "refused bodies": refused_bodies,
+    "escapes": escapes,
     "pipelining": pipelining,
     "slow readers": slow_readers,
 }
