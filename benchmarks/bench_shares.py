@@ -75,7 +75,7 @@ def main() -> None:
     config: ModelConfig = PRESETS[given.model]
     times: StepTimes = CountedTimes(config, DEVICES[given.gpu], efficiency=0.5)
     if given.step_times is not None:
-        times = read_times(given.step_times, config)
+        times = read_times(given.step_times, config).times
     rows = simulate(times, config, given.slots)
     print(f"{'load':30}{'caller':10}{'share':>7}{'p50 ms':>9}{'p99 ms':>9}")
     for row in rows:

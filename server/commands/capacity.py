@@ -172,7 +172,24 @@ def measured_times(
     return MeasuredTimes(tuple(int(b) for b in batches), steps, decodes)
 
 
-def read_times(path: Path, config: ModelConfig) -> MeasuredTimes:
+@dataclass(frozen=True)
+class Steps:
+    """Measured step times, and what they were measured on.
+
+    Attributes:
+        path: of the file that they were read from.
+        times: seconds by scale and batch size.
+        device: ``cpu`` or ``cuda``; empty if the file does not say.
+        threads: of the processor; 0 if the file does not say.
+    """
+
+    path: Path
+    times: MeasuredTimes
+    device: str
+    threads: int
+
+
+def read_times(path: Path, config: ModelConfig) -> Steps:
     """Read step times from the line of JSON that ``benchmarks.bench_engine`` prints, the last line of the file.
 
     Raises:
@@ -180,7 +197,9 @@ def read_times(path: Path, config: ModelConfig) -> MeasuredTimes:
     """
     try:
         line = path.read_text(encoding="utf-8").strip().splitlines()[-1]
-        return measured_times(json.loads(line)["milliseconds"], config)
+        found = json.loads(line)
+        times = measured_times(found["milliseconds"], config)
+        return Steps(path, times, str(found.get("device", "")), int(found.get("threads", 0)))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UsageError(
             f"{path} does not hold what `python -m benchmarks.bench_engine` prints for {config.name} ({error!r})."

@@ -1,4 +1,7 @@
-"""``star-server plan``: the number of GPUs that a load needs or, with ``--compare``, the gain of batching by scale."""
+"""``star-server plan``: the number of GPUs that a load needs, or with ``--cores`` the workers of a CPU server.
+
+With ``--compare`` it shows the gain of batching by scale.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def parse_seconds(value: object) -> object:
 
 
 class Plan(BaseModel):
-    """Estimate how many GPUs a load needs, with which settings, and the latency to expect."""
+    """Estimate how many GPUs, or workers on a CPU, a load needs, and the latency to expect."""
 
     model_config = ConfigDict(extra="forbid", validate_by_name=True, protected_namespaces=())
 
@@ -81,8 +84,16 @@ class Plan(BaseModel):
     max_step: float = Field(
         1.0, gt=0, le=1000, description="work of one step at most, in images, as in serve"
     )
-    step_times: Path | None = Field(
-        None, description="output of benchmarks.bench_engine, used in place of computed times"
+    cores: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="cores of a server without a GPU, to be divided among workers; needs --step-times",
+    )
+    step_times: list[Path] = Field(
+        default_factory=list,
+        description="output of benchmarks.bench_engine, used in place of computed times; with --cores one file or "
+        "more, each with another number of threads",
     )
     requests: int = Field(
         10_000, ge=100, le=10_000_000, description="number of requests to simulate"
@@ -101,6 +112,9 @@ class Plan(BaseModel):
         from server.commands.info import find_config
 
         config, _ = find_config(self.model, self.cache_dir)
+        if self.cores:
+            print(self._divide_cores(config))
+            return
         times, source = self._times(config)
         policy = self.policy(config)
         about: dict[str, Any] = {
@@ -130,6 +144,25 @@ class Plan(BaseModel):
         )
         print(json.dumps(found, indent=2) if self.as_json else plan_text(found))
 
+    def _divide_cores(self, config: ModelConfig) -> str:
+        """Return how to divide the cores among workers, as text or as JSON."""
+        from server.commands.capacity import Demand, read_times
+        from server.commands.cores import DOUBT, cores_text, divide, divisions_json
+
+        if not self.step_times:
+            raise UsageError(
+                "--cores needs measured steps: run "
+                f"`python -m benchmarks.bench_engine --model {self.model} --threads 1 > one.txt` and the same with "
+                "--threads 2, then add --step-times one.txt --step-times two.txt."
+            )
+        demand = Demand(self.rps, self.p99, 0, self.slots, self.requests)
+        steps = [read_times(path, config) for path in self.step_times]
+        found = divide(demand, self.cores, steps, self.policy(config))
+        if not self.as_json:
+            return f"{cores_text(self.cores, demand, config.name, found)}\nleft out    {DOUBT}"
+        about = {"model": config.name, "cores": self.cores, "rps": self.rps, "left_out": DOUBT}
+        return json.dumps({**about, "divisions": divisions_json(found)}, indent=2)
+
     def policy(self, config: ModelConfig) -> Policy:
         """Return the scheduling policy of the workers."""
         shares = token_shares(config.patch_nums)
@@ -139,8 +172,11 @@ class Plan(BaseModel):
         """Return the step times and a phrase that names their source."""
         from server.commands.capacity import CountedTimes, read_times
 
-        if self.step_times is not None:
-            return read_times(self.step_times, config), f"measured, {self.step_times}"
+        if len(self.step_times) > 1:
+            raise UsageError("Give one --step-times, or --cores with several.")
+        if self.step_times:
+            (path,) = self.step_times
+            return read_times(path, config).times, f"measured, {path}"
         source = f"modelled, {self.gpu} at {100 * self.efficiency:.0f} % of its floor"
         if self.launch_us:
             source += f", {self.launch_us:g} us to launch a kernel"
@@ -150,7 +186,7 @@ class Plan(BaseModel):
     def _left_out(self) -> str:
         """Return what the numbers do not tell."""
         always = "the text encoder, uploaded images, image files, the network"
-        if self.step_times is not None:
+        if self.step_times:
             return f"{always}; the steps are those of the machine that measured them"
         return (
             f"{always}; the steps are arithmetic, not measured on a {self.gpu}: take them for an upper bound, and "
@@ -161,7 +197,7 @@ class Plan(BaseModel):
         """Return the bytes that each GPU needs; None with measured step times, whose machine is unknown."""
         from star_model.cost import peak_bytes
 
-        if self.step_times is not None:
+        if self.step_times:
             return None
         needed, there = peak_bytes(config, self.slots), self._device().memory * (1 - _RESERVED)
         if needed > there:
