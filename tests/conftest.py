@@ -50,6 +50,7 @@ FOLDERS = {
     "tests/browser/": "browser",
     "tests/deploy/": "deploy",
     "tests/pure/benchmarks/": "benchmark",
+    "tests/pure/training/": "training",
 }
 """Folder -> the marker of all tests in it."""
 

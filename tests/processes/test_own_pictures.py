@@ -57,7 +57,6 @@ def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
     return list(zip(["", *words], words, strict=False))
 
 
-@pytest.mark.training
 def test_from_a_folder_to_a_model_that_paints_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

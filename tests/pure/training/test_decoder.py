@@ -39,7 +39,6 @@ def images(seed: int) -> Tensor:
     return F.interpolate(torch.rand(2, 3, 4, 4, generator=generator), scale_factor=8) * 2 - 1
 
 
-@pytest.mark.training
 def test_the_tokens_stay_and_the_picture_improves() -> None:
     before = tokenizer()
     recipe = DecoderRecipe(steps=12, warmup=1, matrix_lr=0.02, average=0.5)
@@ -54,7 +53,6 @@ def test_the_tokens_stay_and_the_picture_improves() -> None:
     assert losses[-1]["psnr"] > losses[0]["psnr"] + 0.5
 
 
-@pytest.mark.training
 def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     recipe = DecoderRecipe(steps=4, warmup=1)
 

@@ -86,7 +86,6 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert json.loads((tmp_path / "clock.json").read_text()).keys() == {"a", "b"}
 
 
-@pytest.mark.training
 def test_from_drawings_to_a_model_at_toy_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -192,7 +192,6 @@ def test_tokens_near_the_border_and_of_fine_scales_are_left_out_more_often() -> 
     assert (fine[2, 2] / fine[1, 2]).item() == 4
 
 
-@pytest.mark.training
 def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     stages = [RECIPE.stages[0]] * 3 + [RECIPE.stages[1]] * 3
 
@@ -222,7 +221,6 @@ def test_a_run_refuses_other_settings(tmp_path: Path) -> None:
         Run(tmp_path, {"lr": 2}, 5).resume()
 
 
-@pytest.mark.training
 def test_a_run_may_change_its_future_but_not_its_past(tmp_path: Path) -> None:
     def run(*stages: Stage) -> Run:
         recipe = TransformerRecipe(warmup=1, stages=stages)
@@ -242,7 +240,6 @@ def test_a_run_may_change_its_future_but_not_its_past(tmp_path: Path) -> None:
             run(*other).resume()
 
 
-@pytest.mark.training
 def test_the_log_of_steps_after_the_saved_one_is_dropped(tmp_path: Path) -> None:
     run = Run(tmp_path, {}, 5)
     run.record(1, loss=3.0)
@@ -253,7 +250,6 @@ def test_the_log_of_steps_after_the_saved_one_is_dropped(tmp_path: Path) -> None
     assert [line["step"] for line in again.log()] == [1]
 
 
-@pytest.mark.training
 def test_the_tokenizer_learns_one_batch() -> None:
     recipe = TokenizerRecipe(warmup=1, codebook_at=0.3, ramp_from=0.4, ramp_until=0.6)
     config = dataclasses.replace(CONFIG, tokenizer=PATCHES, patch_nums=(1, 2, 4, 4))
