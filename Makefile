@@ -7,7 +7,8 @@ ARGS ?=
 VENV ?= .venv
 EXTRAS ?= train,s3,c2pa,otel
 TOOLS ?= test
-# Processes that run tests at the same time, at most 8; 0 runs them in one, as a debugger needs.
+# Processes that run tests at the same time, at most 8; 0 runs them in one, as a debugger needs. As many as there are
+# processors run the fast ones, half as many again all of them, which often wait: see tests/conftest.py.
 JOBS ?= logical
 PARALLEL := -n $(JOBS) --maxprocesses 8
 FAST := tests/pure tests/app tests/test_architecture.py

@@ -99,8 +99,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             skip(items, "browser", "needs chromium")
     if "network" not in config.option.markexpr:
         skip(items, "network", "installs from the package index; ask for it with -m network")
-    if PARALLEL:  # long files first: one that is begun last would keep a single process busy
-        items.sort(key=lambda item: item.get_closest_marker("fast") is not None)
+    if PARALLEL:
+        items.sort(key=turn)
+
+
+def turn(item: pytest.Item) -> int:
+    """When a test comes, of those that run in several processes.
+
+    Long files first: one that is begun last would keep a single process busy. Then the tests that share models: what
+    a process takes from another at the end should not have to make them again.
+    """
+    if item.get_closest_marker("fast") is None:
+        return 0
+    return 1 if item.path.parent.name == "star_model" else 2
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Half as many processes again as there are processors for tests that wait: all but the fast ones."""
+    return None if config.option.markexpr == "fast" else 3 * (os.cpu_count() or 1) // 2
 
 
 def pytest_collection_finish() -> None:
