@@ -3,7 +3,8 @@
 It starts ``star-server serve`` on a free port, and asks it for one image after the other: alone, and beside each attack
 of :mod:`benchmarks.attacks`, in turn. The speed of a shared machine drifts, so each attack is compared with what stands
 beside it in time: the requests alone just before and just after it. Attackers run in a process of their own at the
-lowest priority, as if on another machine; what they still take from the server counts against it.
+lowest priority, as if on another machine; what they still take from the server counts against it. How much the server
+has seen of each attack is read from its metrics: one that does not reach it would prove nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import itertools
 import math
 import os
+import re
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -28,6 +30,10 @@ GOAL = 3.0
 """Honest requests may take so many times as long beside an attack as alone, in the median."""
 
 _SETTLE_S = 3.0
+_SEEN = re.compile(
+    r'^star_(?:requests_total\{endpoint="(?!/metrics).*|connections_refused_total.*|connections) (\S+)$',
+    re.MULTILINE,
+)
 
 
 @dataclass
@@ -36,11 +42,13 @@ class Times:
 
     Attributes:
         failures: what honest requests got instead of an image beside the attack, in words.
+        seen: requests and connections of the attackers.
     """
 
     alone: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    seen: int = 0
 
     @property
     def ratio(self) -> float:
@@ -76,6 +84,19 @@ class Honest:
                 failures.append(type(error).__name__)
 
 
+def seen_by(text: str) -> int:
+    """Requests that a server has answered, connections that it has refused, and those open now.
+
+    Args:
+        text: its ``/metrics``, which itself is not counted.
+    """
+    return round(sum(float(value) for value in _SEEN.findall(text)))
+
+
+def _seen_by(url: str) -> int:
+    return seen_by(httpx.get(f"{url}/metrics", timeout=600).raise_for_status().text)
+
+
 def measure(url: str, names: list[str], rounds: int, requests: int) -> dict[str, Times]:
     """Time honest requests alone, beside an attack, alone, and so on.
 
@@ -84,6 +105,9 @@ def measure(url: str, names: list[str], rounds: int, requests: int) -> dict[str,
         names: of the attacks.
         rounds: over all attacks.
         requests: in a row.
+
+    Raises:
+        RuntimeError: an attack did not reach the server, or honest requests failed that nothing disturbed.
     """
     port = urlsplit(url).port or 80
     found = {name: Times() for name in names}
@@ -93,9 +117,11 @@ def measure(url: str, names: list[str], rounds: int, requests: int) -> dict[str,
         before: list[float] = []
         honest.ask(before, nobody, requests)
         for name, times in found.items():
+            seen = _seen_by(url) + requests
             with attacked([name], port):
                 time.sleep(_SETTLE_S)
                 honest.ask(times.beside, times.failures, requests)
+                times.seen += _seen_by(url) - seen
             time.sleep(_SETTLE_S)
             after: list[float] = []
             honest.ask(after, nobody, requests)
@@ -103,6 +129,8 @@ def measure(url: str, names: list[str], rounds: int, requests: int) -> dict[str,
             before = after
     if nobody:
         raise RuntimeError(f"requests failed that nothing disturbed: {nobody}")
+    if missed := [name for name, times in found.items() if times.seen <= 0]:
+        raise RuntimeError(f"these attacks did not reach the server: {', '.join(missed)}")
     return found
 
 
@@ -123,7 +151,9 @@ def main() -> None:
     print(
         f"{os.cpu_count()} cores, load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after"
     )
-    print(f"{'ms':<14}{'alone p50':>10}{'p95':>8}{'beside p50':>12}{'p95':>8}{'ratio':>8}  failed")
+    print(
+        f"{'ms':<14}{'alone p50':>10}{'p95':>8}{'beside p50':>12}{'p95':>8}{'ratio':>8}{'seen':>8}  failed"
+    )
     rows = {}
     for name, times in found.items():
         p = [
@@ -133,9 +163,15 @@ def main() -> None:
         ]
         failed = ", ".join(sorted(set(times.failures))) or "none"
         print(
-            f"{name:<14}{p[0]:10.0f}{p[1]:8.0f}{p[2]:12.0f}{p[3]:8.0f}{times.ratio:8.2f}  {failed}"
+            f"{name:<14}{p[0]:10.0f}{p[1]:8.0f}{p[2]:12.0f}{p[3]:8.0f}{times.ratio:8.2f}"
+            f"{times.seen:8}  {failed}"
         )
-        rows[name] = {"ms": p, "ratio": times.ratio, "failures": times.failures}
+        rows[name] = {
+            "ms": p,
+            "ratio": times.ratio,
+            "seen": times.seen,
+            "failures": times.failures,
+        }
     print(f"goal: a ratio of at most {GOAL:g}, and no failure")
     print_json("attacks", model=arguments.model, threads=arguments.threads, attacks=rows, goal=GOAL)
 

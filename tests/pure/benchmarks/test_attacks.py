@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from benchmarks import attacks
-from benchmarks.bench_attacks import Times
+from benchmarks.bench_attacks import Times, seen_by
 from benchmarks.growth import Sample, growth, judge, sample
 from benchmarks.soak import draw_request
 from server.errors import UnusableImage
 from server.images.uploads import Upload, read_image
+from server.metrics import Metrics
 from tests.server.processes import needs_proc
 
 
@@ -29,7 +30,7 @@ def test_the_pictures_are_hostile_as_they_should_be() -> None:
 
 
 def test_every_attack_has_a_name_and_says_what_it_is() -> None:
-    assert len(attacks.ATTACKS) >= 9
+    assert len(attacks.ATTACKS) >= 13
     assert all(attack.__doc__ for attack in attacks.ATTACKS.values())
 
 
@@ -42,6 +43,16 @@ def test_attackers_that_end_are_noticed() -> None:
 def test_a_ratio_is_of_medians_and_infinite_when_nothing_came() -> None:
     assert Times([1.0, 1.0, 9.0], [2.0, 2.0, 30.0]).ratio == 2.0
     assert Times([1.0], [], ["queue_full"]).ratio == math.inf
+
+
+def test_what_a_server_has_seen_of_an_attack_is_in_its_metrics() -> None:
+    metrics = Metrics()
+    assert seen_by(metrics.render().decode()) == 0
+    metrics.requests.labels("/generate", "ok").inc(3)
+    metrics.requests.labels("/metrics", "ok").inc(100)
+    metrics.connections_refused.labels("malformed").inc(20)
+    metrics.watch("connections", lambda: 5)
+    assert seen_by(metrics.render().decode()) == 28
 
 
 def test_growth_is_the_trend_and_not_one_peak() -> None:
