@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,10 +119,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return None if config.option.markexpr == "fast" else 3 * (os.cpu_count() or 1) // 2
 
 
-def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over what was imported, which no test frees: it takes a tenth of the time."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while tests are imported, nor look later at what was: no test frees it, and each takes a tenth
+    of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def needs(item: pytest.Item) -> set[str]:

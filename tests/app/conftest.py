@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 
-from server.images import decode_pool
-from server.images.decode_pool import DecodePool
-from server.images.decode_process import DecodeProcess
-from tests.server.service import Service, serve_fake
+if TYPE_CHECKING:  # a second that the process waits which only hands out the tests
+    from server.images.decode_process import DecodeProcess
+    from tests.server.service import Service
 
 
 @pytest.fixture(autouse=True)
@@ -23,14 +23,28 @@ def _plain_tracebacks() -> None:
     structlog.configure(processors=[structlog.processors.add_log_level, console])
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _idle_decoders_are_kept() -> Iterator[None]:
-    """A process that decodes images goes on to the next app, as its start is most of what an edit costs here.
+@pytest.fixture(scope="session")
+def _idle_decoders() -> Iterator[dict[tuple[float, int], list[DecodeProcess]]]:
+    """Processes that decode images and whose app has ended, by their limits of time and memory."""
+    kept: dict[tuple[float, int], list[DecodeProcess]] = defaultdict(list)
+    yield kept
+    for process in (process for idle in kept.values() for process in idle):
+        process.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _decoders_go_on_to_the_next_app(
+    _idle_decoders: dict[tuple[float, int], list[DecodeProcess]],
+) -> Iterator[None]:
+    """Start a decoder only if no app has left one: the start is most of what an edit costs here.
 
     How they start and end is tested in ``tests/processes/test_untrusted_images.py``.
     """
-    kept: dict[tuple[float, int], list[DecodeProcess]] = defaultdict(list)
-    close = DecodePool.close
+    from server.images import decode_pool
+    from server.images.decode_pool import DecodePool
+    from server.images.decode_process import DecodeProcess
+
+    kept, close = _idle_decoders, DecodePool.close
 
     def start(timeout_s: float, memory_bytes: int) -> DecodeProcess:
         idle = kept[timeout_s, memory_bytes]
@@ -45,12 +59,12 @@ def _idle_decoders_are_kept() -> Iterator[None]:
         patch.setattr(decode_pool, "DecodeProcess", start)
         patch.setattr(DecodePool, "close", keep_and_close)
         yield
-    for process in (process for idle in kept.values() for process in idle):
-        process.close()
 
 
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
+    from tests.server.service import serve_fake
+
     async with serve_fake() as running:
         yield running
 
@@ -58,5 +72,7 @@ async def service() -> AsyncIterator[Service]:
 @pytest.fixture(scope="module")
 async def shared() -> AsyncIterator[Service]:
     """The same, for all tests of a file that only read its answers."""
+    from tests.server.service import serve_fake
+
     async with serve_fake() as running:
         yield running
