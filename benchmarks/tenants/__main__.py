@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.tenants.allowed import Allowed
 from benchmarks.tenants.batch_chain import BatchChain
@@ -83,8 +84,8 @@ def _timed(findings: Findings, number: int, change: Change) -> Change:
     return timed
 
 
-def soak(given: argparse.Namespace, folder: Path) -> list[str]:
-    """Start the server, run, print what was seen; return what is wrong."""
+def soak(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Start the server, run, print what was seen; return the figures, and what is wrong."""
     first, second = models(given.model, given.next, folder)
     broken = folder / "broken"
     broken.mkdir()
@@ -110,8 +111,7 @@ def soak(given: argparse.Namespace, folder: Path) -> list[str]:
             failed = [f"it ended early: {error!r}" for error in leaves(group)]
             traceback.print_exception(group)
     findings.print()
-    print_json("tenants", model=first.name, minutes=given.minutes, **findings.figures())
-    return failed + findings.wrong(stage.log)
+    return {"model": first.name, **findings.figures()}, failed + findings.wrong(stage.log)
 
 
 def leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
@@ -152,10 +152,11 @@ def main() -> int:
         )
     print(f"{os.cpu_count()} cores, load of the machine {os.getloadavg()[0]:.1f}", flush=True)
     with tempfile.TemporaryDirectory(prefix="tenants-") as folder:
-        wrong = soak(given, Path(folder))
+        figures, wrong = soak(given, Path(folder))
     for sentence in wrong:
         print(f"WRONG: {sentence}")
     print("verdict: " + ("not as promised" if wrong else "nothing lost, shares kept, flat"))
+    print_json("tenants", minutes=given.minutes, threads=given.threads, **figures, wrong=wrong)
     return 1 if wrong else 0
 
 

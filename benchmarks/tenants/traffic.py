@@ -12,8 +12,8 @@ import httpx
 
 from benchmarks.growth import Sample, children_of, sample
 from benchmarks.metrics_page import MetricsPage
-from benchmarks.tenants.callers import IMAGES, LEFT, Tenant, draw
-from benchmarks.tenants.stage import PATIENCE_S, NotAsPromised, Stage
+from benchmarks.tenants.callers import IMAGES, LEFT, PATIENCE_S, Tenant, draw
+from benchmarks.tenants.stage import NotAsPromised, Stage
 from benchmarks.tenants.terms import FLOOD, FORMER, LATE, NIGHTLY, OCCASIONAL, STEADY, TENANTS
 
 FLOODERS, BACKLOG = 24, 6
@@ -175,13 +175,12 @@ class Traffic:
             await self.stage.until("a backlog", lambda _: self._finished[OCCASIONAL] >= begun)
         )
         await asyncio.sleep(seconds)
-        enough = sum(first[name] for name in TENANTS) + LEAST_IMAGES
-        got = _images_by_key(
-            await self.stage.until(
-                "images for all",
-                lambda page: sum(_images_by_key(page)[n] for n in TENANTS) >= enough,
-            )
-        )
+
+        def enough(page: MetricsPage) -> bool:
+            got = _images_by_key(page)
+            return sum(got[name] - first[name] for name in TENANTS) >= LEAST_IMAGES
+
+        got = _images_by_key(await self.stage.until("images for all", enough))
         got.subtract(first)
         if measured:
             self.windows.append(Window({name: got[name] for name in TENANTS}, got[NIGHTLY]))

@@ -30,7 +30,7 @@ MOST_DIFFERENCE: Final = SLOTS + 2
 """Images by which two tenants may differ in a window. Their images take turns, and those in the slots at its beginning
 and its end are counted in part."""
 
-MOST_WAIT: Final = 2 * 4 + SLOTS
+MOST_WAIT: Final = 2 * (len(BY_DAY) - 1) + SLOTS
 """Images of others that may be finished while an occasional one waits: each of the four other tenants goes first once
 for a slot and once for the steps, and what is in the slots may end. The flood's queue is several times as long."""
 
