@@ -90,6 +90,7 @@ class Tenant:
         images: that it has received.
         left_behind: images that it did not wait for.
         others: answered requests that asked for no images.
+        painted_in_s: seconds from admission to the last image of the latest answer, as its headers say; not of streams.
         served: when each request was sent that was answered with images, and when the answer came.
         refused: the same of requests that met a limit of the key.
         answered: called with the tenant's name and the number of images of each answer.
@@ -104,6 +105,7 @@ class Tenant:
     images: int = 0
     left_behind: int = 0
     others: int = 0
+    painted_in_s: float = 0.0
     served: list[tuple[float, float]] = field(default_factory=list)
     refused: list[tuple[float, float]] = field(default_factory=list)
     answered: Callable[[str, int], None] = lambda _name, _images: None
@@ -135,6 +137,8 @@ class Tenant:
         if outcome == IMAGES and answer is not None:
             self.served.append((sent, came))
             self.images += len(asked.seeds)
+            times = (answer.headers.get(f"x-{part}-time", "0") for part in ("queue", "inference"))
+            self.painted_in_s = sum(map(float, times))
             self.answered(self.name, len(asked.seeds))
             await self._check(http, asked, answer, self.pictures.painters.between(sent, came))
         elif outcome == RATE_LIMIT:

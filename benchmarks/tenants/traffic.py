@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -71,6 +73,7 @@ class Traffic:
     batch_lines: Counter[str] = field(default_factory=Counter)
     _chance: random.Random = field(default_factory=lambda: random.Random(1))
     _finished: Counter[str] = field(default_factory=Counter)
+    _answers: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=1000))
 
     def __post_init__(self) -> None:
         for tenant in self.tenants.values():
@@ -78,6 +81,7 @@ class Traffic:
 
     def _count(self, name: str, images: int) -> None:
         self._finished[name] += images
+        self._answers.append((time.monotonic(), images))
 
     async def period(
         self, seconds: float, change: Callable[[], Awaitable[None]] | None, *, measured: bool
@@ -127,7 +131,7 @@ class Traffic:
             patience = chance.uniform(0, 1) if chance.random() < _LEAVE else None
             asked = draw(chance, self.prompts, ("generate", "generate", "stream"), (1, 1, 2))
             if await self.tenants[FLOOD].ask(http, asked, patience) not in (IMAGES, LEFT):
-                await asyncio.sleep(chance.uniform(1, 2))
+                await _pause(chance.uniform(1, 2), over)
 
     async def _keep_asking(
         self, http: httpx.AsyncClient, name: str, routes: Sequence[str], over: asyncio.Event
@@ -136,13 +140,13 @@ class Traffic:
         while not over.is_set():
             outcome = await self.tenants[name].ask(http, draw(chance, self.prompts, routes, (1,)))
             if outcome != IMAGES:  # which is wrong, and has been noted
-                await asyncio.sleep(0.5)
+                await _pause(0.5, over)
 
     async def _now_and_then(self, http: httpx.AsyncClient, name: str, over: asyncio.Event) -> None:
         chance = random.Random(self._chance.random())
         while not over.is_set():
             await self.tenants[name].ask(http, draw(chance, self.prompts, ("generate",), (1,)))
-            await asyncio.sleep(chance.uniform(0.5, 1))
+            await _pause(chance.uniform(0.5, 1), over)
 
     async def _occasional(
         self, http: httpx.AsyncClient, over: asyncio.Event, *, measured: bool
@@ -150,12 +154,12 @@ class Traffic:
         """Ask for one image now and then; count what others got meanwhile."""
         chance = random.Random(self._chance.random())
         while not over.is_set():
-            before = self._finished.total()
             asked = draw(chance, self.prompts, ("generate", "openai"), (1,))
-            outcome = await self.tenants[OCCASIONAL].ask(http, asked)
-            if outcome == IMAGES and measured:
-                self.waits.append(self._finished.total() - before - 1)
-            await asyncio.sleep(chance.uniform(0.1, 0.5))
+            if await self.tenants[OCCASIONAL].ask(http, asked) == IMAGES and measured:
+                *others, (came, _) = self._answers
+                admitted = came - self.tenants[OCCASIONAL].painted_in_s
+                self.waits.append(sum(images for at, images in others if at >= admitted))
+            await _pause(chance.uniform(0.1, 0.5), over)
 
     # ---- shares
     async def _album(
@@ -170,9 +174,10 @@ class Traffic:
         """The occasional tenant has as much to do as the others, for so long."""
         for _ in range(BACKLOG):
             group.create_task(self._keep_asking(http, OCCASIONAL, ("generate", "openai"), over))
-        begun = self._finished[OCCASIONAL] + BACKLOG
+        # By then their images take turns; whose turn it is when the window begins is left to chance.
+        begun = self._finished.total() + 3 * BACKLOG + self._chance.randrange(len(TENANTS))
         first = _images_by_key(
-            await self.stage.until("a backlog", lambda _: self._finished[OCCASIONAL] >= begun)
+            await self.stage.until("a backlog", lambda _: self._finished.total() >= begun)
         )
         await asyncio.sleep(seconds)
 
@@ -205,6 +210,13 @@ class Traffic:
 
     async def _batch_lines_done(self) -> int:
         return int((await self.stage.metrics()).total("batch_requests_total"))
+
+
+async def _pause(seconds: float, over: asyncio.Event) -> None:
+    """Wait so long, or until all is over."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await over.wait()
 
 
 def _images_by_key(page: MetricsPage) -> Counter[str]:

@@ -190,8 +190,9 @@ class Findings:
 
     @property
     def tolerance(self) -> float:
-        """By how much the share of a tenant in all windows may differ from a third: little, or few images."""
-        return max(0.02, MOST_DIFFERENCE / max(sum(self.images_in_windows.values()), 1))
+        """By how much the share of a tenant in all windows may differ from a third: 0.02, or an image a window."""
+        few = max(MOST_DIFFERENCE, len(self.traffic.windows))
+        return max(0.02, few / max(sum(self.images_in_windows.values()), 1))
 
     @property
     def most_difference(self) -> int:

@@ -123,8 +123,10 @@ def error(status: int, code: str, **headers: str) -> httpx.Response:
 
 
 async def test_an_answer_with_images() -> None:
-    tenant = await outcome_of(lambda _: httpx.Response(200, json=answer("red")))
+    times = {"x-queue-time": "1.5", "x-inference-time": "0.25"}
+    tenant = await outcome_of(lambda _: httpx.Response(200, json=answer("red"), headers=times))
     assert (tenant.outcomes, tenant.wrong, tenant.images) == ({IMAGES: 1}, {}, 1)
+    assert tenant.painted_in_s == 1.75
 
 
 async def test_images_behind_urls_are_fetched() -> None:
