@@ -19,7 +19,7 @@ class Linear(nn.Linear):
     """:class:`torch.nn.Linear`, with the same parameters."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _fused(self, x, "none") if _is_fused(x) else super().forward(x)
+        return _fused(self, x, "none") if _is_fused(self, x) else super().forward(x)
 
 
 class GeluLinear(nn.Linear):
@@ -36,14 +36,14 @@ class GeluLinear(nn.Linear):
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:
-        if _is_fused(x):
+        if _is_fused(self, x):
             return _fused(self, x, "gelu", self.approximate)
         return F.gelu(super().forward(x), approximate=self.approximate)
 
 
-def _is_fused(x: Tensor) -> bool:
+def _is_fused(layer: nn.Linear, x: Tensor) -> bool:
     return (
-        x.dtype == torch.bfloat16
+        x.dtype == layer.weight.dtype == torch.bfloat16  # not so under autocast, in training
         and x.device.type == "cpu"
         and not torch.is_grad_enabled()  # the operation has no gradient
         and not torch.compiler.is_compiling()  # which fuses by itself

@@ -36,7 +36,7 @@ def assert_rounded(found: Tensor, expected: Tensor) -> None:
 def test_a_layer_rounds_once(shape: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
     layer, x = Linear(24, 40, bias=bias).bfloat16(), torch.randn(shape).bfloat16()
-    assert linear._is_fused(x)
+    assert linear._is_fused(layer, x)
     assert_rounded(layer(x), exact(layer, x))
 
 
@@ -75,6 +75,18 @@ def test_gradients_flow_in_bfloat16() -> None:
     layer(torch.randn(2, 8).bfloat16()).sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("layer", [Linear(8, 6), GeluLinear(8, 6, approximate="tanh")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_autocast_takes_weights_in_float32(layer: nn.Linear, dtype: torch.dtype) -> None:
+    """As the steps of training that need no gradients do."""
+    x = torch.randn(2, 8).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), layer(x.float()), rtol=2**-5, atol=2**-5)
 
 
 def test_the_parameters_are_those_of_a_plain_layer() -> None:
