@@ -15,7 +15,7 @@ from openai import AuthenticationError, OpenAI, RateLimitError
 from server.api_keys import hash_of, new_key
 from tests.live_server import LiveServer, running_server
 from tests.server.processes import wait_until
-from tests.star_model.tiny import write_tiny_model
+from tests.star_model.tiny import GOLDFISH, write_quick_model
 
 
 def write(file: Path, **keys: dict[str, Any]) -> None:
@@ -42,14 +42,14 @@ def test_keys_change_under_a_running_server(tmp_path: Path) -> None:
         "nightly": {"hash": hash_of(nightly), "priority": "batch"},
     }
     write(file, **old)
-    model = str(write_tiny_model(tmp_path / "model"))
+    model = str(write_quick_model(tmp_path / "model"))
     flags = ("--model", model, "--threads", "1", "--log-format", "json")
     with running_server(*flags, "--api-key-file", str(file), log=tmp_path / "log") as server:
         with client(server, shop) as caller:
-            raw = caller.images.with_raw_response.generate(prompt="a fox", n=2)
+            raw = caller.images.with_raw_response.generate(prompt=GOLDFISH, n=2)
             assert raw.headers["x-ratelimit-remaining-images"] == "0"
             with pytest.raises(RateLimitError) as limited:
-                caller.images.generate(prompt="a fox")
+                caller.images.generate(prompt=GOLDFISH)
             assert limited.value.code == "rate_limit_exceeded"
             assert int(limited.value.response.headers["retry-after"]) >= 1
 
@@ -57,7 +57,7 @@ def test_keys_change_under_a_running_server(tmp_path: Path) -> None:
         with client(server, nightly) as caller:
 
             def paint() -> int:
-                return len(caller.images.generate(prompt="an owl", n=2).data or [])
+                return len(caller.images.generate(prompt=GOLDFISH, n=2).data or [])
 
             def work() -> None:
                 answers.extend(paint() for _ in range(10))
@@ -68,7 +68,7 @@ def test_keys_change_under_a_running_server(tmp_path: Path) -> None:
             server.process.send_signal(signal.SIGHUP)
             wait_until(lambda: bool(lines(server, "settings read again")), 30)
             with client(server, later) as newcomer:
-                assert newcomer.images.generate(prompt="a fox").data
+                assert newcomer.images.generate(prompt=GOLDFISH).data
             busy.join(120)
         assert answers == [2] * 10, "a request was lost"
 

@@ -22,14 +22,14 @@ import pytest
 from tests.live_server import ROOT, free_port, running_server
 from tests.server.pictures import file_of, photo
 from tests.server.processes import alive, needs_proc, wait_until, workers_of
-from tests.star_model.tiny import write_tiny_model
+from tests.star_model.tiny import GOLDFISH, write_quick_model
 
 pytestmark = needs_proc
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("start") / "model")
+    return write_quick_model(tmp_path_factory.mktemp("start") / "model")
 
 
 def test_the_log_tells_the_steps_of_a_start(model: Path, tmp_path: Path) -> None:
@@ -162,19 +162,19 @@ def test_a_hang_up_without_a_terminal_reads_the_settings_again(model: Path, tmp_
         settings.write_text("log_level: info\nimages_per_minute: 1\nprot: 5\n")
         os.killpg(server.process.pid, signal.SIGHUP)  # its worker too, which must not mind
         wait_until(lambda: "did you mean port?" in server.written)
-        assert http.post("/generate", json={"prompt": "a red apple", "n": 2}).status_code == 200
+        assert http.post("/generate", json={"prompt": GOLDFISH, "n": 2}).status_code == 200
         settings.write_text("log_level: info\nimages_per_minute: 1\nslots: 3\n")
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: '"these settings need a restart"' in server.written)
-        assert http.post("/generate", json={"prompt": "a red apple", "n": 2}).status_code == 400
-        assert http.post("/generate", json={"prompt": "a red apple"}).status_code == 200
-        assert http.post("/generate", json={"prompt": "a red apple"}).status_code == 429
+        assert http.post("/generate", json={"prompt": GOLDFISH, "n": 2}).status_code == 400
+        assert http.post("/generate", json={"prompt": GOLDFISH}).status_code == 200
+        assert http.post("/generate", json={"prompt": GOLDFISH}).status_code == 429
 
 
 @contextlib.contextmanager
 def half_painted(http: httpx.Client, worker: int) -> Iterator[Iterator[str]]:
     """The lines of a stream of ten images, whose worker is stopped before they are all painted."""
-    body = {"prompt": "a red apple", "n": 10, "stream": True, "partial_images": 1}
+    body = {"prompt": GOLDFISH, "n": 10, "stream": True, "partial_images": 1}
     for _ in range(20):  # a worker may be quicker than its stop
         with http.stream("POST", "/generate", json=body) as answer:
             lines = answer.iter_lines()
@@ -205,7 +205,7 @@ def test_closed_streams_do_not_matter(model: Path, tmp_path: Path, closed: str) 
     flags = ("--port", port, "--model", str(model), "--threads", "1")
     with started(*flags, log=tmp_path / "log", shell=f'exec "$@" {closed}') as process:
         wait_until(lambda: is_ready(port))
-        body = {"prompt": "a red apple"}
+        body = {"prompt": GOLDFISH}
         answer = httpx.post(f"http://127.0.0.1:{port}/generate", json=body, timeout=60)
         assert answer.status_code == 200
         for descriptor in (0, 1, 2):
@@ -257,7 +257,7 @@ def test_a_hang_up_leaves_the_decoders_alone(model: Path, tmp_path: Path) -> Non
 
 
 def ask_for_edit(port: str) -> int:
-    body = {"prompt": "a red apple", "image": base64.b64encode(file_of(photo(28))).decode()}
+    body = {"prompt": GOLDFISH, "image": base64.b64encode(file_of(photo(28))).decode()}
     return httpx.post(f"http://127.0.0.1:{port}/generate", json=body, timeout=60).status_code
 
 

@@ -14,14 +14,14 @@ import pytest
 
 from tests.live_server import LiveServer, free_port, running_server
 from tests.server.processes import wait_until
-from tests.star_model.tiny import write_tiny_model
+from tests.star_model.tiny import GOLDFISH, write_quick_model
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs the extra otel")
 
 from tests.server.otlp import ReceivedSpan, Receiver, running_receiver
 
 FLAGS = ("--threads", "1", "--slots", "4", "--log-format", "json")
-BODY = {"prompt": "a red apple", "seed": 1}
+BODY = {"prompt": GOLDFISH, "seed": 1}
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
 
 
@@ -47,7 +47,7 @@ class Traced:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("traced") / "model")
+    return write_quick_model(tmp_path_factory.mktemp("traced") / "model")
 
 
 @pytest.fixture(scope="module")
