@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,17 @@ def fresh_compiler() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def network() -> None:
     """Taken by what installs from the package index."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> Iterator[None]:
+    """httpx reads all of them for every ``httpx.get``, 40 ms of computing, and who waits for a server asks it often."""
+    import httpx
+
+    with pytest.MonkeyPatch.context() as patch:
+        once = cache(httpx.create_ssl_context)
+        patch.setattr("httpx._transports.default.create_ssl_context", once)
+        yield
 
 
 @pytest.fixture(autouse=True)
