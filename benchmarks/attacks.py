@@ -25,6 +25,8 @@ HOST = "127.0.0.1"
 _HEAD = b"POST /generate HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 _PACE_S = 0.05
 """Pause of an attacker between two attempts: it is to harm the server, not to take the processor from it."""
+_UNREAD_S = 20.0
+"""For so long a client does not read an answer."""
 
 Attack = Callable[[int], Awaitable[None]]
 """Attacks the server on a port until it is cancelled."""
@@ -60,11 +62,13 @@ async def _hold(
 ) -> None:
     """Hold so many connections, each of which has sent ``data``; one that is closed is opened again.
 
-    ``limit`` is the size of the buffer for what the server sends, for clients that do not read it; ``piece`` is sent
-    again and again.
+    ``limit`` is the size of the buffer for what the server sends, for clients that do not read it, and begin one after
+    the other; ``piece`` is sent again and again.
     """
 
-    async def one() -> None:
+    async def one(number: int) -> None:
+        if limit is not None:
+            await asyncio.sleep(number * _UNREAD_S / clients)
         while True:
             with contextlib.suppress(OSError):
                 options = {} if limit is None else {"limit": limit}
@@ -73,7 +77,7 @@ async def _hold(
                     writer.write(data)
                     await writer.drain()
                     if limit is not None:
-                        await asyncio.sleep(20)
+                        await asyncio.sleep(_UNREAD_S)
                     elif piece:
                         await _trickle(reader, writer, piece)
                     else:
@@ -83,8 +87,8 @@ async def _hold(
             await asyncio.sleep(_PACE_S)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
-            group.create_task(one())
+        for number in range(clients):
+            group.create_task(one(number))
 
 
 async def _trickle(
@@ -217,7 +221,7 @@ async def pipelining(port: int) -> None:
 
 
 async def slow_readers(port: int) -> None:
-    """Clients that ask for a stream of previews and do not read it."""
+    """Clients that ask for a stream of previews and do not read it; not all at once, which would be a full queue."""
     body = {"prompt": "a red apple", "stream": True, "partial_images": 3}
     await _hold(port, _post(json.dumps(body).encode()), clients=4, limit=1024)
 
