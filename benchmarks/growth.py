@@ -48,6 +48,11 @@ def sample(pid: int, decoders: int = 0) -> Sample:
     )
 
 
+def least(samples: Sequence[Sample]) -> Sample:
+    """The least of several samples of a process, of each quantity: what is open only for a moment is not in all."""
+    return Sample(*(min(getattr(each, q) for each in samples) for q in Sample.__dataclass_fields__))
+
+
 def children_of(pid: int) -> list[int]:
     """Ids of the Python processes that a server has started, the oldest first: its worker, then its decoders."""
     found: dict[int, int] = {}

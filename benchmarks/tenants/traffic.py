@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from benchmarks.growth import Sample, children_of, sample
+from benchmarks.growth import Sample, children_of, least, sample
 from benchmarks.metrics_page import MetricsPage
 from benchmarks.tenants.callers import IMAGES, LEFT, PATIENCE_S, Tenant, draw
 from benchmarks.tenants.stage import NotAsPromised, Stage
@@ -28,6 +28,7 @@ CROWD, ALBUM, PAUSE = 0.4, 0.25, 0.35
 """Parts of a period."""
 
 _LEAVE = 0.1
+_LOOKS, _LOOK_S = 10, 0.05
 _CONNECTIONS_AT_REST = 3
 """Of this program: what reads the metrics, and the batches' client."""
 
@@ -206,7 +207,13 @@ class Traffic:
         await self.stage.until("rest: no request, and one process beside the server", rests)
         if len(workers := children_of(self.stage.pid)) != 1:
             raise NotAsPromised(f"the server has {len(workers)} processes at rest")
-        return sample(self.stage.pid), sample(workers[0])
+        # The batch goes on, and opens files for a moment.
+        server, worker = [], []
+        for _ in range(_LOOKS):
+            server.append(sample(self.stage.pid))
+            worker.append(sample(workers[0]))
+            await asyncio.sleep(_LOOK_S)
+        return least(server), least(worker)
 
     async def _batch_lines_done(self) -> int:
         return int((await self.stage.metrics()).total("batch_requests_total"))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import attacks
 from benchmarks.bench_attacks import Times, seen_by
-from benchmarks.growth import Sample, growth, judge, sample
+from benchmarks.growth import Sample, growth, judge, least, sample
 from benchmarks.soak import draw_request
 from server.errors import UnusableImage
 from server.images.uploads import Upload, read_image
@@ -85,6 +85,11 @@ def test_a_leak_is_named() -> None:
     assert memory.startswith("worker: rss_mb grew by 35.0")
     (files,) = judge({"server": curve(descriptors=[20.0 + i for i in range(12)])})
     assert files.startswith("server: descriptors grew by 7.0, more than 2.0")
+
+
+def test_what_is_open_for_a_moment_is_not_in_the_least_of_several_samples() -> None:
+    samples = [Sample(100.0, 80.0, 22.0, 9.0), Sample(99.0, 81.0, 26.0, 10.0)]
+    assert least(samples) == Sample(99.0, 80.0, 22.0, 9.0)
 
 
 @needs_proc
