@@ -86,6 +86,9 @@ class SleepingEngine:
         self.total_slots = self.free_slots = slots
         self._device = SleepingDevice()
 
+    def sides(self, shape: int) -> Sequence[int]:
+        return [max(size) for size in self.model.config.schedules[shape].sizes]
+
     def read(self, prompt: str) -> Reading:
         return Reading(prompt)
 

@@ -35,7 +35,7 @@ export class Run {
       const blob = new Blob([decode(event.b64_json)], { type: TYPES[event.output_format] });
       if (event.type.endsWith(".partial_image")) this.#preview(index, blob, event.partial_image_index + 1);
       else this.#finish(() => finish(index, blob, event), index);
-      this.ladder.reach(Math.min(...this.seen) / (previews + 1)); // the server spreads previews evenly over the scales
+      this.ladder.reach(Math.min(...this.seen) / (previews + 1)); // about how far: the server leaves out previews of smears
     }
     const early = this.#firstPreview === null ? "" : `; the first preview came after ${this.#firstPreview.toFixed(2)} s`;
     this.say(`${this.n > 1 ? `${this.n} pictures` : "Painted"} in ${this.#seconds().toFixed(2)} s${early}.`);

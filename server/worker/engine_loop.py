@@ -51,14 +51,26 @@ from server.worker.text_warnings import text_warnings
 from star_model.reading import Reading
 
 
-def preview_scales(num_scales: int, previews: int) -> tuple[int, ...]:
-    """Return after how many scales each preview is due: evenly spread, the last scale left out.
+def preview_scales(sides: Sequence[int], previews: int) -> tuple[int, ...]:
+    """Return after how many scales each preview is due.
 
-    >>> preview_scales(10, 3)
-    (2, 5, 8)
+    They are spread over the scales at which something can be seen: the first of each side, from a quarter of the last
+    side on. Coarser ones show a smear, and later ones of a side little that is new. Where these are too few, coarser
+    ones are taken too.
+
+    Args:
+        sides: longer side of each scale's token map, coarsest first; none is smaller than the one before.
+        previews: that are wanted.
+
+    >>> preview_scales((1, 2, 4, 8, 16, 16, 16), 2)
+    (3, 4)
     """
-    spread = {round(i * num_scales / (previews + 1)) for i in range(1, previews + 1)}
-    return tuple(sorted(s for s in spread if 1 <= s < num_scales))
+    new = [s for s in range(1, len(sides)) if s == 1 or sides[s - 1] > sides[s - 2]]
+    clear = [s for s in new if 4 * sides[s - 1] >= sides[-1]]
+    if previews >= len(clear):
+        return tuple(new[-previews:]) if previews else ()
+    places = (i * (len(clear) + 1) // (previews + 1) for i in range(1, previews + 1))
+    return tuple(clear[place - 1] for place in places)
 
 
 class EngineLoop(Generic[TextT, SequenceT]):
@@ -268,7 +280,8 @@ class EngineLoop(Generic[TextT, SequenceT]):
         for key in stepped:
             if key not in self._sequences:  # finished, or failed
                 continue
-            due = preview_scales(self._scales_of(key), self._jobs[key.job_id].partial_images)
+            sides = self._engine.sides(self._sequences[key].shape)[: self._scales_of(key)]
+            due = preview_scales(sides, self._jobs[key.job_id].partial_images)
             if (scale := self._sequences[key].scale) in due:
                 self._previews[key] = due.index(scale)
         with_previews = {key.job_id for key in self._previews}

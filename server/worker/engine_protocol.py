@@ -65,6 +65,10 @@ class SteppingEngine(Protocol[TextT, SequenceT]):
     @property
     def total_slots(self) -> int: ...
 
+    def sides(self, shape: int) -> Sequence[int]:
+        """Return the longer side of each scale's token map, for images of a shape."""
+        ...
+
     def read(self, prompt: str) -> Reading:
         """Tell what would be drawn of a prompt."""
         ...

@@ -76,6 +76,9 @@ class StarEngine:
     def total_slots(self) -> int:
         return self._engine.total_slots
 
+    def sides(self, shape: int) -> Sequence[int]:
+        return [max(size) for size in self._engine.model.config.schedules[shape].sizes]
+
     def read(self, prompt: str) -> Reading:
         return self._engine.model.read_prompt(prompt)
 

@@ -214,7 +214,7 @@ async def test_no_preview_is_sent_before_its_image_was_checked(hook: Named) -> N
 
 async def test_previews_that_are_checked_stop_at_the_first_refused_one(hook: Named) -> None:
     def answer(check: Check) -> Refusal | None:
-        return Refusal() if check.image == paint(3, 7) else None
+        return Refusal() if check.image == paint(3, 8) else None
 
     seen = Recorder(answer)
     async with serve_fake(safety_hook=hook(seen), safety_previews="check") as service:

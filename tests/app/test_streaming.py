@@ -45,7 +45,7 @@ async def test_previews_then_the_image(service: Service) -> None:
     ]
     assert all(name == data["type"] for name, data in got)
     assert [data["partial_image_index"] for _, data in got[:2]] == [0, 1]
-    assert [pixels(data) for _, data in got] == [paint(3, scale).data for scale in (3, 7, 10)]
+    assert [pixels(data) for _, data in got] == [paint(3, scale).data for scale in (6, 8, 10)]
     for _, data in got:
         assert data["size"] == "512x512"
         assert data["output_format"] == "png"

@@ -123,6 +123,9 @@ class FakeEngine:
     def free_slots(self) -> int:
         return len(self._free)
 
+    def sides(self, shape: int) -> Sequence[int]:
+        return PATCH_NUMS[: self.num_scales]
+
     def encode(self, prompt: str, *, negative: bool = False) -> FakeText:
         if "unreadable" in prompt:
             raise ValueError(prompt)

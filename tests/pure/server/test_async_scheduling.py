@@ -75,12 +75,12 @@ def test_the_next_step_is_given_before_the_last_is_waited_for() -> None:
     ]  # fmt: skip
     preview = engine.log.index("gave preview")
     assert engine.log[preview - 1 : preview + 5] == [
-        "gave step 4", "gave preview", "waited for step 3", "gave step 5", "waited for step 4", "waited for preview",
+        "gave step 6", "gave preview", "waited for step 5", "gave step 7", "waited for step 6", "waited for preview",
     ]  # fmt: skip
     assert engine.log[-5:] == [
         "gave step 9", "gave finish", "waited for step 8", "waited for step 9", "waited for finish",
     ]  # fmt: skip
-    assert [p.pixels for p in run.of(Preview)] == [paint(7, 5)]
+    assert [p.pixels for p in run.of(Preview)] == [paint(7, 7)]
     assert [p.pixels for p in run.of(Painted)] == [paint(7, 10)]
 
 

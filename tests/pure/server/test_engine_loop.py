@@ -41,6 +41,9 @@ from tests.server.fakes import (
 )
 from tests.server.loop_run import Run
 
+MINI = (1, 2, 4, 8, 16, 16, 16)
+"""Sides of the default model's scales."""
+
 
 def test_requests_that_are_there_together_step_together() -> None:
     run = Run()
@@ -56,14 +59,14 @@ def test_batch_work_is_neither_prepared_nor_stepped_beside_interactive_work() ->
     run = Run()
 
     def on_step(step: Step) -> None:
-        if step == Step(3, (1,)):
+        if step == Step(5, (1,)):
             run.submit(make_job("late", [2], prompt="a bell", partial_images=0))
             run.submit(make_job("other batch", [3], prompt="a cup", priority=BATCH))
 
     run.engine.on_step = on_step
     run.submit(make_job("batch", [1], prompt="an owl", priority=BATCH, partial_images=3))
     run.run()
-    assert [step.seeds for step in run.engine.steps[:14]] == [(1,)] * 4 + [(2,)] * 10
+    assert [step.seeds for step in run.engine.steps[:16]] == [(1,)] * 6 + [(2,)] * 10
     assert run.engine.encoded == ["an owl", "a bell", "a cup"]
     painted = [message.job_id for message in run.of(Painted)]
     assert painted == ["late", "batch", "other batch"]
@@ -204,8 +207,8 @@ def test_previews_come_after_their_scales() -> None:
     run.submit(make_job("a", [3], partial_images=2), make_job("b", [4]))
     run.run()
     assert [(p.job_id, p.index, p.pixels) for p in run.of(Preview)] == [
-        ("a", 0, paint(3, 3)),
-        ("a", 1, paint(3, 7)),
+        ("a", 0, paint(3, 6)),
+        ("a", 1, paint(3, 8)),
     ]
 
 
@@ -215,18 +218,30 @@ def test_a_draft_ends_before_the_last_scales() -> None:
     run.submit(draft, make_job("b", [4]))
     run.run()
     assert {p.job_id: p.pixels for p in run.of(Painted)} == {"a": paint(3, 8), "b": paint(4, 10)}
-    assert [(p.index, p.pixels) for p in run.of(Preview)] == [(0, paint(3, 3)), (1, paint(3, 5))]
+    assert [(p.index, p.pixels) for p in run.of(Preview)] == [(0, paint(3, 5)), (1, paint(3, 6))]
     assert run.engine.free_slots == run.engine.total_slots
 
 
 @pytest.mark.parametrize(
-    ("scales", "previews", "expected"),
-    [(10, 0, ()), (10, 1, (5,)), (10, 3, (2, 5, 8)), (14, 2, (5, 9)), (2, 3, (1,)), (3, 3, (1, 2))],
+    ("sides", "previews", "expected"),
+    [
+        (MINI, 0, ()),
+        (MINI, 1, (4,)),
+        (MINI, 2, (3, 4)),
+        (MINI, 3, (3, 4, 5)),
+        (MINI[:5], 2, (3, 4)),  # a draft
+        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 1, (6,)),
+        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 2, (5, 7)),
+        ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 3, (4, 6, 8)),
+        ((1, 2, 16), 3, (1, 2)),  # too few that can be seen
+        ((1, 2), 3, (1,)),
+        ((1,), 3, ()),
+    ],
 )
-def test_previews_are_spread_over_the_scales(
-    scales: int, previews: int, expected: tuple[int, ...]
+def test_previews_are_spread_over_the_scales_that_show_something(
+    sides: Sequence[int], previews: int, expected: tuple[int, ...]
 ) -> None:
-    assert preview_scales(scales, previews) == expected
+    assert preview_scales(sides, previews) == expected
 
 
 def test_a_cancelled_job_leaves_between_scales_and_frees_its_slots() -> None:
