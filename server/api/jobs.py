@@ -16,6 +16,8 @@ from star_model.sampling import SEEDS
 
 _SCALES = ("keep_scales", "smooth_scales", "unguided_scales", "guidance_from", "mixed_scales")
 """Fields that count scales of the model."""
+_SAME_RATIO = 1.05
+"""How many times longer, relative to the other side, an image may be than it was asked for without a warning."""
 
 
 def make_job(request: GenerateRequest, model: ModelInfo, settings: Settings, *, job_id: str) -> Job:
@@ -76,8 +78,7 @@ def shape_of(request: GenerateRequest, model: ModelInfo) -> int | None:
             "aspect_ratio chooses the size; leave one of them out.", param="aspect_ratio"
         )
     if request.aspect_ratio is not None:
-        width, height = map(float, request.aspect_ratio.split(":"))
-        return nearest_shape(model, height / width)
+        return nearest_shape(model, 1 / _ratio(request.aspect_ratio))
     if request.size is None:
         return None
     if request.size not in model.sizes:
@@ -88,6 +89,26 @@ def shape_of(request: GenerateRequest, model: ModelInfo) -> int | None:
             param="size",
         )
     return model.sizes.index(request.size)
+
+
+def shape_notes(request: GenerateRequest, model: ModelInfo) -> list[str]:
+    """Return a warning if the images are of another ratio than ``aspect_ratio`` asks for."""
+    shape = shape_of(request, model)
+    if request.aspect_ratio is None or shape is None:
+        return []
+    size = model.shapes[shape]
+    off = abs(math.log(size.width / size.height / _ratio(request.aspect_ratio)))
+    if off <= math.log(_SAME_RATIO):
+        return []
+    return [
+        f"The images are {size.size}: {model.name} has no size nearer to {request.aspect_ratio}."
+    ]
+
+
+def _ratio(text: str) -> float:
+    """Return the width, divided by the height, of a ratio such as ``16:9``."""
+    width, height = map(float, text.split(":"))
+    return width / height
 
 
 def nearest_shape(model: ModelInfo, ratio: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ from PIL import Image
 
 from tests.server.fakes import paint
 from tests.server.image_metadata import generation_of
-from tests.server.service import Service
+from tests.server.service import Service, serve_fake
 
 pytestmark = pytest.mark.anyio
 
@@ -51,14 +52,51 @@ async def test_accept_names_the_format(shared: Service) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (406, "accept")
 
 
+STRANGE: list[tuple[dict[str, Any], str, tuple[str, str]]] = [
+    ({"width": 1024}, "width", ("width 1024: the image is 512x512", "width must be 512")),
+    ({"height": 1}, "height", ("height 1: the image is 512x512", "height must be 512")),
+    (
+        {"num_inference_steps": 50},
+        "num_inference_steps",
+        ("50 had no effect: star-fake always runs its 10", "must be 10"),
+    ),
+    ({"scheduler": "euler"}, "scheduler", ('scheduler "euler" had no effect', 'got "euler"')),
+]
+"""Parameters of other models, their name, and the words of a warning and of a refusal."""
+
+
+@pytest.mark.parametrize(("parameters", "param", "words"), STRANGE)
+async def test_what_callers_send_out_of_habit_is_served_with_a_warning(
+    shared: Service, parameters: dict[str, Any], param: str, words: tuple[str, str]
+) -> None:
+    answer = await ask(shared, **parameters)
+    assert answer.status_code == 200, answer.text
+    (warning,) = json.loads(answer.headers["x-warnings"])
+    assert words[0] in warning
+
+
+@pytest.mark.parametrize(("parameters", "param", "words"), STRANGE)
+async def test_a_strict_server_refuses_it(
+    parameters: dict[str, Any], param: str, words: tuple[str, str]
+) -> None:
+    async with serve_fake(compatibility="strict") as service:
+        answer = await ask(service, **parameters)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == f"parameters.{param}"
+    assert words[1] in answer.json()["error"]["message"]
+
+
+async def test_the_models_own_values_are_no_news(shared: Service) -> None:
+    answer = await ask(shared, width=512, height=512, num_inference_steps=10, scheduler=None)
+    assert answer.status_code == 200
+    assert "x-warnings" not in answer.headers
+
+
 @pytest.mark.parametrize(
     ("parameters", "param", "words"),
     [
-        ({"width": 1024}, "parameters.width", "width must be 512"),
-        ({"height": 1}, "parameters.height", "height must be 512"),
-        ({"num_inference_steps": 50}, "parameters.num_inference_steps", "must be 10"),
-        ({"scheduler": "euler"}, "parameters.scheduler", 'null or left out; got "euler"'),
         ({"seed": -1}, "parameters.seed", "seed must be an integer from 0"),
+        ({"width": 0}, "parameters.width", "width must be an integer from 1"),
         ({"guidance_scal": 1}, "parameters.guidance_scal", "did you mean guidance_scale?"),
     ],
 )

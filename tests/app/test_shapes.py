@@ -14,6 +14,7 @@ from PIL import Image
 
 from server.messages import ImageShape
 from tests.server import fakes
+from tests.server.image_metadata import generation_of
 from tests.server.service import Service, serve_fake
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +53,28 @@ def picture(width: int, height: int) -> str:
 async def test_a_request_names_a_shape(shapely: Service, asked: dict[str, Any], size: str) -> None:
     answer = (await shapely.generate(**asked)).json()
     assert answer["size"] == size, answer
+
+
+@pytest.mark.parametrize(
+    ("asked", "warned"),
+    [
+        ({"aspect_ratio": "1:1"}, []),
+        ({"aspect_ratio": "4.1:1"}, []),
+        ({"size": "1024x256"}, []),
+        (
+            {"aspect_ratio": "16:9"},
+            ["The images are 512x512: star-fake has no size nearer to 16:9."],
+        ),
+        (
+            {"aspect_ratio": "1:3"},
+            ["The images are 256x1024: star-fake has no size nearer to 1:3."],
+        ),
+    ],
+)
+async def test_another_ratio_than_was_asked_for_is_a_warning(
+    shapely: Service, asked: dict[str, Any], warned: list[str]
+) -> None:
+    assert (await shapely.generate(**asked)).json()["warnings"] == warned
 
 
 @pytest.mark.parametrize(
@@ -130,11 +153,17 @@ async def test_hugging_face_asks_for_width_and_height(shapely: Service) -> None:
         body = {"inputs": "a fox", "parameters": parameters}
         return await shapely.http.post("/", json=body)
 
-    for parameters in ({"width": 1024, "height": 256}, {"width": 1024}, {}):
+    sizes = [
+        ({"width": 1024, "height": 256}, "1024x256", False),
+        ({"height": 1024}, "256x1024", False),
+        ({"width": 1000, "height": 1000}, "512x512", True),
+        ({"width": 640, "height": 200}, "1024x256", True),
+    ]
+    for parameters, size, warned in sizes:
         answer = await ask(**parameters)
         assert answer.status_code == 200, answer.text
-    wrong = (await ask(width=1024, height=1024)).json()["error"]
-    assert "width and height must be one of 512x512, 1024x256, 256x1024" in str(wrong)
+        assert ("x-warnings" in answer.headers) == warned
+        assert generation_of(answer.content)["size"] == size
 
 
 async def test_guidance_of_one_is_none_where_it_is_constant(
