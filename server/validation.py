@@ -22,6 +22,8 @@ from server.escaping import escaped
 _SHOWN_CHARACTERS = 60
 _EXPLAINED = 5
 """Errors that are explained, of as many as a request may have."""
+_LISTED = 12
+"""Known names that a sentence lists at most; of more it lists the first ones, and their number."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,16 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """Return a sentence about a name that does not exist, with the nearest known name or else all of them."""
+    """Return a sentence about a name that does not exist, with the nearest known name or else the first ones."""
     shown = shorten(name)
     near = nearest(name, known)
     if near == shown:  # known, but not here: a suggestion would only repeat it
         return f"Unknown {kind} {shown}."
     if near is not None:
         return f"Unknown {kind} {shown}; did you mean {near}?"
-    return f"Unknown {kind} {shown}; known are {', '.join(known)}."
+    first = known if len(known) <= _LISTED else known[: _LISTED - 4]
+    more = f" and {len(known) - len(first)} more" if len(known) > len(first) else ""
+    return f"Unknown {kind} {shown}; known are {', '.join(first)}{more}."
 
 
 def shorten(text: str, limit: int = _SHOWN_CHARACTERS) -> str:
@@ -93,7 +97,7 @@ def _complaint(
         return Complaint(f"{name}.{found.field}" if found.field else name, found.message)
     match error["type"]:
         case "extra_forbidden":
-            return Complaint(name, unknown("field", str(loc[0]), list(model.model_fields)))
+            return Complaint(name, _unknown_field(str(loc[0]), model))
         case "missing":
             return Complaint(
                 name, f"{name} is required: {_allowed(field)}." if field else f"{name} is required."
@@ -113,6 +117,14 @@ def _complaint(
             name, f"{name} must be a list of strings."
         )  # without the value, which is a secret
     return Complaint(name, f"{name} must be {_allowed(field)}; got {_got(error)}.")
+
+
+def _unknown_field(name: str, model: type[BaseModel]) -> str:
+    """Return a sentence about a field that a model has not, with what its attribute ``instead`` says to do."""
+    remedies: Mapping[str, str] = getattr(model, "instead", {})
+    if (remedy := remedies.get(name.casefold())) is not None:
+        return f"Unknown field {name}: {remedy}."
+    return unknown("field", name, list(model.model_fields))
 
 
 def _nested(field: FieldInfo | None) -> type[BaseModel] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,6 +17,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from server.api.capabilities import ServedCapabilities
+from server.api.foreign_fields import INSTEAD
 from server.images.encode import ImageFormat
 from server.images.mask import MaskKind
 from server.sampling import SamplingOverrides
@@ -123,6 +125,8 @@ class EditFields(BaseModel):
 
 class GenerateRequest(EditFields, SamplingFields, PromptField):
     """A request for images. A field that is left out takes the model's default."""
+
+    instead: ClassVar[Mapping[str, str]] = INSTEAD
 
     model_config = input_config(
         {"prompt": "a red apple on a blue background", "seed": 1},

@@ -96,7 +96,10 @@ INVALID: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"prompt": "a", "timeout_s": 5000}, "timeout_s", ("at most 3600", "5000")),
     ({"promt": "a", "prompt": "a"}, "promt", ("Unknown field promt", "did you mean prompt?")),
     ({"prompt": "a", "guidanceScale": 3}, "guidanceScale", ("did you mean guidance_scale?",)),
-    ({"prompt": "a", "xyzzy": 3}, "xyzzy", ("Unknown field xyzzy", "known are prompt, ")),
+    ({"prompt": "a", "xyzzy": 3}, "xyzzy", ("Unknown field xyzzy", "known are prompt, ", " more.")),
+    ({"prompt": "a", "style": "flat"}, "style", ("style: put the style into the prompt.",)),
+    ({"prompt": "a", "Steps": 30}, "Steps", ("always runs all its scales",)),
+    ({"prompt": "a", "width": 512}, "width", ("send size or aspect_ratio",)),
 ]
 
 
