@@ -68,6 +68,8 @@ def printf(words: Words) -> bool:
 
 
 def python(words: Words) -> bool:
+    if list(words) == ["-m", "venv", ".venv"]:
+        return False
     assert words[:1] == ["-m"], f"a module of this repository, not {words}"
     module = ROOT.joinpath(*words[1].split("."))
     assert module.with_suffix(".py").is_file() or (module / "__main__.py").is_file(), (
