@@ -14,7 +14,7 @@ from server.api.context import Context
 from server.api.deadline import before_deadline
 from server.api.disconnect import unless_disconnected
 from server.api.image_file import deliver_file
-from server.api.jobs import make_job, shape_of, timeout_of
+from server.api.jobs import make_job, shape_notes, shape_of, timeout_of
 from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
 from server.api.warnings_header import warnings_header
@@ -165,7 +165,7 @@ async def admit(
         checking = before_deadline(deadline - engine.clock(), safety, "it was checked")
         await unless_disconnected(request, checking, "safety check")
     ticket = _submit(context, engine, job, deadline, caller, record.trace)
-    return Delivery(request, context, body, ticket, notes)
+    return Delivery(request, context, body, ticket, (*notes, *shape_notes(body, model)))
 
 
 def _job_of(
