@@ -14,7 +14,7 @@ import pytest
 
 from tests.live_server import LiveServer, running_server
 from tests.server.processes import needs_proc, wait_until
-from tests.star_model.tiny import write_tiny_model
+from tests.star_model.tiny import GOLDFISH, write_quick_model
 
 pytestmark = needs_proc
 
@@ -33,7 +33,7 @@ def few_descriptors() -> Iterator[None]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LiveServer]:
-    model = write_tiny_model(tmp_path / "model")
+    model = write_quick_model(tmp_path / "model")
     with running_server(
         *("--model", str(model), "--threads", "1", "--log-format", "json"),
         log=tmp_path / "log",
@@ -62,9 +62,7 @@ def test_silent_sockets_take_the_last_descriptor_and_honest_requests_are_served(
             silent.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
         wait_until(lambda: "accept_failed" in server.written)
         for _ in range(3):
-            answer = httpx.post(
-                f"{server.url}/generate", json={"prompt": "a red apple"}, timeout=60
-            )
+            answer = httpx.post(f"{server.url}/generate", json={"prompt": GOLDFISH}, timeout=60)
             assert answer.status_code == 200
         assert server.process.poll() is None
     wait_until(lambda: descriptors(server) < limit - 20)

@@ -21,7 +21,7 @@ from tests.server.object_store import (
     running_object_store,
 )
 from tests.server.service import Service, serve_fake
-from tests.star_model.tiny import write_tiny_model
+from tests.star_model.tiny import GOLDFISH, write_quick_model
 
 obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
 pytestmark = [pytest.mark.anyio, needs_moto]
@@ -85,7 +85,7 @@ async def test_a_bucket_that_is_not_there_is_told(endpoint: str) -> None:
 
 
 async def ask(service: Service) -> httpx.Response:
-    body = {"prompt": "a red apple", "response_format": "url"}
+    body = {"prompt": GOLDFISH, "response_format": "url"}
     return await service.http.post("/v1/images/generations", json=body)
 
 
@@ -108,7 +108,7 @@ def flags(model: Path, *others: str) -> tuple[str, ...]:
 
 
 def painted(server: LiveServer) -> str:
-    body = {"prompt": "a red apple", "response_format": "url", "output_format": "webp"}
+    body = {"prompt": GOLDFISH, "response_format": "url", "output_format": "webp"}
     answer = httpx.post(f"{server.url}/v1/images/generations", json=body, timeout=120)
     return httpx.URL(answer.raise_for_status().json()["data"][0]["url"]).path
 
@@ -117,7 +117,7 @@ def painted(server: LiveServer) -> str:
 def test_replicas_share_a_store_that_survives_a_restart(
     kind: str, endpoint: str, tmp_path: Path
 ) -> None:
-    model = write_tiny_model(tmp_path / "model")
+    model = write_quick_model(tmp_path / "model")
     store = (
         ("--image-store", f"file://{tmp_path}/images")
         if kind == "directory"

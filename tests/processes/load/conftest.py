@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from star_model.config import TokenizerConfig, TransformerConfig
+from star_model.config import TokenizerConfig
 from tests.live_server import LiveServer, running_server
-from tests.star_model.tiny import TEXT_DIM, write_tiny_model
+from tests.star_model.tiny import class_conditional, write_quick_model, write_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer
 
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that takes about a tenth of a second for an image, of 320 x 320 pixels of noise."""
+    """A model of classes that takes about a tenth of a second for an image, of 320 x 320 pixels of noise."""
     tokenizer = TokenizerConfig(
         vocab_size=96,
         latent_channels=8,
@@ -37,8 +38,8 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_groups=4,
         patch_size=16,
     )
-    transformer = TransformerConfig(depth=12, num_heads=4, text_dim=TEXT_DIM)
-    return write_tiny_model(
+    transformer = replace(class_conditional()["transformer"], depth=12, num_heads=4)
+    return write_quick_model(
         tmp_path_factory.mktemp("slow") / "model",
         patch_nums=(1, 2, 3, 5, 7, 10),
         tokenizer=tokenizer,

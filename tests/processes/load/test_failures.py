@@ -17,6 +17,7 @@ import pytest
 from tests.live_server import LiveServer
 from tests.processes.load.metrics_page import scrape, settled
 from tests.server.processes import alive, needs_proc, wait_until, workers_of
+from tests.star_model.tiny import GOLDFISH
 
 pytestmark = needs_proc
 
@@ -36,7 +37,7 @@ def wait_for_both(server: LiveServer) -> None:
 
 def paint(server: LiveServer, seed: int, n: int = 1) -> httpx.Response:
     return httpx.post(
-        f"{server.url}/generate", json={"prompt": "a red apple", "seed": seed, "n": n}, timeout=120
+        f"{server.url}/generate", json={"prompt": GOLDFISH, "seed": seed, "n": n}, timeout=120
     )
 
 
@@ -104,7 +105,7 @@ def test_with_both_workers_gone_a_stream_ends_and_what_waits_is_served_after_the
     server: LiveServer, slow_model: Path
 ) -> None:
     victims = workers_of(server.process.pid)
-    body = {"prompt": "a red apple", "n": 10, "stream": True, "partial_images": 3}
+    body = {"prompt": GOLDFISH, "n": 10, "stream": True, "partial_images": 3}
     with (
         ThreadPoolExecutor(12) as pool,
         httpx.stream("POST", f"{server.url}/generate", json=body, timeout=120) as stream,

@@ -14,6 +14,7 @@ import pytest
 from tests.live_server import LiveServer
 from tests.processes.load.metrics_page import MetricsPage, scrape
 from tests.server.processes import wait_until
+from tests.star_model.tiny import GOLDFISH
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +41,7 @@ class Answer:
 
 async def ask(http: httpx.AsyncClient, images: int, seed: int, order: Iterator[int]) -> Answer:
     sent = next(order)
-    body = {"prompt": "a red apple", "n": images, "seed": seed, "timeout_s": 300}
+    body = {"prompt": GOLDFISH, "n": images, "seed": seed, "timeout_s": 300}
     response = await http.post("/generate", json=body)
     return Answer(images, sent, next(order), response)
 

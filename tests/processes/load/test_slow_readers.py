@@ -10,6 +10,7 @@ import httpx
 from tests.live_server import LiveServer
 from tests.processes.load.metrics_page import scrape
 from tests.server.processes import wait_until
+from tests.star_model.tiny import GOLDFISH
 
 
 def test_it_loses_previews_but_no_image_and_holds_up_nobody(slow_workers: LiveServer) -> None:
@@ -17,7 +18,7 @@ def test_it_loses_previews_but_no_image_and_holds_up_nobody(slow_workers: LiveSe
     wait_until(lambda: scrape(server).total("engine_up") == 2)
     painted = scrape(server).total("images_total")
     body = json.dumps(
-        {"prompt": "a red apple", "n": 10, "seed": 1, "stream": True, "partial_images": 3}
+        {"prompt": GOLDFISH, "n": 10, "seed": 1, "stream": True, "partial_images": 3}
     ).encode()
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -27,7 +28,7 @@ def test_it_loses_previews_but_no_image_and_holds_up_nobody(slow_workers: LiveSe
         reader.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body)
         wait_until(lambda: scrape(server).total("images_total") == painted + 10)
         other = httpx.post(
-            f"{server.url}/generate", json={"prompt": "a red apple", "seed": 1}, timeout=60
+            f"{server.url}/generate", json={"prompt": GOLDFISH, "seed": 1}, timeout=60
         )
         assert other.status_code == 200
         received = b"".join(iter(lambda: reader.recv(1 << 20), b""))

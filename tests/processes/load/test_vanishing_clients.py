@@ -22,7 +22,7 @@ def ask(server: LiveServer, number: int) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     if number % 2:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    asked = {"prompt": f"a red apple {number % 7}", "n": 1 + number % 3}
+    asked = {"prompt": str(number % 7), "n": 1 + number % 3}
     streamed = {"stream": True, "partial_images": 3} if number % 3 else {}
     body = json.dumps(asked | streamed).encode()
     head = (
