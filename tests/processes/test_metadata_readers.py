@@ -28,7 +28,7 @@ PROMPT = '日本 🐸, <a> & "b": תפוח'
 def read(folder: Path, image_format: ImageFormat, level: MetadataLevel) -> dict[str, Any]:
     """What ExifTool finds, by group and name; a warning of it is among that."""
     job = make_job("j", (7,), prompt=PROMPT, negative_prompt="fog")
-    metadata = describe(job, 0, level, model="star-fake", size="16x16", scales=10)
+    metadata = describe(job, 0, level, model="star-fake", size="16x16", scales=10, dtype="float32")
     path = folder / f"image.{EXTENSIONS[image_format]}"
     path.write_bytes(encode_image(Pixels(16, 16, bytes(768)), image_format, metadata=metadata))
     run = subprocess.run(
