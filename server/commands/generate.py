@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from server.worker.star_engine import StarEngine
     from star_model.model import StarModel
     from star_model.networks.text_encoder import Conditioning
+    from star_model.reading import Reading
 
     Texts = tuple[Conditioning, Conditioning | None]
     """The encoded prompt, and the negative prompt if there is one."""
@@ -123,18 +125,20 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
         bad = {number: line for number, line in lines.items() if isinstance(line, BadLine)}
         model, engine, writer = self._open(self.n * len(good))
         jobs = {number: self._job(line, model, 0) for number, line in good.items()}
-        about = {"model": writer.model, "size": _sizes(model)[self._shape(model)]}
+        size = _sizes(model)[self._shape(model)]
+        about = {"model": writer.model, "size": size, "dtype": writer.dtype}
         orders = make_orders(jobs, pattern, record, about)
         left = sum(len(order.paths) for order in orders)
         draft = model.sampling_defaults.changed({"draft": self.draft}).draft
         with _Progress(engine.num_scales - draft, left) as progress:
-            results = _Recorded(writer, progress, record, file, about)
+            results = _Recorded(writer, progress, record, file, about, model.read_prompt)
             for number, line in bad.items():
                 results.refuse(number, line.text, line.reason)
             generate(engine, orders, results)
         there = self.n * len(good) - left
         print(
             f"wrote {results.written} images to {pattern.directory}"
+            + f", {results.warned} with warnings" * bool(results.warned)
             + f", {there} were there already" * bool(there)
             + f"; {record.path} lists them"
         )
@@ -237,7 +241,7 @@ def make_orders(
         jobs: by the numbers of their prompts' lines.
         pattern: names the files.
         record: of the images that are there.
-        about: what the record says of all images: their model and size.
+        about: what the record says of all images: their model, size and type of weights.
 
     Raises:
         UsageError: two images would have the same file.
@@ -335,7 +339,16 @@ class _Written:
 
 
 class _Recorded(_Written):
-    """Writes images and a line of the record for each; a prompt that fails is a line too."""
+    """Writes images and a line of the record for each; a prompt that fails is a line too.
+
+    Args:
+        writer: of the images.
+        progress: to advance.
+        record: of the images.
+        file: of the prompts.
+        about: what the record says of all images.
+        read: a prompt, as the model reads it.
+    """
 
     def __init__(
         self,
@@ -344,18 +357,26 @@ class _Recorded(_Written):
         record: Record,
         file: Path,
         about: Mapping[str, str],
+        read: Callable[[str], Reading],
     ) -> None:
         super().__init__(writer, progress)
         self._record = record
         self._file = file
         self._about = about
+        self._read = lru_cache(maxsize=1)(read)  # the images of a prompt come one after the other
         self.failed = 0
+        self.warned = 0
 
     def write(self, order: Order, image: int, pixels: Pixels, texts: Texts) -> None:
         super().write(order, image, pixels, texts)
         entry = entry_of(self._record, order.paths[image], order.job, image, self._about)
-        warnings = {"warnings": list(self.warnings)} if self.warnings else {}
-        self._record.add({**entry, "line": order.line, **warnings})
+        about: dict[str, object] = {"line": order.line}
+        if texts[0].notes:
+            about["drawn"] = self._read(order.job.prompt).prompt
+        if self.warnings:
+            about["warnings"] = list(self.warnings)
+            self.warned += 1
+        self._record.add({**entry, **about})
 
     def fail(self, order: Order, error: StarError) -> None:
         self._progress.drop(len(order.paths))

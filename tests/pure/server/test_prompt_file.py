@@ -153,6 +153,37 @@ def test_each_image_is_recorded_and_made_once(
     ]
 
 
+def test_another_type_of_weights_makes_the_images_again(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, pattern = tmp_path / "p.txt", tmp_path / "out" / "{line}.png"
+    file.write_text("a fox\n")
+    for dtype, written in (("bfloat16", 1), ("float32", 1), ("float32", 0)):
+        assert generate(model, file, pattern, "--dtype", dtype) == 0
+        assert f"wrote {written} images" in capsys.readouterr().out
+    assert [x["dtype"] for x in lines_of(pattern.parent / "images.jsonl")] == [
+        "bfloat16",
+        "float32",
+    ]
+
+
+def test_what_was_drawn_otherwise_is_counted_and_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = write_tiny_model(tmp_path / "few")
+    known = {"names": {"a fox": [], "a crab": []}, "words": ["fox", "crab", "on", "red"]}
+    (few / "vocabulary.json").write_text(json.dumps(known), encoding="utf-8")
+    file = tmp_path / "p.txt"
+    file.write_text("a fox\na fox and a crab\n")
+    assert generate(few, file, tmp_path / "out" / "{line}-{image}.png", "--n", "2") == 0
+    assert "wrote 4 images" in (said := capsys.readouterr().out)
+    assert ", 2 with warnings" in said
+    plain, _, first, second = lines_of(tmp_path / "out" / "images.jsonl")
+    assert "drawn" not in plain and "warnings" not in plain
+    assert first["drawn"] == second["drawn"] == "a fox"
+    assert first["prompt"] == "a fox and a crab" and "a crab" in first["warnings"][0]
+
+
 def test_an_image_of_a_file_is_the_one_of_its_prompt(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text(
