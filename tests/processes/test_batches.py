@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,22 @@ import pytest
 from openai.types import Batch
 
 from tests.live_server import LiveServer, running_server
-from tests.server.batch_files import URL, jsonl, line, results
+from tests.server import batch_files
+from tests.server.batch_files import URL, jsonl, results
 from tests.server.object_store import ACCOUNT, make_bucket, needs_moto, running_object_store
 from tests.server.pictures import opened
 from tests.server.processes import wait_until
-from tests.star_model.tiny import write_tiny_model
+from tests.star_model.tiny import GOLDFISH, write_quick_model
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 KEYS = ("sk-first-0123456789", "sk-second-0123456789")
 Start = Callable[..., AbstractContextManager[LiveServer]]
+line = partial(batch_files.line, prompt=GOLDFISH)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    return write_quick_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def test_the_official_client(start: Start) -> None:
         images = done["response"]["body"]["data"]
         assert [image["seed"] for image in images] == [7, 8]
         direct = client.images.generate(
-            prompt="a red apple", n=2, output_format="webp", extra_body={"seed": 7}
+            prompt=GOLDFISH, n=2, output_format="webp", extra_body={"seed": 7}
         )
         assert direct.data is not None
         assert [image["b64_json"] for image in images] == [image.b64_json for image in direct.data]
