@@ -14,7 +14,7 @@ from star_model.reading import Reading
 from star_model.sampling import Sampling
 from star_model.vocabulary import Vocabulary
 
-FailureCode = Literal["out_of_memory", "internal_error"]
+FailureCode = Literal["out_of_memory", "internal_error", "invalid_request_error"]
 Stage = Literal["text_encode", "edit_encode", "scale_step", "preview_decode", "vae_decode"]
 LoadPhase = Literal["starting", "loading", "capturing", "warming"]
 

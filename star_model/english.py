@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 def _words(*lines: str) -> frozenset[str]:
     return frozenset(word for line in lines for word in line.split())
@@ -10,6 +12,8 @@ def _words(*lines: str) -> frozenset[str]:
 ARTICLES = _words("a an the")
 SIZES = _words("small little tiny big large huge")
 COUNTS = _words("two three four five six seven eight nine ten several many few pair couple")
+GROUPING = _words("couple pair group bunch flock herd pack lot lots crowd pile row")
+"""Nouns before "of" that say how many of something there are."""
 
 FILLERS = _words(
     "please draw paint make create generate show give me us i i'd want would like to see can could you",
@@ -62,6 +66,9 @@ OF_MEDIA = _words(
 EMPTY = _words("on in at of with under above from by front among inside bottom top day and")
 """Words of phrases for places that do not tell one place from another."""
 
+_SELECTORS = "\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}\N{ZERO WIDTH JOINER}"
+_DARKEST = "\N{EMOJI MODIFIER FITZPATRICK TYPE-6}"
+
 _OTHER_LANGUAGES = _words(
     "un una uno el los las une der die das ein eine einen einer mit auf und il gli lo sur avec dans con",
     "sobre em uma een het op met og på et ett med du des les del della dos",
@@ -78,3 +85,21 @@ def is_foreign(text: str, words: list[str]) -> bool:
     letters = [letter for letter in text if letter.isalpha()]
     foreign = sum(not letter.isascii() for letter in letters)
     return 2 * foreign > len(letters) or not _OTHER_LANGUAGES.isdisjoint(words)
+
+
+def spelled(text: str) -> tuple[str, dict[str, str]]:
+    """``text`` with the names of pictographs in their place, as Unicode has them: "\N{RED APPLE}" is "red apple".
+
+    Returns:
+        the text, and each pictograph -> its name.
+    """
+    names: dict[str, str] = {}
+    parts = []
+    for letter in text:
+        if letter in _SELECTORS or "\N{EMOJI MODIFIER FITZPATRICK TYPE-1-2}" <= letter <= _DARKEST:
+            continue
+        if unicodedata.category(letter) == "So" and (name := unicodedata.name(letter, "")):
+            names[letter] = name.lower()
+            letter = f" {name.lower()} "
+        parts.append(letter)
+    return ("".join(parts), names) if names else (text, names)

@@ -6,6 +6,7 @@ StarError
 │   └── UnsafeCheckpointError   a pickle that needs more than tensors
 ├── ModelNotFoundError     a model name or directory that cannot be resolved
 ├── UnknownClassError      a class that a class-conditional model does not have
+├── UnknownThingError      a prompt for what a model with a small vocabulary draws nothing in place of
 ├── CaptureError           a graph that cannot be captured, or gives a wrong result
 └── OutOfSlotsError        more sequences than the engine has slots
 """
@@ -35,6 +36,10 @@ class ModelNotFoundError(StarError):
 
 class UnknownClassError(StarError, ValueError):
     """A class name or number is unknown to a class-conditional model, or ambiguous."""
+
+
+class UnknownThingError(StarError, ValueError):
+    """A prompt asks a model with a small vocabulary for people, or for no thing: nothing is drawn in their place."""
 
 
 class CaptureError(StarError):

@@ -64,8 +64,8 @@ def key_of(text: str) -> Key:
 
 
 def singular(word: str) -> Iterator[str]:
-    """What ``word`` may be the plural of, the likeliest last; nothing for a word that does not end in s."""
-    for plural, one in (("ves", "f"), ("ies", "y"), ("es", ""), ("s", "")):
+    """What ``word`` may be the plural of, the likeliest last; nothing for a word that does not end like a plural."""
+    for plural, one in (("men", "man"), ("ves", "f"), ("ies", "y"), ("es", ""), ("s", "")):
         if word.endswith(plural) and len(word) > len(plural) + 1:
             yield word.removesuffix(plural) + one
 

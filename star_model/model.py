@@ -9,12 +9,13 @@ from torch import Tensor
 
 from star_model.about import About
 from star_model.config import ModelConfig
+from star_model.errors import UnknownThingError
 from star_model.gallery import GalleryPicture
 from star_model.networks.image_tokenizer import ImageTokenizer
 from star_model.networks.text_encoder import ClassConditioning, Conditioning, TextEncoder
 from star_model.networks.transformer import StarTransformer
 from star_model.prompt_reader import PromptReader
-from star_model.reading import Reading
+from star_model.reading import Reading, cannot_draw
 from star_model.sampling import Sampling
 
 
@@ -54,8 +55,11 @@ class StarModel:
 
         Raises:
             UnknownClassError: when a class-conditional model has no such class.
+            UnknownThingError: when the prompt asks for what nothing is drawn in place of, such as people.
         """
         reading = self.read_prompt(prompt)
+        if reading.refused:
+            raise UnknownThingError(cannot_draw(self.config.name, reading))
         (conditioning,) = self.text_encoder.encode([reading.prompt])
         if not reading.notes or isinstance(conditioning, ClassConditioning):
             return conditioning

@@ -10,6 +10,7 @@ from typing import Literal
 from star_model.english import (
     AROUND,
     FILLERS,
+    GROUPING,
     JOINING,
     MEDIA,
     NOT_DOING,
@@ -189,7 +190,14 @@ class Parts:
 
     def _mark_fillers(self) -> None:
         for index, word in enumerate(self.words):
-            if self.marks[index] is None and word in FILLERS and word not in self.lexicon.captions:
+            if word in GROUPING and self.words[index + 1 : index + 2] == [
+                "of"
+            ]:  # "a group of foxes"
+                if self.marks[index] is None and self.marks[index + 1] is None:
+                    self._set(index, 2, "filler")
+            elif (
+                self.marks[index] is None and word in FILLERS and word not in self.lexicon.captions
+            ):
                 self.marks[index] = "filler"
 
     # Splitting.

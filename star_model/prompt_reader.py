@@ -13,17 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from textwrap import shorten
 
-from star_model.english import COUNTS, is_foreign
+from star_model.english import COUNTS, is_foreign, spelled
 from star_model.lexicon import Lexicon, lookup
 from star_model.nearest_name import NearestName, Pooled
+from star_model.people import neutral_things, refusal_of, refusal_of_unknown
 from star_model.prompt_parts import Clause, Parts
-from star_model.reading import Reading
+from star_model.reading import ENGLISH_ONLY, Reading
 from star_model.vocabulary import Vocabulary, with_article, without_article
 
 _SUGGESTIONS = 3
+_LEAST_RELATED = 0.5  # cosine from which on the nearest thing is worth a suggestion
 _LISTED = 8  # names in a sentence
 _LONGEST = 80  # characters of what is unknown
 _KEPT = 64  # readings
@@ -39,6 +41,7 @@ class _Draft:
     joined: str = "and"
     modifier: str = ""
     unknown: str = ""
+    refused: str = ""
     near: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -79,8 +82,10 @@ class PromptReader:
         return self._read(prompt)
 
     def _read_anew(self, prompt: str) -> Reading:
-        text, typed = self._lexicon.corrected(prompt)
+        text, named = spelled(prompt)
+        text, typed = self._lexicon.corrected(text)
         draft = _Draft(Parts(text, self._lexicon))
+        typed = named | typed
         for wrong, right in typed.items():
             self._note(draft, f'Read "{wrong}" as "{right}".')
         subject = self._subject(draft.parts)
@@ -112,13 +117,27 @@ class PromptReader:
         things, loose = parts.things_in(body), parts.loose(body)
         loose = [i for i in loose if not _is_count(parts.words[i])]
         loose = [i for i in loose if (parts.words[i],) not in self._lexicon.colours]
-        if things and self._is_about(parts, body, loose):
+        if refused := self._refused(parts, subject, body):
+            self._refuse(draft, body, refused)
+        elif things and self._is_about(parts, body, loose):
             self._take_known(draft, body, loose, things[-1])
         elif subject is not None and (kind := self._kind_of(parts, subject)):
             self._take_kind(draft, kind, parts.shown(body))
         else:
             self._take_nearest(draft, body, loose, is_other=bool(things))
         self._note_manner(draft, body)
+
+    def _refused(self, parts: Parts, subject: Clause | None, body: list[int]) -> str:
+        kind = partial(self._kind_of, parts, subject) if subject is not None else tuple
+        return refusal_of(parts, body, kind)
+
+    def _refuse(self, draft: _Draft, body: list[int], why: str) -> None:
+        """Draw nothing, not even what is nearest, and suggest what is like nothing that was asked for."""
+        parts = draft.parts
+        draft.near, draft.refused, draft.is_exact = neutral_things(self.vocabulary), why, False
+        asked = parts.shown([i for i in body if parts.marks[i] in (None, "thing")])
+        asked = asked or " ".join(parts.text.split())
+        draft.unknown = shorten(without_article(asked), _LONGEST, placeholder=" ...")
 
     def _is_about(self, parts: Parts, body: list[int], loose: list[int]) -> bool:
         """Whether a noun phrase with a thing is about it: "a cat sits", but not "a cat collar"."""
@@ -169,19 +188,21 @@ class PromptReader:
         """Take the thing that is most like what is asked for; ``is_other``: than the thing that is named in it."""
         parts = draft.parts
         asked = " ".join(parts.words[i] for i in body if i in loose or parts.marks[i] == "thing")
-        if not asked and not (parts.colours or parts.backdrop or parts.style):
-            asked = parts.text.strip()
-        text = with_article(asked) if asked else parts.text
-        order = self._nearest.order(text)
+        if refused := refusal_of_unknown(parts, asked):
+            self._refuse(draft, body, refused)
+            return
+        order = self._nearest.order(with_article(asked))
         draft.near = [one.thing for one in order]
+        if order[0].value < _LEAST_RELATED:  # what is least unlike is no better than any other
+            draft.near = neutral_things(self.vocabulary)
         draft.is_exact = False
-        if asked and not is_other and order[0].value >= self.vocabulary.least_likeness:
+        if not is_other and order[0].value >= self.vocabulary.least_likeness:
             draft.things.append(draft.near.pop(0))
             draft.notes.append(
                 f'The model does not know "{asked}"; "{draft.things[0]}" is drawn, the nearest match.'
             )
             return
-        draft.unknown = shorten(asked or " ".join(parts.text.split()), _LONGEST, placeholder=" ...")
+        draft.unknown = shorten(asked, _LONGEST, placeholder=" ...")
 
     def _note_manner(self, draft: _Draft, body: list[int]) -> None:
         """Note colours that the thing was to have."""
@@ -270,7 +291,7 @@ class PromptReader:
         if draft.left_out:
             self._note(draft, f"{_left_out(draft.left_out)}.")
         if is_foreign(parts.text, parts.words) and not draft.is_exact:
-            self._note(draft, "Prompts are read in English.")
+            self._note(draft, ENGLISH_ONLY)
 
     def _backgrounds(self) -> str:
         """What can be behind a thing, as the end of a sentence."""
@@ -284,16 +305,17 @@ class PromptReader:
         wanted = [*draft.things, *draft.near][: _SUGGESTIONS + 1]
         if draft.unknown:
             draft.things = [draft.near[0]]
-            draft.notes.insert(0, self._unknown(draft))
+            draft.notes.insert(0, draft.refused or self._unknown(draft))
         plain = self._plain(draft, draft.things)
         background = _background_phrase(parts, self.vocabulary)
         reading = Reading(
             prompt if draft.is_exact else plain,
-            tuple(draft.things),
+            () if draft.refused else tuple(draft.things),
             parts.style,
             background,
             draft.unknown,
             notes=tuple(draft.notes),
+            refused=draft.refused,
         )
         if draft.is_exact:
             return reading
@@ -304,10 +326,9 @@ class PromptReader:
         )
 
     def _unknown(self, draft: _Draft) -> str:
-        nearest = draft.things[0]
-        if not any(map(draft.parts.loose, (clause.body for clause in draft.parts.clauses))):
-            return f'"{draft.unknown}" names no thing; "{nearest}" is drawn.'
-        return f'The model knows nothing like "{draft.unknown}"; "{nearest}" is drawn instead.'
+        return (
+            f'The model knows nothing like "{draft.unknown}"; "{draft.things[0]}" is drawn instead.'
+        )
 
     def _plain(self, draft: _Draft, things: Sequence[str]) -> str:
         """The plain prompt for what is drawn."""

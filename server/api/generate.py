@@ -10,16 +10,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from server.api.accept import preferred
-from server.api.context import AppContext, Context
-from server.api.deadline import before_deadline
+from server.api.context import AppContext
 from server.api.delivery import Delivery, admit
-from server.api.disconnect import unless_disconnected
-from server.api.jobs import timeout_of
 from server.api.model_names import serving
 from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, GenerateResponse, ImageData
-from server.api.vocabulary import reading_of, refusal
-from server.dispatch.engine_client import EngineClient
+from server.api.vocabulary import require_thing
 from server.errors import InvalidRequest, NotAcceptable
 from server.http.json_body import BodyRoute
 from server.images.encode import FORMATS, MEDIA_TYPES, ImageFormat
@@ -57,7 +53,7 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
     if as_image is not None:
         body = body.model_copy(update={"format": as_image})
     with serving(body.model, context) as engine:
-        await _check_thing(request, body, context, engine)
+        await require_thing(request, body, context, engine, context.settings.on_unknown)
         delivery = await admit(request, body, context, engine, _files(body))
     if body.stream:
         return delivery.stream()
@@ -67,21 +63,6 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
         if as_image is not None
         else _json_answer(delivery, body, files)
     )
-
-
-async def _check_thing(
-    request: Request, body: GenerateRequest, context: Context, engine: EngineClient
-) -> None:
-    """Refuse a prompt for a thing that the model cannot draw, unless the nearest one is wanted."""
-    if (body.on_unknown or context.settings.on_unknown) == "nearest":
-        return
-    reading = before_deadline(
-        timeout_of(body, context.settings),
-        reading_of(body.prompt, engine),
-        "its prompt was read",
-    )
-    if (read := await unless_disconnected(request, reading, "read prompt")).unknown:
-        raise refusal(read, engine.model)
 
 
 def _files(body: GenerateRequest) -> EditFiles | None:

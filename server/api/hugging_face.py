@@ -15,6 +15,7 @@ from server.api.jobs import nearest_shape
 from server.api.model_names import serving
 from server.api.responses import IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, Prompt, SamplingFields, input_config
+from server.api.vocabulary import require_thing
 from server.errors import InvalidRequest, NotAcceptable
 from server.http.json_body import BodyRoute
 from server.images.encode import FORMATS, ImageFormat
@@ -86,6 +87,7 @@ async def text_to_image(request: Request, body: TextToImageInput, context: AppCo
         native = GenerateRequest(
             prompt=body.inputs, format=_format(request), size=size, **parameters.sampling
         )
+        await require_thing(request, native, context, engine, "nearest")
         delivery = await admit(request, native, context, engine, notes=notes)
     return delivery.image_answer(await delivery.files())
 

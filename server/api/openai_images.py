@@ -28,6 +28,7 @@ from server.api.openai_schemas import (
 from server.api.responses import EVENT_STREAM, TIMES, error_responses, request_body
 from server.api.schemas import GenerateRequest
 from server.api.streaming import usage_of
+from server.api.vocabulary import require_thing
 from server.errors import InvalidRequest
 from server.http.json_body import BodyRoute
 from server.images.encode import MEDIA_TYPES
@@ -80,6 +81,7 @@ async def respond(request: Request, asked: OpenAIRequest, context: Context) -> R
         as_url = _answers_url(body, named, context, warnings)
         _check(body, as_url, context)
         native = _native(body)
+        await require_thing(request, native, context, engine, "nearest")
         delivery = await admit(request, native, context, engine, asked.files, warnings)
     if body.stream:
         return delivery.stream("image_generation" if asked.files is None else "image_edit")

@@ -18,6 +18,7 @@ from server.api.schemas import (
     output_config,
 )
 from server.images.encode import ImageFormat
+from server.settings import OnUnknown
 
 _MOST_CHARACTERS = 32_000
 """Of a prompt in OpenAI's API. The text encoder reads the beginning, and a warning quotes the rest."""
@@ -96,6 +97,11 @@ class OpenAIImageRequest(SamplingFields, PromptField):
     safety_identifier: str | None = Field(
         None, max_length=512, description="Accepted, and neither used nor kept."
     )
+    on_unknown: OnUnknown | None = Field(
+        None,
+        description='What a model that knows few things does when the prompt asks for another: "nearest" draws the '
+        'nearest thing, with a warning, "suggest" refuses it and names three prompts to try; nearest when left out.',
+    )
     stream: bool | None = Field(None, description="Answer with server-sent events.")
     partial_images: int | None = Field(
         None, ge=0, le=3, description="Previews of each image in a stream; 0 when left out."
@@ -104,7 +110,7 @@ class OpenAIImageRequest(SamplingFields, PromptField):
     @property
     def extensions(self) -> dict[str, Any]:
         """Return the native fields as they were given."""
-        return self.sampling
+        return self.sampling | {"on_unknown": self.on_unknown}
 
 
 class OpenAIEditRequest(EditFields, OpenAIImageRequest):
@@ -118,7 +124,7 @@ class OpenAIEditRequest(EditFields, OpenAIImageRequest):
 
     @property
     def extensions(self) -> dict[str, Any]:
-        return self.sampling | self.editing
+        return super().extensions | self.editing
 
 
 class LenientImageRequest(LongPrompts, OpenAIImageRequest):

@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from server.api.context import AppContext
+from server.api.context import AppContext, Context
+from server.api.deadline import before_deadline
+from server.api.disconnect import unless_disconnected
+from server.api.jobs import timeout_of
 from server.api.model_names import engine_of
 from server.api.responses import error_responses
-from server.api.schemas import Prompt, input_config, output_config
+from server.api.schemas import GenerateRequest, Prompt, input_config, output_config
 from server.dispatch.engine_client import EngineClient
-from server.errors import NotFound, UnknownThing
+from server.errors import EngineDead, NotFound, QueueFull, UnknownThing
 from server.http.json_body import BodyRoute
 from server.messages import ModelInfo
-from star_model.reading import Reading
+from server.settings import OnUnknown
+from star_model.reading import Reading, cannot_draw
 from star_model.vocabulary import Vocabulary
 
 router = APIRouter(tags=["images"], route_class=BodyRoute)
@@ -81,6 +85,7 @@ class ReadResponse(BaseModel):
             "style": None,
             "background": None,
             "unknown": None,
+            "refused": None,
             "notes": ['Things are drawn in their own colours: "blue" was left out.'],
             "suggestions": [],
         }
@@ -98,6 +103,9 @@ class ReadResponse(BaseModel):
     )
     unknown: str | None = Field(
         description="What was asked for and nothing that the model knows is like; null if there is none."
+    )
+    refused: str | None = Field(
+        description="Why nothing may be drawn for it, not even the nearest thing; null if that may."
     )
     notes: list[str] = Field(
         description="Sentences about what is drawn otherwise than it was asked for; usually empty."
@@ -174,6 +182,7 @@ async def read(body: ReadRequest, context: AppContext) -> ReadResponse:
         style=reading.style or None,
         background=reading.background or None,
         unknown=reading.unknown or None,
+        refused=reading.refused or None,
         notes=list(reading.notes),
         suggestions=list(reading.suggestions),
     )
@@ -191,13 +200,45 @@ async def reading_of(prompt: str, engine: EngineClient) -> Reading:
     return await engine.workers.readings.read(prompt)
 
 
-def refusal(reading: Reading, model: ModelInfo) -> UnknownThing:
+async def require_thing(
+    request: Request,
+    body: GenerateRequest,
+    context: Context,
+    engine: EngineClient,
+    default: OnUnknown,
+) -> None:
+    """Refuse a prompt for what the model cannot draw, unless the nearest thing is wanted and may stand for it.
+
+    Args:
+        request: the HTTP request.
+        body: what it asks for.
+        context: of the app.
+        engine: of the model that is to paint it.
+        default: what is done if the request does not say.
+
+    Raises:
+        UnknownThing: the prompt is refused.
+        Unavailable: it cannot be read right now, and what is unknown in it is to be refused.
+    """
+    wanted = body.on_unknown or default
+    reading = before_deadline(
+        timeout_of(body, context.settings), reading_of(body.prompt, engine), "its prompt was read"
+    )
+    try:
+        read = await unless_disconnected(request, reading, "read prompt")
+    except (QueueFull, EngineDead):
+        if wanted == "nearest":  # the worker reads it again before it paints
+            return
+        raise
+    if read.refused or (read.unknown and wanted != "nearest"):
+        raise _refusal(read, engine.model)
+
+
+def _refusal(reading: Reading, model: ModelInfo) -> UnknownThing:
     """Return the error for a prompt that asks for what the model cannot draw."""
-    *most, last = [f'"{prompt}"' for prompt in reading.suggestions]
-    offered = f"{', '.join(most)} or {last}" if most else last
+    nearest = 'set on_unknown to "nearest" to draw the nearest thing that it knows'
     return UnknownThing(
-        f'{model.name} cannot draw "{reading.unknown}". Try {offered}, or set on_unknown to "nearest" to draw '
-        f"the nearest thing that it knows.",
+        cannot_draw(model.name, reading, nearest),
         param="prompt",
         suggestions=reading.suggestions,
     )

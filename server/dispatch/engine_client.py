@@ -26,6 +26,7 @@ from server.errors import (
     Draining,
     EngineDead,
     InternalError,
+    InvalidRequest,
     ModelLoading,
     OutOfMemory,
     QueueFull,
@@ -63,6 +64,7 @@ _OUT_OF_MEMORY_SECONDS = 5.0
 _FAILURES: dict[FailureCode, type[ServerError]] = {
     "out_of_memory": OutOfMemory,
     "internal_error": InternalError,
+    "invalid_request_error": InvalidRequest,
 }
 
 

@@ -138,11 +138,12 @@ function complain(error, retry) {
 }
 
 /** What can be painted in place of what the model does not know. */
-function insteadOf({ suggestions }) {
+function insteadOf({ message, suggestions }) {
   if (!suggestions.length) return {};
   reader.hide(); // the error says the same
   const others = suggestions.map((prompt) => [prompt, () => (setPrompt(prompt), submit())]);
-  return { ...Object.fromEntries(others), "Paint the nearest anyway": () => submit({ on_unknown: "nearest" }) };
+  const nearest = { "Paint the nearest anyway": () => submit({ on_unknown: "nearest" }) };
+  return { ...Object.fromEntries(others), ...(message.includes("on_unknown") ? nearest : {}) }; // nothing stands for people
 }
 
 function askForKey() {

@@ -58,10 +58,10 @@ export class Reader {
     }
   }
 
-  #show({ drawn, unknown, notes, suggestions }) {
+  #show({ drawn, unknown, refused, notes, suggestions }) {
     const cannot = unknown ? `${this.#model.id} cannot draw “${unknown}”.` : `It will draw “${drawn}”.`;
     find("reading-title").textContent = cannot;
-    const said = unknown ? notes.slice(1) : notes; // the first is about what is drawn instead
+    const said = unknown && !refused ? notes.slice(1) : notes; // the first is about what is drawn instead
     find("reading-notes").replaceChildren(...said.map((note) => make("li", { textContent: note })));
     find("reading-instead").replaceChildren(...suggestions.map((text) => this.#suggestion(text)));
     find("reading-offer").hidden = suggestions.length === 0;

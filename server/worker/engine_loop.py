@@ -48,6 +48,7 @@ from server.worker.engine_protocol import SequenceT, SteppingEngine, TextT
 from server.worker.pending import InFlight, Pending
 from server.worker.scheduler import Scheduler
 from server.worker.text_warnings import text_warnings
+from star_model.errors import UnknownThingError
 from star_model.reading import Reading
 
 
@@ -201,6 +202,10 @@ class EngineLoop(Generic[TextT, SequenceT]):
             )
             started = self._clock()
             sequence = self._engine.prepare(text, negative, job, job.seeds[key.image])
+        except UnknownThingError as error:
+            self._drop(job.id)
+            self._publish(Failed(job.id, "invalid_request_error", str(error)))
+            return
         except Exception as error:
             self._fail_batch([key], error)
             return

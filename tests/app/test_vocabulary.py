@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
+from PIL import Image
 
 from server.errors import EngineDead, QueueFull
+from star_model.reading import Reading
 from tests.server.fakes import NOTE, SUGGESTIONS, VOCABULARY, FakeEngine, pictures
+from tests.server.pictures import file_of
 from tests.server.service import Service, serve_fake, until
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +72,7 @@ async def test_a_prompt_is_read_and_nothing_painted(few: Service) -> None:
             "style": None,
             "background": None,
             "unknown": None,
+            "refused": None,
             "notes": ['"wolf" is drawn as "a fox".'],
             "suggestions": [],
         }
@@ -115,6 +119,48 @@ async def test_clients_of_other_interfaces_get_the_nearest(few: Service) -> None
     assert NOTE in answer.raise_for_status().json()["warnings"]
     answer = await few.http.post("/", json={"inputs": "a woman"})
     assert NOTE in json.loads(answer.raise_for_status().headers["x-warnings"])
+
+
+@pytest.mark.parametrize("body", [{}, {"on_unknown": "nearest"}])
+async def test_nothing_stands_for_people_on_any_route(few: Service, body: dict[str, str]) -> None:
+    prompt, url, edits = "a muslim", "/v1/images/generations", "/v1/images/edits"
+    picture = file_of(Image.new("RGB", (64, 64)))
+    answers = [
+        await few.generate(prompt=prompt, **body),
+        await few.http.post(url, json={"prompt": prompt, "n": 2} | body),
+        await few.http.post(url, json={"prompt": prompt, "stream": True} | body),
+        await few.http.post(edits, data={"prompt": prompt} | body, files={"image": picture}),
+        await few.http.post("/", json={"inputs": prompt}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == ("unknown_thing", "prompt")
+        assert error["message"] == (
+            'star-fake cannot draw "muslim". The model draws no people. Try "a fox", "an owl" or "a car".'
+        )
+    assert few.engine.steps == []
+
+
+async def test_openais_route_refuses_what_is_unknown_if_asked_to(few: Service) -> None:
+    body = {"prompt": "a woman", "on_unknown": "suggest"}
+    answer = await few.http.post("/v1/images/generations", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_thing")
+
+
+async def test_a_prompt_that_could_not_be_read_ahead_is_refused_by_the_worker(
+    few: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(prompt: str) -> Reading:
+        raise QueueFull("Too many prompts are being read; try again in 1 s.", retry_after=1)
+
+    monkeypatch.setattr(few.client.workers.readings, "read", busy)
+    answer = await few.http.post("/v1/images/generations", json={"prompt": "a muslim"})
+    assert answer.status_code == 400
+    assert 'cannot draw "muslim"' in answer.json()["error"]["message"]
+    answer = await few.http.post("/v1/images/generations", json={"prompt": "a wolf"})
+    assert answer.status_code == 200
+    assert (await few.generate(prompt="a wolf")).status_code == 429
 
 
 async def test_a_question_ends_with_its_worker(few: Service) -> None:

@@ -30,6 +30,7 @@ from server.worker.engine_loop import EngineLoop
 from server.worker.engine_protocol import Diagnosis
 from server.worker.pending import Done, Pending
 from server.worker.scheduler import Policy, Scheduler, token_shares
+from star_model.errors import UnknownThingError
 from star_model.gallery import GalleryPicture
 from star_model.reading import Reading
 from star_model.sampling import Sampling
@@ -74,6 +75,7 @@ class Step:
     seeds: tuple[int, ...]
 
 
+NO_PEOPLE = "The model draws no people."
 NOTE = 'The model knows nothing like "woman"; "a fox" is drawn instead.'
 SUGGESTIONS = ("a fox", "an owl", "a car")
 VOCABULARY = Vocabulary(
@@ -129,10 +131,20 @@ class FakeEngine:
     def encode(self, prompt: str, *, negative: bool = False) -> FakeText:
         if "unreadable" in prompt:
             raise ValueError(prompt)
+        if not negative and (refused := self.read(prompt).refused):
+            raise UnknownThingError(f'star-fake cannot draw "muslim". {refused}')
         self.encoded.append(prompt)
         return FakeText(prompt, notes=() if negative else self.read(prompt).notes)
 
     def read(self, prompt: str) -> Reading:
+        if "muslim" in prompt:
+            return Reading(
+                "a fox",
+                unknown="muslim",
+                suggestions=SUGGESTIONS,
+                refused=NO_PEOPLE,
+                notes=(NO_PEOPLE,),
+            )
         if "woman" in prompt:
             return Reading(
                 "a fox", ("a fox",), unknown="woman", suggestions=SUGGESTIONS, notes=(NOTE,)

@@ -165,7 +165,7 @@ def test_what_is_drawn_otherwise_is_said(
         ("a robot holding an umbrella", "robot"),
         ("un zorro", "un zorro"),
         ("猫", "猫"),
-        ("🦊", "🦊"),
+        ("🏺", "amphora"),
         ("?!", "?!"),
         ("on a blue background", "on a blue background"),
         ("blue", "blue"),
@@ -249,7 +249,9 @@ def test_likeness_decides_what_is_the_same() -> None:
     ["wolf " * 500, "x" + " " * 9000 + "y", "x" + "," * 9000 + "y", "and " * 700, "fox " * 700],
 )
 def test_whatever_is_written_becomes_a_known_prompt(reader: PromptReader, prompt: str) -> None:
-    assert reader.read(prompt).things[0] in NAMES
+    reading = reader.read(prompt)
+    assert reading.refused or reading.things[0] in NAMES
+    assert reader.read(reading.prompt).things[0] in NAMES
 
 
 def test_without_styles_and_colours_names_are_enough() -> None:
@@ -275,12 +277,14 @@ DRAWN = {
     "a cat on the moon": "a cat",
     "an aple": "a red apple",
     "a cat and a dog": "a cat",
-    "a guitar player": "a guitar",
+    "🍎": "a red apple",
     "a spaceship, 3d style": "a rocket",
 }
 """Prompts of newcomers, and the thing, or the kind of thing, that is drawn."""
 NEVER_DRAWN = (
     "my grandmother",
+    "a guitar player",
+    "a muslim",
     "a robot",
     "hello",
     "mint background",
