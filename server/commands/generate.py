@@ -31,7 +31,7 @@ from server.images.credentials import open_signer
 from server.messages import Job, Pixels
 from server.model_settings import ModelSettings
 from server.sampling import SamplingOverrides
-from server.settings import FileSettings
+from server.settings import FileSettings, OnUnknown
 from star_model.errors import StarError
 from star_model.guidance import has_guidance
 from star_model.sampling import SEEDS, Seed
@@ -84,6 +84,13 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
         max_length=32,
         description="width and height in pixels, such as 1024x1024; one of those that info lists",
     )
+    on_unknown: OnUnknown = Field(
+        "suggest",
+        description=(
+            "a thing that a model with a small vocabulary does not know: suggest refuses its prompt and names three to "
+            "try, nearest draws the nearest thing"
+        ),
+    )
     batch: int = Field(8, ge=1, le=1024, description="images in flight at a time")
 
     @model_validator(mode="after")
@@ -105,7 +112,7 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
         job = self._job(PromptLine(prompt=self.prompt or ""), model, secrets.randbelow(SEEDS))
         with _Progress(engine.num_scales - job.sampling.draft, self.n) as progress:
             results = _Written(writer, progress)
-            generate(engine, [Order(job, dict(enumerate(paths)))], results)
+            generate(engine, [Order(job, dict(enumerate(paths)))], results, self.on_unknown)
         for warning in results.warnings:
             remark(warning)
         for path, seed in zip(paths, job.seeds, strict=True):
@@ -134,7 +141,7 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
             results = _Recorded(writer, progress, record, file, about, model.read_prompt)
             for number, line in bad.items():
                 results.refuse(number, line.text, line.reason)
-            generate(engine, orders, results)
+            generate(engine, orders, results, self.on_unknown)
         there = self.n * len(good) - left
         print(
             f"wrote {results.written} images to {pattern.directory}"
@@ -272,18 +279,21 @@ def entry_of(
     )
 
 
-def generate(engine: StarEngine, orders: Iterable[Order], results: Results) -> None:
+def generate(
+    engine: StarEngine, orders: Iterable[Order], results: Results, on_unknown: OnUnknown
+) -> None:
     """Generate the images of all orders, as many in flight as the engine has slots.
 
     Args:
         engine: with free slots.
         orders: the images.
         results: receives images and failures.
+        on_unknown: what is done with prompts for what the model does not know.
 
     Raises:
         UsageError: a file cannot be written.
     """
-    waiting = _encoded(engine, orders, results)
+    waiting = _encoded(engine, orders, results, on_unknown)
     while batch := list(islice(waiting, engine.total_slots)):
         sequences = [
             engine.prepare(*texts, order.job, order.job.seeds[image])
@@ -298,12 +308,14 @@ def generate(engine: StarEngine, orders: Iterable[Order], results: Results) -> N
 
 
 def _encoded(
-    engine: StarEngine, orders: Iterable[Order], results: Results
+    engine: StarEngine, orders: Iterable[Order], results: Results, on_unknown: OnUnknown
 ) -> Iterator[tuple[Order, int, Texts]]:
     """Yield each image with its encoded prompts; a prompt that cannot be encoded is passed over."""
     for order in orders:
         job = order.job
         try:
+            if on_unknown == "suggest":
+                engine.require_known(job.prompt, "set --on-unknown nearest")
             text = engine.encode(job.prompt)
         except StarError as error:
             results.fail(order, error)

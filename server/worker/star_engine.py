@@ -14,8 +14,9 @@ from server.worker.engine_protocol import Diagnosis
 from server.worker.pending import Done, Pending
 from star_model import Engine, ImageSequence
 from star_model.engine.editing import Edit, make_edit
+from star_model.errors import UnknownThingError
 from star_model.networks.text_encoder import Conditioning
-from star_model.reading import Reading
+from star_model.reading import Reading, cannot_draw
 from star_model.transfer import ToHost
 
 _KEPT_EDITS = 8
@@ -81,6 +82,12 @@ class StarEngine:
 
     def read(self, prompt: str) -> Reading:
         return self._engine.model.read_prompt(prompt)
+
+    def require_known(self, prompt: str, otherwise: str) -> None:
+        """Raise :class:`UnknownThingError` if the model does not know what ``prompt`` asks for."""
+        model = self._engine.model
+        if (reading := model.read_prompt(prompt)).unknown:
+            raise UnknownThingError(cannot_draw(model.config.name, reading, otherwise))
 
     def encode(self, prompt: str, *, negative: bool = False) -> Conditioning:
         model = self._engine.model

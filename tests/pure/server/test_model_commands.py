@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from server.commands.cli import main
 from star_model.sampling import Sampling
+from star_model.vocabulary import Vocabulary
 from tests.server.image_metadata import generation_of, parameters_text_of, xmp_of
 from tests.star_model.tiny import write_tiny_model
 
@@ -96,6 +98,33 @@ def test_generate_says_what_it_left_out_of_a_prompt(
     assert main(arguments) == 0
     assert "left out" in capsys.readouterr().err
     assert opened(tmp_path / "a.jpg").format == "JPEG"
+
+
+def test_generate_refuses_what_the_model_does_not_know(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few"
+    shutil.copytree(model, few)
+    Vocabulary({"a fox": (), "a car": ()}, ("a", "fox", "car"), least_likeness=1.0).save(few)
+    output = tmp_path / "a.png"
+    wanted = ["-o", str(output), "--model", str(few)]
+    assert main(["generate", "a robot", *wanted]) == 2
+    assert 'cannot draw "robot". Try "a ' in (said := capsys.readouterr().err)
+    assert "--on-unknown nearest" in said
+    for choice in ("suggest", "nearest"):
+        assert main(["generate", "a nun", *wanted, "--on-unknown", choice]) == 2
+        assert "The model draws no people." in capsys.readouterr().err
+    assert not output.exists()
+    assert main(["generate", "a robot", *wanted, "--on-unknown", "nearest"]) == 0
+    assert output.exists()
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a robot\na nun\na fox\n")
+    pattern = str(tmp_path / "out" / "{line}.png")
+    assert main(["generate", "--prompts", str(prompts), "-o", pattern, "--model", str(few)]) == 2
+    lines = [json.loads(x) for x in (tmp_path / "out" / "images.jsonl").read_text().splitlines()]
+    failed = {line["line"]: line["error"] for line in lines if "error" in line}
+    assert ('"robot"' in failed[1], '"nun"' in failed[2]) == (True, True)
+    assert [line["file"] for line in lines if "file" in line] == ["3.png"]
 
 
 def test_generate_refuses_an_unknown_model(
