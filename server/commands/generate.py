@@ -86,10 +86,7 @@ class Generate(SamplingOverrides, FileSettings, ModelSettings):
     )
     on_unknown: OnUnknown = Field(
         "suggest",
-        description=(
-            "a thing that a model with a small vocabulary does not know: suggest refuses its prompt and names three to "
-            "try, nearest draws the nearest thing"
-        ),
+        description="suggest refuses a prompt for what the model does not know, nearest draws the nearest thing",
     )
     batch: int = Field(8, ge=1, le=1024, description="images in flight at a time")
 
