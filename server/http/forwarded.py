@@ -76,7 +76,7 @@ class Forwarded:
     Args:
         app: the next ASGI app.
         proxies: ``trusted_proxies`` of the settings; None believes scheme and prefix from loopback alone.
-        root_path: prefix of all paths, whatever the proxy says.
+        root_path: prefix of all paths, unless the proxy says another; the proxy may have removed it, or not.
     """
 
     def __init__(self, app: ASGIApp, proxies: Sequence[str] | None, root_path: str = "") -> None:
@@ -87,16 +87,18 @@ class Forwarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            prefix = self._root_path
             client = scope.get("client")
+            removed = ""
             if client is not None and self._proxies.trusts(client[0]):
-                prefix = self._believe(scope) or prefix
-            if prefix:
-                _mount(scope, prefix)
+                removed = self._believe(scope)
+            if removed:
+                _mount(scope, removed)
+            elif self._root_path:
+                _mount(scope, self._root_path, maybe_there=True)
         await self._app(scope, receive, send)
 
     def _believe(self, scope: Scope) -> str:
-        """Take over scheme and address; return the prefix."""
+        """Take over scheme and address; return the prefix that the proxy has removed."""
         headers = Headers(scope=scope)
         scheme = _last(headers.getlist("x-forwarded-proto")).lower()
         if scheme in ("http", "https"):
@@ -112,10 +114,21 @@ def _last(values: list[str]) -> str:
     return values[-1].rpartition(",")[2].strip() if values else ""
 
 
-def _mount(scope: Scope, prefix: str) -> None:
-    """Set ASGI's ``root_path``, which paths begin with, whether or not the proxy has removed it."""
+def _mount(scope: Scope, prefix: str, *, maybe_there: bool = False) -> None:
+    """Set ASGI's ``root_path``, which paths begin with.
+
+    A proxy that sends ``X-Forwarded-Prefix`` has removed the prefix, so what then begins with it again is a path of
+    the caller's: were it removed once more, ``/star/star/metrics`` would get round a proxy that blocks
+    ``/star/metrics``.
+
+    Args:
+        scope: of the request; changed in place.
+        prefix: a path without a slash at its end.
+        maybe_there: a path that begins with the prefix has it already.
+    """
     scope["root_path"] = prefix
     path: str = scope["path"]
-    if path != prefix and not path.startswith(f"{prefix}/"):
-        scope["path"] = prefix + path
-        scope["raw_path"] = prefix.encode("ascii") + scope.get("raw_path", path.encode())
+    if maybe_there and (path == prefix or path.startswith(f"{prefix}/")):
+        return
+    scope["path"] = prefix + path
+    scope["raw_path"] = prefix.encode("ascii") + scope.get("raw_path", path.encode())
