@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 
 # An image for NVIDIA GPUs:   docker build -t star-server .
-# An image for CPUs:          docker build -t star-server:cpu --build-arg VARIANT=cpu .
+# An image for CPUs:          docker build -t star-server:latest-cpu --build-arg VARIANT=cpu .
 # For the CPU image, give pip an index that has PyTorch's CPU builds: --build-arg PIP_EXTRA_INDEX_URL=...
 # Without it the image works too, but carries the CUDA libraries of the default build.
 # What is inside, as CycloneDX: docker build --target sbom --output dist .

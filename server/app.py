@@ -62,6 +62,7 @@ from server.reloading import Reloading, with_live
 from server.safety.gate import open_gate
 from server.settings import Settings
 from server.tracing.exemplar import CURRENT
+from star_model.checkpoints.hub import check_model
 
 if TYPE_CHECKING:
     from server.tracing.tracing import Tracing
@@ -104,11 +105,12 @@ _EXPOSED_HEADERS = (
 
 _ADMIN_BODY_BYTES = 1 << 16
 
-_PARTS = (
+PARTS = (
     *(playground, generate, openai_images, openai_edits, image_content, files, batches),
     # A model's name may be a path, so the route below it comes first.
     *(hugging_face, vocabulary, model_routes, health, docs),
 )
+"""Modules of ``server/api`` whose ``router`` has a part of the endpoints."""
 
 
 def make_models(settings: Settings, run: Run = run_worker) -> ServedModels:
@@ -124,7 +126,7 @@ def make_models(settings: Settings, run: Run = run_worker) -> ServedModels:
     ) -> WorkerProcess:
         return WorkerProcess(given, index, deliver, run)
 
-    return ServedModels(settings, launch)
+    return ServedModels(settings, launch, check_model=check_model)
 
 
 def create_app(
@@ -164,7 +166,7 @@ def create_app(
     )
     app = _bare_app(partial(_lifespan, context, tracing))
     app.state.context = context
-    metrics.expect(endpoint_names([app.router, *(part.router for part in _PARTS)]))
+    metrics.expect(endpoint_names([app.router, *(part.router for part in PARTS)]))
     _add_middleware(app, settings, metrics, limits, context.keys, tracing)
     app.state.reloading = reloading
     reloading.steps += [partial(_take_settings, app, (limits, batch_limits)), context.keys.prepare]
@@ -210,7 +212,7 @@ def _bare_app(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) 
         telemetry={"tracing": False, "metrics": False, "logs": False},
         redirect_slashes=False,  # the target is wrong behind a proxy; the error names the right path
     )
-    for part in _PARTS:
+    for part in PARTS:
         app.include_router(part.router)
     install_error_handlers(app)
     return app
@@ -301,7 +303,7 @@ def _add_middleware(
     app.add_middleware(RateLimitCheck, limits=limits, metrics=metrics)
     if keys.ring:
         app.with_keys = True
-        app.add_middleware(ApiKeyCheck, keys=keys)
+        app.add_middleware(ApiKeyCheck, keys=keys, metrics=metrics)
     bodies = settings.max_bodies_bytes or 16 * settings.max_upload_bytes
     file_bytes = settings.max_upload_bytes
     if settings.batch_store is not None:

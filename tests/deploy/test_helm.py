@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from server.app import create_app, make_models
+from server.app import PARTS, create_app, make_models
+from server.http.request_log import endpoint_names
 from server.metrics import Metrics
 from server.settings import Settings
 from star_model.families.registry import PRESETS
@@ -286,12 +287,42 @@ def test_the_real_command_understands_the_init_container() -> None:
         ({"temporarySpace": "2"}, "/temporarySpace"),
         ({"gpus": -1}, "/gpus"),
         ({"settings": {"Model": "x"}}, "Model"),
+        ({"settings": {"port": 9000}}, "port"),
+        ({"settings": {"host": "127.0.0.1"}}, "host"),
         ({"convert": {"preset": "star-512"}}, "convert.claim must name"),
         ({"ingress": {"enabled": True}}, "ingress.host must name"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_name(values: dict[str, Any], said: str) -> None:
     assert said in refusal(values)
+
+
+def test_every_setting_can_be_set() -> None:
+    """Save those that the chart has to decide itself, because probes and ports go by them."""
+    names = [name for name in Settings.model_fields if name not in ("host", "port")]
+    with helm.Chart.load(str(CHART)) as chart:
+        text = chart.render({"settings": dict.fromkeys(names, "x")}, name="demo")
+    assert [
+        n for n in names if f"STAR_{n.upper()}" not in text["star/templates/deployment.yaml"]
+    ] == []
+
+
+NOT_PUBLISHED = {"/metrics", "/livez", "/readyz", "/startupz", "/health"}
+
+
+def test_the_ingress_publishes_what_is_for_callers() -> None:
+    (rule,) = only("everything", "Ingress")["spec"]["rules"]
+    names = endpoint_names(part.router for part in PARTS)
+    endpoints = {"/openapi.json", *(name.removeprefix("POST ") for name in names)} - {"other"}
+
+    def published(path: str) -> bool:
+        return any(
+            path == entry["path"]
+            or (entry["pathType"] == "Prefix" and path.startswith(f"{entry['path']}/"))
+            for entry in rule["http"]["paths"]
+        )
+
+    assert {path for path in endpoints if not published(path)} == NOT_PUBLISHED
 
 
 def test_the_schema_names_the_values_that_there_are() -> None:
@@ -342,3 +373,5 @@ SELF_EVIDENT = {
 def test_the_chart_has_the_projects_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
     assert chart["appVersion"] == PROJECT["version"]
+    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    assert set(re.findall(r"star-server:([0-9][0-9.]*)", page)) == {PROJECT["version"]}

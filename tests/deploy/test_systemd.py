@@ -46,6 +46,12 @@ def test_its_command_and_variables_exist() -> None:
         check_variable(assignment.partition("=")[0])
 
 
+def test_it_can_write_where_the_pages_put_its_images() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    assert f"file:///var/lib/{value('StateDirectory')}/images" in page
+    assert value("ExecReload").split()[-2:] == ["-HUP", "$MAINPID"]
+
+
 def test_it_waits_for_the_drain_and_does_not_repeat_a_mistake() -> None:
     assert float(value("TimeoutStopSec")) >= Settings().drain_timeout_s + 15
     assert int(value("RestartPreventExitStatus")) == EXIT_USAGE
