@@ -25,6 +25,7 @@ from server import __version__
 from server.errors import (
     Draining,
     EngineDead,
+    InvalidApiKey,
     ModelLoading,
     Outcome,
     Overloaded,
@@ -42,7 +43,7 @@ _LONG = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0,
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _REASONS = (
     *(QueueFull, RateLimitExceeded, TooManyUploads),
-    *(ModelLoading, Draining, EngineDead, Overloaded),
+    *(ModelLoading, Draining, EngineDead, Overloaded, InvalidApiKey),
 )
 Refusal = Literal[
     "accept_failed",

@@ -141,7 +141,9 @@ class WorkerSettings(EngineSettings, ModelSettings):
     Attributes:
         models: number of models that share the machine's processors.
         beside_others: another model of this server holds memory already.
+        swap: number of the swap that brings the model, for the log; 0 for a model of the settings.
     """
 
     models: int = 1
     beside_others: bool = False
+    swap: int = 0

@@ -20,7 +20,7 @@ from server.metrics import CONTENT_TYPE, OPEN_METRICS_TYPE
 router = APIRouter(tags=["operation"])
 
 _OPEN_METRICS = "application/openmetrics-text"
-_END = {"cause": "killed", "reason": "the worker ended (SIGSEGV)", "seconds_ago": 3.5}
+_END = {"cause": "killed", "reason": "the worker ended with SIGSEGV", "seconds_ago": 3.5}
 
 
 class SupervisorDead(Unavailable):

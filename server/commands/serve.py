@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from server.app import create_admin_app, create_app, make_models
+from server.commands.exposure import warn_of_exposure
 from server.dispatch.served_models import ServedModels
 from server.dispatch.worker_process import Run, run_worker
 from server.errors import CannotListen, ServingFailed
@@ -30,6 +31,8 @@ from server.reloading import Reloading
 from server.settings import Settings
 from server.settings_file import SettingsFileError
 from server.tracing.opening import open_tracing
+from star_model.checkpoints.hub import check_model
+from star_model.errors import ModelNotFoundError
 
 _BACKLOG = 2048
 _UNSENT_BYTES = 128 << 10
@@ -41,7 +44,8 @@ class DrainingServer(uvicorn.Server):
     """A uvicorn server that drains when asked to stop: it goes on until running requests are done.
 
     While it drains it still listens, so that probes and new requests get a proper 503. A second signal ends it at
-    once. SIGHUP asks it to stop if its terminal has been closed, and else to read its settings again.
+    once. SIGHUP asks it to stop if its terminal has been closed, and else to read its settings again. Under ``nohup``,
+    which ignores SIGHUP for the programs that it starts, a closed terminal does not stop it.
 
     Args:
         config: uvicorn's.
@@ -63,7 +67,7 @@ class DrainingServer(uvicorn.Server):
         self._reloading = reloading
         self._signals = 0
         self._hung_up = False
-        self._had_terminal = has_terminal()
+        self._ends_with_terminal = has_terminal()
         self._drain_until: float | None = None
         self._log = structlog.get_logger("star.server")
 
@@ -94,12 +98,11 @@ class DrainingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Hear SIGHUP too, unless it is ignored: ``nohup`` asks for that."""
+        """Hear SIGHUP too. If it was ignored, as ``nohup`` has it, no terminal ends the server."""
         with super().capture_signals():
-            if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-                yield
-                return
             before = signal.signal(signal.SIGHUP, self._hear_hang_up)
+            if before is signal.SIG_IGN:
+                self._ends_with_terminal = False
             try:
                 yield
             finally:
@@ -115,7 +118,7 @@ class DrainingServer(uvicorn.Server):
     def _after_hang_up(self) -> None:
         """Stop if the terminal is gone; else somebody asks for the settings to be read again."""
         self._hung_up = False
-        if self._had_terminal and not has_terminal():
+        if self._ends_with_terminal and not has_terminal():
             self._signals += 1
             return
         with contextlib.suppress(SettingsFileError):  # it has been logged
@@ -134,14 +137,23 @@ class DrainingServer(uvicorn.Server):
             self._log.info(
                 "draining",
                 outstanding=self._models.outstanding,
+                requests=self._models.requests,
                 timeout_s=self._reloading.settings.drain_timeout_s,
             )
             self._models.begin_drain()
             self._drain_until = now + self._reloading.settings.drain_timeout_s
-        if self._signals > 1 or now >= self._drain_until:
-            self._models.abandon()
-            return True
+        if not self._models.idle and (self._signals > 1 or now >= self._drain_until):
+            self._give_up()
         return self._models.idle
+
+    def _give_up(self) -> None:
+        """Fail what has not been finished in time, and say how much that is."""
+        self._log.warning(
+            "draining cut short" if self._signals > 1 else "drain timed out",
+            requests=self._models.requests,
+            outstanding=self._models.outstanding,
+        )
+        self._models.abandon()
 
 
 def has_terminal() -> bool:
@@ -241,9 +253,12 @@ def serve(
     Raises:
         CannotListen: the address is taken or does not exist.
         ServingFailed: the model cannot be loaded.
+        star_model.errors.ModelNotFoundError: there is no such model.
     """
+    _check_models(settings.model)
     sockets = listen(settings.host, settings.port, settings.write_timeout_s)
     configure_logging(settings.log_level, settings.log_format)
+    warn_of_exposure(settings)
     models = make_models(settings, run)
     reloading = Reloading(settings, models.metrics, read_again)
     hosts = default_hosts(settings)
@@ -267,6 +282,22 @@ def serve(
     if models.fatal is not None:
         raise ServingFailed(models.fatal)
     log.info("stopped")
+
+
+def _check_models(models: list[str]) -> None:
+    """Refuse models of which none exists, before anything is started; with one that does, the server can serve.
+
+    Raises:
+        star_model.errors.ModelNotFoundError: there is none; the text is about the first.
+    """
+    failures = []
+    for model in models:
+        try:
+            check_model(model)
+        except ModelNotFoundError as error:
+            failures.append(error)
+    if len(failures) == len(models):
+        raise failures[0]
 
 
 def _open_admin(

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from server.tracing.request_trace import RequestTrace
 
 _DRAINING = "The server is shutting down; send the request to another one."
+_CUT_SHORT = "The server shut down before it had finished this request; send it to another one."
 _DRAINING_SECONDS = 5.0
 _OUT_OF_MEMORY_SECONDS = 5.0
 _FAILURES: dict[FailureCode, type[ServerError]] = {
@@ -66,6 +67,12 @@ _FAILURES: dict[FailureCode, type[ServerError]] = {
     "internal_error": InternalError,
     "invalid_request_error": InvalidRequest,
 }
+
+
+class DrainTimedOut(Draining):
+    """The server shut down while it worked on the request, which is a failure, not a refusal."""
+
+    outcome = "error"
 
 
 class EngineClient:
@@ -76,6 +83,7 @@ class EngineClient:
         settings: sizes of queue and buffers, number of workers, timeouts.
         metrics: where everything is counted.
         clock: seconds, monotonic, shared with the workers.
+        labels: of its workers in the log.
 
     Attributes:
         workers: the pool.
@@ -88,12 +96,13 @@ class EngineClient:
         settings: Settings | None = None,
         metrics: ModelMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        labels: Mapping[str, str | int] | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.metrics = metrics or ModelMetrics(Metrics(), label_of(self.settings.model[0]))
         self.clock = clock
         callbacks = PoolCallbacks(ready=self._on_ready, lost=self._on_lost, work=self._on_work)
-        self.workers = WorkerPool(launch, self.settings, callbacks, self.metrics, clock)
+        self.workers = WorkerPool(launch, self.settings, callbacks, self.metrics, clock, labels)
         self._tickets: dict[str, Ticket] = {}  # not over, in order of admission
         self._rate = ServiceRate()
         self._draining_since: float | None = None
@@ -127,6 +136,11 @@ class EngineClient:
     def waiting(self) -> int:
         """Number of interactive requests that wait for their first slot."""
         return sum(ticket.started_at is None for ticket in self._interactive())
+
+    @property
+    def requests(self) -> int:
+        """Number of requests in progress, interactive or not."""
+        return len(self._tickets)
 
     @property
     def idle(self) -> bool:
@@ -240,7 +254,7 @@ class EngineClient:
     def abandon(self) -> None:
         """Fail what is still running: the time to drain is over."""
         for ticket in list(self._tickets.values()):
-            self._end(ticket, _draining())
+            self._end(ticket, DrainTimedOut(_CUT_SHORT, retry_after=retry_after(_DRAINING_SECONDS)))
 
     def require_room(self, job: Job) -> None:
         """Refuse a job for which the queue has no room.

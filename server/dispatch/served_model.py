@@ -22,6 +22,7 @@ from server.model_metrics import ModelMetrics
 from server.model_settings import WorkerSettings
 from server.setting_values import label_of
 from server.settings import Settings
+from star_model.errors import StarError
 
 _LOOK_SECONDS = 0.1
 
@@ -79,6 +80,7 @@ class ServedModel:
         metrics: of the server.
         launch: starts a worker.
         clock: seconds, monotonic, shared with the workers.
+        check_model: raises a StarError for what cannot be a model, before a worker is started for it.
 
     Attributes:
         place: what metrics call it, whatever is loaded there: the last part of the first ``model``.
@@ -97,8 +99,10 @@ class ServedModel:
         metrics: Metrics,
         launch: LaunchWorker,
         clock: Callable[[], float],
+        check_model: Callable[[str], None] = lambda model: None,
     ) -> None:
         self.model = model
+        self._check_model = check_model
         self._settings = settings
         self._metrics = metrics
         self._launch = launch
@@ -106,6 +110,7 @@ class ServedModel:
         self.place = label_of(model)
         self._started = False
         self._beside_others = False
+        self._swaps = 0  # begun
         self._log = structlog.get_logger("star.models")
         self.engine = self._make_engine(model, shown=True)
         self.candidate: EngineClient | None = None
@@ -195,8 +200,9 @@ class ServedModel:
                 "until that has ended."
             )
         self.swap = Swap(model, self._clock())
+        self._swaps += 1
         self.candidate = self._make_engine(model, shown=False)
-        self._log.info("swap begins", model=model, old=self.model)
+        self._log.info("swap begins", model=model, old=self.model, swap=self._swaps)
         task = asyncio.create_task(self._exchange(self.swap, self.candidate, check))
         self._keep(task)
         return await asyncio.shield(task)
@@ -229,6 +235,10 @@ class ServedModel:
 
     async def _load(self, swap: Swap, candidate: EngineClient) -> ModelInfo:
         """Start the workers of an engine, and wait until all are ready."""
+        try:
+            await asyncio.to_thread(self._check_model, swap.model)
+        except StarError as error:
+            raise SwapFailed(f"{error}.") from error
         candidate.start()
         while not (candidate.workers.complete and candidate.workers.model is not None):
             if (reason := candidate.workers.failure) is not None:
@@ -273,13 +283,17 @@ class ServedModel:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _make_engine(self, model: str, *, shown: bool) -> EngineClient:
+        """Return an engine; the log tells its workers from those of engines before it by the number of the swap."""
+        swap = self._swaps
+
         def launch(index: int, deliver: Callable[[FromWorker], None]) -> Worker:
             beside_others = self._beside_others or not shown
-            given = engine.settings.for_worker(model, beside_others=beside_others)
+            given = engine.settings.for_worker(model, beside_others=beside_others, swap=swap)
             return self._launch(given, index, deliver)
 
         metrics = ModelMetrics(self._metrics, self.place, shown=shown)
-        engine = EngineClient(launch, self._settings, metrics, self._clock)
+        labels = {"model": label_of(model), "swap": swap} if swap else metrics.labels
+        engine = EngineClient(launch, self._settings, metrics, self._clock, labels)
         return engine
 
     def _watch_requests(self) -> None:

@@ -26,6 +26,7 @@ class ServedModels:
         launch: starts a worker.
         metrics: where everything is counted.
         clock: seconds, monotonic, shared with the workers.
+        check_model: raises a StarError for what cannot be a model, before a worker is started for it.
 
     Attributes:
         metrics: of the server.
@@ -38,12 +39,14 @@ class ServedModels:
         launch: LaunchWorker,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        check_model: Callable[[str], None] = lambda model: None,
     ) -> None:
         self.metrics = metrics or Metrics(by_model=len(settings.model) > 1)
         self.clock = clock
         self._began_at = clock()
         self._models = [
-            ServedModel(model, settings, self.metrics, launch, clock) for model in settings.model
+            ServedModel(model, settings, self.metrics, launch, clock, check_model)
+            for model in settings.model
         ]
         self._starting: asyncio.Task[None] | None = None
 
@@ -107,6 +110,11 @@ class ServedModels:
     def outstanding(self) -> int:
         """Number of images that have been admitted and are not finished."""
         return sum(engine.outstanding for engine in self._engines())
+
+    @property
+    def requests(self) -> int:
+        """Number of requests in progress."""
+        return sum(engine.requests for engine in self._engines())
 
     @property
     def idle(self) -> bool:

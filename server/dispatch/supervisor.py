@@ -84,7 +84,7 @@ class Supervisor:
         settings: Settings,
         callbacks: SupervisorCallbacks,
         clock: Callable[[], float],
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, str | int] | None = None,
     ) -> None:
         self.index = index
         self._launch = launch
@@ -299,7 +299,7 @@ class Supervisor:
             case Heartbeat():
                 self.beat = message
             case Exited(reason, killed):
-                self._blame("killed" if killed else "exited", f"the worker ended ({reason})")
+                self._blame("killed" if killed else "exited", f"the worker ended with {reason}")
                 self._exited.set()
             case _:
                 self._callbacks.work(message)

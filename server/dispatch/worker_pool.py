@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import get_args
@@ -65,6 +65,7 @@ class WorkerPool:
         callbacks: see :class:`PoolCallbacks`.
         metrics: where the workers are shown.
         clock: seconds, monotonic, shared with the workers.
+        labels: of the workers in the log, beside their index.
 
     Attributes:
         supervisors: of the workers, by index.
@@ -79,10 +80,12 @@ class WorkerPool:
         callbacks: PoolCallbacks,
         metrics: ModelMetrics,
         clock: Callable[[], float],
+        labels: Mapping[str, str | int] | None = None,
     ) -> None:
         self._launch = launch
         self._settings = settings
         self._callbacks = callbacks
+        self._labels = metrics.labels if labels is None else labels
         self._metrics = metrics
         self._clock = clock
         self.dispatcher = Dispatcher()
@@ -243,7 +246,7 @@ class WorkerPool:
             work=partial(self._on_work, index),
         )
         supervisor = Supervisor(
-            index, self._launch, self._settings, callbacks, self._clock, self._metrics.labels
+            index, self._launch, self._settings, callbacks, self._clock, self._labels
         )
         self.supervisors.append(supervisor)
         self._watch(supervisor)

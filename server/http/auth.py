@@ -14,6 +14,7 @@ from server.errors import InvalidApiKey, error_response
 from server.http.key_watch import ServerKeys
 from server.http.request_log import RequestRecord
 from server.http.route_path import route_path
+from server.metrics import Metrics
 
 _OPEN = re.compile(
     r"/(livez|readyz|startupz|health|metrics|openapi\.json|docs(/.*)?|static/.*|v1/images/files/[^/]+)?"
@@ -44,14 +45,20 @@ class ApiKeyCheck:
     Args:
         app: the next ASGI app.
         keys: valid at the moment of each request.
+        metrics: where refusals are counted.
         now: returns the time, with its zone.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: ServerKeys, now: Callable[[], datetime] = _utc_now
+        self,
+        app: ASGIApp,
+        keys: ServerKeys,
+        metrics: Metrics,
+        now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._app = app
         self._keys = keys
+        self._metrics = metrics
         self._now = now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,6 +68,7 @@ class ApiKeyCheck:
                 record.use_key(self._find(given_key(Headers(scope=scope))))
             except InvalidApiKey as error:
                 record.fail(error)
+                self._metrics.reject(error)
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -17,7 +17,15 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api_keys import ApiKey
-from server.errors import ClientClosed, InvalidRequest, ModerationBlocked, Outcome, ServerError
+from server.errors import (
+    ClientClosed,
+    InvalidApiKey,
+    InvalidRequest,
+    ModerationBlocked,
+    Outcome,
+    ServerError,
+    TooManyRequests,
+)
 from server.http.route_path import route_path
 from server.messages import INTERACTIVE
 from server.metrics import Metrics
@@ -40,6 +48,7 @@ _OTHER = "other"
 _GIVEN = re.compile(r'got "(?:[^"\\]|\\.)*"')
 """A text of the caller's in a message; it may be part of a prompt."""
 
+_WITH_REASON = (InvalidRequest.status, InvalidApiKey.status, TooManyRequests.status)
 _LONGEST_REASON = 300
 _LONGEST_PATH = 200
 
@@ -62,7 +71,7 @@ class RequestRecord:
         tenant: whose request it is; empty without keys.
         priority: class of the jobs that are made of it.
         param: field of the request that the error is about.
-        reason: of an error with status 400, without the values that were sent.
+        reason: of an error that the caller can do something about (400, 401, 429), without the values that were sent.
         details: further fields of the log line.
         trace: of the request, if the server records traces.
     """
@@ -90,7 +99,7 @@ class RequestRecord:
     def fail(self, error: ServerError) -> None:
         """Record that the answer is this error."""
         self.outcome, self.code, self.param = error.outcome, error.code, error.param
-        if error.status == InvalidRequest.status and not isinstance(error, ModerationBlocked):
+        if error.status in _WITH_REASON and not isinstance(error, ModerationBlocked):
             self.reason = shorten(_GIVEN.sub("got a string", error.message), _LONGEST_REASON)
 
 

@@ -125,8 +125,10 @@ def worker_main(
     outbox.send(Loading("loading"))
     configure_logging(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(worker=index)
-    if settings.models > 1:
+    if settings.models > 1 or settings.swap:
         structlog.contextvars.bind_contextvars(model=label_of(settings.model))
+    if settings.swap:
+        structlog.contextvars.bind_contextvars(swap=settings.swap)
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, inbox), name="inbox", daemon=True).start()
     structlog.get_logger("star.worker").info("loading", step="importing PyTorch")

@@ -81,6 +81,29 @@ def resolve_model(
         )
     if name in UNPUBLISHED:
         raise ModelNotFoundError(UNPUBLISHED[name])
+    return _directory(name_or_path)
+
+
+def check_model(name_or_path: str | Path) -> None:
+    """Refuse a name that is no model's, or a directory that holds none; fetches and reads nothing.
+
+    Raises:
+        ModelNotFoundError: as :func:`resolve_model`.
+    """
+    name = str(name_or_path)
+    if name in UNPUBLISHED:
+        raise ModelNotFoundError(UNPUBLISHED[name])
+    if name not in EMBEDDED and name not in PRESETS:
+        _directory(name_or_path)
+
+
+def _directory(name_or_path: str | Path) -> Path:
+    """Return the directory of a model that has no name of its own.
+
+    Raises:
+        ModelNotFoundError: it holds none, or does not exist.
+    """
+    name = str(name_or_path)
     path = Path(name_or_path).expanduser()
     if (path / CONFIG).is_file():
         return path
@@ -90,9 +113,9 @@ def resolve_model(
         raise ModelNotFoundError(f"model directory {path} does not exist")
     known = [*EMBEDDED, *PRESETS]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = f"did you mean {near[0]}? Known" if near else "known"
     raise ModelNotFoundError(
-        f"unknown model {name!r}; {hint}Known are {', '.join(known)}, or give the path of a model directory"
+        f"unknown model {name!r}; {hint} models are {', '.join(known)}. A directory with a model does as well"
     )
 
 

@@ -179,21 +179,31 @@ async def test_the_key_is_nowhere_to_be_seen() -> None:
     assert [line.get("api_key") for line in lines if line["event"] == "request"] == [
         name, None, None,
     ]  # fmt: skip
+    (refused,) = [line for line in lines if line.get("status") == 401]
+    assert refused["reason"] == "The API key is not one of this server's."
+    assert 'star_rejections_total{reason="invalid_api_key"} 1.0' in shown
     assert KEY not in f"{lines}{shown}"
 
 
 async def test_limits_count_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serve_fake(api_keys=[KEY, OTHER], requests_per_minute=1) as service:
-        assert (await paint(service, **bearer(KEY))).status_code == 200
-        refused = await paint(service, **bearer(KEY))
+    with structlog.testing.capture_logs() as lines:
+        await _use_up_the_limit(KEY, OTHER)
+    (line,) = [line for line in lines if line.get("status") == 429]
+    assert line["reason"].startswith("The limit of 1 requests per minute is reached.")
+
+
+async def _use_up_the_limit(key: str, other: str) -> None:
+    async with serve_fake(api_keys=[key, other], requests_per_minute=1) as service:
+        assert (await paint(service, **bearer(key))).status_code == 200
+        refused = await paint(service, **bearer(key))
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "rate_limit_exceeded"
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert "x-should-retry" not in refused.headers
         assert refused.headers["x-ratelimit-limit-requests"] == "1"
         assert refused.headers["x-ratelimit-remaining-requests"] == "0"
-        assert (await paint(service, **bearer(OTHER))).status_code == 200
-        assert (await service.http.get("/v1/models", headers=bearer(KEY))).status_code == 200
+        assert (await paint(service, **bearer(other))).status_code == 200
+        assert (await service.http.get("/v1/models", headers=bearer(key))).status_code == 200
         read = service.models.metrics.registry.get_sample_value
         assert read("star_rejections_total", {"reason": "rate_limit_exceeded"}) == 1
 

@@ -359,7 +359,9 @@ async def test_draining_finishes_what_runs_and_refuses_the_rest() -> None:
         waiting = submit(service, make_job("waiting"))
         await until(lambda: running.started_at is not None)
         service.client.begin_drain()
-        assert isinstance(await outcome(waiting), Draining)
+        refused = await outcome(waiting)
+        assert isinstance(refused, Draining)
+        assert refused.outcome == "rejected"
         with pytest.raises(Draining):
             submit(service, make_job("new"))
         service.engine.gate.set()
@@ -375,7 +377,11 @@ async def test_closing_fails_what_is_left_and_ends_the_worker() -> None:
         ticket = submit(service, make_job("a", range(10)))
         worker = service.worker()
         await client.close()
-        assert isinstance(await outcome(ticket), Draining)
+        failed = await outcome(ticket)
+        assert isinstance(failed, Draining)
+        assert (failed.code, failed.outcome) == ("draining", "error"), (
+            "it was not refused, it was given up"
+        )
         assert worker.join(0)
         assert client.phase == "stopped"
 

@@ -75,7 +75,7 @@ async def test_each_worker_is_shown_with_its_phase_and_its_last_end() -> None:
     assert (first["phase"], first["restarts"]) == ("ready", 0)
     assert (second["phase"], second["restarts"]) == ("restarting", 1)
     assert second["last_end"]["cause"] == "killed"
-    assert second["last_end"]["reason"] == "the worker ended (SIGKILL)"
+    assert second["last_end"]["reason"] == "the worker ended with SIGKILL"
     assert second["last_end"]["seconds_ago"] >= 0
     (line,) = [line for line in lines if line["event"] == "worker exited"]
     assert (line["worker"], line["cause"], line["phase"]) == (1, "killed", "ready")

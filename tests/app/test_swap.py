@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from server.app import create_admin_app
 from tests.server.fakes import FakeEngine
@@ -98,6 +99,18 @@ async def test_the_new_model_takes_over() -> None:
         assert 'model="star-fake"' not in metrics
         assert 'star_engine_up{worker="0"} 1.0' in metrics
         assert 'star_images_total{worker="0"} 2.0' in metrics
+
+
+async def test_the_log_tells_the_workers_of_the_new_model_from_those_of_the_old() -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with stage() as on:
+            await on.swap("next")
+    ready = [line for line in lines if line["event"] == "ready"]
+    assert [(line["worker"], line["model"], line.get("swap")) for line in ready] == [
+        (0, "star-fake", None),
+        (0, "next", 1),
+    ]
+    assert next(line for line in lines if line["event"] == "swap begins")["swap"] == 1
 
 
 async def test_what_is_under_way_ends_on_the_old_model() -> None:

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -171,6 +170,25 @@ def test_a_hang_up_without_a_terminal_reads_the_settings_again(model: Path, tmp_
         assert http.post("/generate", json={"prompt": GOLDFISH}).status_code == 429
 
 
+def test_what_a_stop_gives_up_is_said_and_is_an_error(model: Path, tmp_path: Path) -> None:
+    flags = ("--model", str(model), "--threads", "1", "--slots", "1", "--drain-timeout-s", "0.2")
+    with (
+        running_server(*flags, "--log-format", "json", log=tmp_path / "log") as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        (worker,) = workers_of(server.process.pid)
+        with half_painted(http, worker) as lines:
+            server.process.send_signal(signal.SIGTERM)
+            assert '"code":"draining"' in "".join(lines).replace(" ", "")
+        assert server.process.wait(60) == 0
+        written = [json.loads(line) for line in server.written.splitlines()]
+    (gave_up,) = [line for line in written if line["event"] == "drain timed out"]
+    assert gave_up["requests"] == 1
+    assert gave_up["outstanding"] >= 1
+    ended = [line for line in written if line["event"] == "request" and line["outcome"] != "ok"]
+    assert [(line["code"], line["outcome"]) for line in ended] == [("draining", "error")]
+
+
 @contextlib.contextmanager
 def half_painted(http: httpx.Client, worker: int) -> Iterator[Iterator[str]]:
     """The lines of a stream of ten images, whose worker is stopped before they are all painted."""
@@ -194,7 +212,7 @@ def test_nohup_is_respected(model: Path, tmp_path: Path) -> None:
     with started(*flags, log=log, shell='trap "" HUP; exec "$@"') as process:
         wait_until(lambda: is_ready(port))
         os.killpg(process.pid, signal.SIGHUP)
-        time.sleep(0.5)
+        wait_until(lambda: '"settings read again"' in log.read_text())
         assert is_ready(port)
         assert process.poll() is None
 

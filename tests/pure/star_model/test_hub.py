@@ -113,7 +113,8 @@ def test_an_unknown_name_suggests_the_nearest(name: str, near: str) -> None:
 
 def test_a_name_like_no_other_lists_all() -> None:
     with pytest.raises(
-        ModelNotFoundError, match="unknown model 'x'; Known are star-mini, star-256, star-512"
+        ModelNotFoundError,
+        match="unknown model 'x'; known models are star-mini, star-256, star-512",
     ):
         resolve_model("x")
 
