@@ -221,7 +221,9 @@ class KeyTerms(BaseModel):
 class _Entry(KeyTerms):
     """A key in the file."""
 
-    hash: Annotated[list[str], BeforeValidator(_are_hashes)]
+    hash: Annotated[list[str], BeforeValidator(_are_hashes)] = Field(
+        description="sha256: and 64 hexadecimal digits, as `star-server key` prints it"
+    )
 
     def key(self) -> ApiKey:
         return ApiKey(

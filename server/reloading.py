@@ -17,7 +17,7 @@ LIVE = (
     *("log_level", "log_prompts"),
     *("api_keys", "api_key_file"),
     *("requests_per_minute", "images_per_minute", "queue_capacity"),
-    *("default_timeout_s", "max_timeout_s", "drain_timeout_s", "keepalive_s"),
+    *("default_timeout_s", "max_timeout_s", "drain_timeout_s", "stream_comment_s"),
     *("on_unknown", "model_aliases", "default_response_format", "previews", "preview_buffer"),
 )
 """Settings that change without a restart. Requests that have been admitted keep the old ones."""

@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "connections and bodies": (
         *("max_connections", "max_header_bytes", "max_body_bytes", "max_upload_bytes"),
         *("max_bodies_bytes", "header_timeout_s", "body_timeout_s", "write_timeout_s"),
-        *("keep_alive_s", "keepalive_s"),
+        *("keep_alive_s", "stream_comment_s"),
     ),
     "uploaded images": (
         *("max_image_pixels", "decode_processes", "decode_timeout_s", "decode_memory_bytes"),

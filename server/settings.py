@@ -232,7 +232,7 @@ class Settings(
     write_timeout_s: Seconds = Field(
         60.0, description="seconds after which a client that reads nothing is disconnected"
     )
-    keepalive_s: Seconds = Field(
+    stream_comment_s: Seconds = Field(
         15.0, description="seconds of silence in a stream before a comment is sent"
     )
     encode_threads: int = Field(
@@ -294,13 +294,14 @@ class Settings(
         return self
 
     def for_worker(
-        self, model: str | None = None, *, beside_others: bool = False
+        self, model: str | None = None, *, beside_others: bool = False, swap: int = 0
     ) -> WorkerSettings:
         """Return the part of the workers of one model; secrets stay in the parent process.
 
         Args:
             model: name or directory; the first one when None.
             beside_others: another model of this server holds memory already.
+            swap: number of the swap that brings the model; 0 for that of the settings.
         """
         values = {name: getattr(self, name) for name in EngineSettings.model_fields}
         return WorkerSettings.model_construct(
@@ -308,4 +309,5 @@ class Settings(
             model=model if model is not None else self.model[0],
             models=len(self.model),
             beside_others=beside_others,
+            swap=swap,
         )

@@ -12,9 +12,31 @@ from server.validation import unknown
 
 ENV_PREFIX = "STAR_"
 
+RENAMED = {"keepalive_s": "stream_comment_s"}
+"""Former name of a setting -> its name now."""
+
 
 class SettingsFileError(ValueError):
     """A file that the settings name cannot be read, or names a setting that does not exist."""
+
+
+def new_name(name: str) -> str | None:
+    """Return the new name of a setting in a sentence, as it was written; None for one that was not renamed.
+
+    Args:
+        name: as a key of a file, a flag without its dashes, or a variable.
+    """
+    new = RENAMED.get(name.lower().removeprefix(ENV_PREFIX.lower()).replace("-", "_"))
+    if new is None:
+        return None
+    if name.upper().startswith(ENV_PREFIX):
+        new = ENV_PREFIX + new.upper()
+    return new.replace("_", "-") if "-" in name else new
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    new = new_name(name)
+    return f"The {kind} {name} is called {new} now." if new else unknown(kind, name, known)
 
 
 def check_environment(environment: Mapping[str, str], names: list[str]) -> None:
@@ -30,7 +52,7 @@ def check_environment(environment: Mapping[str, str], names: list[str]) -> None:
     known = [ENV_PREFIX + name.upper() for name in names]
     for name in environment:
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            raise SettingsFileError(unknown("environment variable", name, known))
+            raise SettingsFileError(_unknown("environment variable", name, known))
 
 
 def _reason(error: yaml.YAMLError) -> str:
@@ -68,5 +90,5 @@ def read_settings_file(path: Path, names: list[str]) -> dict[str, Any]:
     allowed = [name for name in names if name != "config"]
     for key in values:
         if key not in allowed:
-            raise SettingsFileError(f"{path}: {unknown('setting', str(key), allowed)}")
+            raise SettingsFileError(f"{path}: {_unknown('setting', str(key), allowed)}")
     return values

@@ -99,8 +99,11 @@ def _complaint(
         case "extra_forbidden":
             return Complaint(name, _unknown_field(str(loc[0]), model))
         case "missing":
+            allowed = _allowed(field) if field else _ANYTHING
+            if allowed == _ANYTHING:
+                allowed = (field.description if field else None) or ""
             return Complaint(
-                name, f"{name} is required: {_allowed(field)}." if field else f"{name} is required."
+                name, f"{name} is required{': ' * bool(allowed)}{allowed.rstrip('.')}."
             )
         case "string_unicode":
             return Complaint(
@@ -142,12 +145,13 @@ def _allowed(field: FieldInfo) -> str:
     if literals:
         return "one of " + ", ".join(json.dumps(value) for value in literals)
     constraints = _constraints(field)
-    noun = next((words for kind, words in _NOUNS if kind in options), "a valid value")
+    noun = next((words for kind, words in _NOUNS if kind in options), _ANYTHING)
     if any(option in (str, Path) for option in options):
         return noun + _length(constraints)
     return ("a finite number" if noun == "a number" else noun) + _range(constraints)
 
 
+_ANYTHING = "a valid value"
 _NOUNS: tuple[tuple[type, str], ...] = (
     (bool, "true or false"),
     (int, "an integer"),

@@ -76,7 +76,7 @@ class ImageStream(EventSourceResponse):
                     self._record.fail(ClientClosed("The client disconnected."))
 
     async def _events(self) -> AsyncIterator[bytes]:
-        silence = self._context.settings.keepalive_s
+        silence = self._context.settings.stream_comment_s
         try:
             async for event in self._ticket.events(silence):
                 match event:

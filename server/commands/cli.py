@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from server.commands.plan import Plan
 from server.errors import UsageError
 from server.setting_groups import GROUPS, OTHERS, SAMPLING, example_file, group_of
 from server.settings import Settings
-from server.settings_file import SettingsFileError
+from server.settings_file import SettingsFileError, new_name
 from server.validation import complaints, nearest, unknown
 from star_model.errors import StarError
 from star_model.sampling import Sampling
@@ -38,8 +39,8 @@ from star_model.sampling import Sampling
 PROGRAM = "star-server"
 EXIT_USAGE = 2
 EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
-_ORDER = (SAMPLING, *(title for title in GROUPS if title != SAMPLING))
-"""Titles of the groups of flags, in the order of the help."""
+_TYPES = ((r"\bPath\b", "path"), (r"\bSecretStr\b", "str"), (r"^list\[(.+)\]$", r"\1,..."))
+"""Types of Python, as pydantic shows them, and what the help shows."""
 _NULL = "\0"
 """Stands for null in arguments. They cannot contain it, so the prompt "None" is a prompt."""
 
@@ -174,10 +175,17 @@ class _Help(argparse.RawDescriptionHelpFormatter):
             title = next((t for t in map(_title_of, names) if t), "")
             grouped.setdefault(title, []).append(action)
         super().add_arguments(grouped.pop("", []))
-        for title in filter(grouped.__contains__, _ORDER):
+        for title in filter(grouped.__contains__, GROUPS):
             self.end_section()
             self.start_section(title)
             super().add_arguments(grouped[title])
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        """Return what stands behind a flag, in words for types of Python that a user need not know."""
+        shown = super()._format_args(action, default_metavar)
+        for pattern, word in _TYPES:
+            shown = re.sub(pattern, word, shown)
+        return shown
 
     def _expand_help(self, action: argparse.Action) -> str:
         return super()._expand_help(action).replace(f" (default: {_NULL})", "")
@@ -233,6 +241,8 @@ def _explain_flags(arguments: Sequence[str], message: str) -> str:
     command = _COMMANDS.get(arguments[0] if arguments else "")
     if message.startswith("unrecognized arguments: ") and command is not None:
         refused = message.removeprefix("unrecognized arguments: ").split(" ")[0].split("=")[0]
+        if (new := new_name(refused.lstrip("-"))) is not None:
+            return f"The flag {refused} is called --{new} now."
         names = [_flag(name, field) for name, field in command.model_fields.items()]
         near = nearest(refused.lstrip("-"), names)
         if near == refused.lstrip("-"):  # it exists, but as the argument that has no flag

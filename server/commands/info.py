@@ -222,4 +222,4 @@ def _abilities(found: Mapping[str, Any]) -> str:
 
 
 def _inline(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
+    return ", ".join(f"{key} {value}" for key, value in values.items() if value != "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import yaml
@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from server.api_keys import KeyName, KeyTerms, hash_of, new_key
+from server.errors import UsageError
 
 
 class MakeKey(KeyTerms):
@@ -20,7 +21,15 @@ class MakeKey(KeyTerms):
     )
 
     def cli_cmd(self) -> None:
-        """Print key and entry, with an empty line between them."""
+        """Print key and entry, with an empty line between them.
+
+        Raises:
+            UsageError: it would have expired already.
+        """
+        if self.expires is not None and self.expires <= datetime.now(UTC):
+            raise UsageError(
+                f"expires must lie in the future; got {self.expires:%Y-%m-%d %H:%M} UTC."
+            )
         key = new_key()
         print(f"{key}\n\n{entry_of(self, key)}", end="")
 

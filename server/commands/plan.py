@@ -258,7 +258,8 @@ def plan_text(found: Mapping[str, Any]) -> str:
         ),
         (
             "busy",
-            f"{100 * found['busy']:.0f} % of the time, {found['mean_batch']:.1f} images per step on average",
+            f"{100 * found['busy']:.0f} % of the time with a step under way, of "
+            f"{found['mean_batch']:.1f} images on average",
         ),
         ("latency", f"50 % within {found['p50']:.3f} s, 99 % within {found['p99']:.3f} s"),
         ("alone", f"{found['one_image_alone']:.3f} s for one image on an idle GPU"),

@@ -71,8 +71,8 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
     match error.status_code:
         case 404:
             near = nearest(request.url.path, _paths(request))
-            hint = f"; did you mean {near}? GET" if near else "; GET"
-            return NotFound(f"There is nothing at {place}{hint} /docs lists all endpoints.")
+            hint = f"; did you mean {near}?" if near else ";"
+            return NotFound(f"There is nothing at {place}{hint} {_where_to_look(request)}")
         case 405:
             return MethodNotAllowed(
                 f"{place} does not exist; use {_allowed(request)} for this path."
@@ -106,6 +106,16 @@ def _no_room(error: OSError) -> ServerError:
 def _paths(request: Request) -> list[str]:
     """Return the paths of the API, except those that hold a name."""
     return [path for path in request.app.openapi()["paths"] if "{" not in path and path != "/"]
+
+
+def _where_to_look(request: Request) -> str:
+    """Return a sentence about the endpoints there are; the port for administrators has no page that lists them."""
+    if any(
+        r.matches({**request.scope, "method": "GET", "path": "/docs"})[0] is Match.FULL
+        for r in request.app.routes
+    ):
+        return "GET /docs lists all endpoints."
+    return f"this port has {', '.join(_paths(request))}."
 
 
 def _allowed(request: Request) -> str:

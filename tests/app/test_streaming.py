@@ -91,7 +91,7 @@ async def test_a_request_that_is_refused_has_no_stream() -> None:
 async def test_silence_is_filled_with_comments() -> None:
     engine = FakeEngine()
     engine.gate.clear()
-    async with serve_fake(make_engine=lambda: engine, keepalive_s=0.02) as service:
+    async with serve_fake(make_engine=lambda: engine, stream_comment_s=0.02) as service:
         asyncio.get_running_loop().call_later(0.2, engine.gate.set)
         answer = await service.generate(stream=True)
     assert answer.text.count(": keep-alive\n\n") >= 3
