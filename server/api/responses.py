@@ -151,7 +151,7 @@ _EXAMPLES: dict[int, tuple[ServerError, ...]] = {
         ),
     ),
     404: (
-        NotFound("There is nothing at GET /nothing; GET /docs lists all endpoints."),
+        NotFound("There is nothing at GET /nothing. GET /docs lists all endpoints."),
         ModelNotFound('This server has no model "dall-e-3"; it has star-mini.', param="model"),
         BatchesOff(
             "This server keeps no files and works at no batches; to turn both on, set batch_store."

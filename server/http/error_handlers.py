@@ -71,7 +71,7 @@ def _translate(request: Request, error: HTTPException) -> ServerError:
     match error.status_code:
         case 404:
             near = nearest(request.url.path, _paths(request))
-            hint = f"; did you mean {near}?" if near else ";"
+            hint = f"; did you mean {near}?" if near else "."
             return NotFound(f"There is nothing at {place}{hint} {_where_to_look(request)}")
         case 405:
             return MethodNotAllowed(
@@ -115,7 +115,7 @@ def _where_to_look(request: Request) -> str:
         for r in request.app.routes
     ):
         return "GET /docs lists all endpoints."
-    return f"this port has {', '.join(_paths(request))}."
+    return f"This port has {', '.join(_paths(request))}."
 
 
 def _allowed(request: Request) -> str:

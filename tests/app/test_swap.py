@@ -15,6 +15,7 @@ import pytest
 import structlog
 
 from server.app import create_admin_app
+from star_model.checkpoints.hub import check_model
 from tests.server.fakes import FakeEngine
 from tests.server.service import Service, serve_fake, until
 
@@ -111,6 +112,24 @@ async def test_the_log_tells_the_workers_of_the_new_model_from_those_of_the_old(
         (0, "next", 1),
     ]
     assert next(line for line in lines if line["event"] == "swap begins")["swap"] == 1
+
+
+async def test_a_name_that_no_model_has_starts_no_worker() -> None:
+    async with stage(check_model=check_model) as on:
+        answer = await on.swap("star-mni")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "model_not_loaded")
+        assert "did you mean star-mini? Known models are" in answer.json()["error"]["message"]
+        assert len(on.service.engines) == 1
+        assert await painter(on.service) == "star-fake"
+        assert (await on.places())[0]["swap"]["phase"] == "failed"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/", "/admin/modl"])
+async def test_a_path_that_is_not_there_is_answered_with_those_that_are(path: str) -> None:
+    async with stage() as on:
+        message = (await on.admin.get(path)).json()["error"]["message"]
+    assert message.startswith(f"There is nothing at GET {path}")
+    assert message.endswith(" This port has /admin/model, /admin/reload.")
 
 
 async def test_what_is_under_way_ends_on_the_old_model() -> None:

@@ -81,13 +81,14 @@ async def serve_fake(
     devices: int = 1,
     wait: bool = True,
     tracing: Tracing | None = None,
+    check_model: Callable[[str], None] = lambda model: None,
     **settings: Any,
 ) -> AsyncIterator[Service]:
     """Serve a fake engine in this process.
 
     ``load_errors`` are those of the first workers, and ``launch_errors`` are raised by the first launches; after
     them they succeed. ``loaded`` is waited for by each. Each finds ``devices``. A fake model has the name that the
-    settings give it; the default is ``star-fake``.
+    settings give it; the default is ``star-fake``. ``check_model`` refuses those that do not exist.
     """
     engines: list[FakeEngine] = []
     failures = list(launch_errors)
@@ -106,7 +107,7 @@ async def serve_fake(
         return Settings(**{"restart_backoff_s": 0.01, **settings})
 
     given = read()
-    models = ServedModels(given, launch)
+    models = ServedModels(given, launch, check_model=check_model)
     app = create_app(given, models, Reloading(given, models.metrics, read), tracing)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with (

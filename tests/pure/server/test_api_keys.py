@@ -90,7 +90,10 @@ GOOD = {"name": "a", "hash": HASH}
         ("keys:\n", "keys must be a list of at least one key"),
         ("keys: {a: b\n", "not valid YAML at line"),
         (f"keys:\n- name: a\n  hash: {HASH}\nkey: 1\n", "Unknown field key; did you mean keys?"),
-        (entries(GOOD, {"name": "b"}), "key 2: hash is required"),
+        (
+            entries(GOOD, {"name": "b"}),
+            "key 2: hash is required: sha256: and 64 hexadecimal digits",
+        ),
         ("keys: [with a space in it]", "key 1 must have fields"),
         (entries(GOOD | {"hash": KEY}), "key 1: hash: must be sha256: and 64 hexadecimal"),
         (entries(GOOD | {"hash": HASH.upper()}), "key 1: hash: must be"),
@@ -129,12 +132,12 @@ def test_keys_are_long_random_and_valid() -> None:
 def test_the_command_prints_a_key_and_its_entry(
     capsys: pytest.CaptureFixture[str], file: Path
 ) -> None:
-    limits = ("--images-in-flight", "8", "--priority", "batch", "--expires", "2027-01-01")
+    limits = ("--images-in-flight", "8", "--priority", "batch", "--expires", "2099-01-01")
     assert main(["key", "web-shop", *limits]) == 0
     key, empty, *entry = capsys.readouterr().out.splitlines()
     assert empty == ""
     ring = read(file, "\n".join(["keys:", *entry]))
-    end = datetime(2027, 1, 1, tzinfo=UTC)
+    end = datetime(2099, 1, 1, tzinfo=UTC)
     expected = ApiKey("web-shop", BATCH, images_in_flight=8, expires=end)
     assert ring == {hash_of(key): expected}
     assert key not in "\n".join(entry)
@@ -145,6 +148,7 @@ def test_the_command_prints_a_key_and_its_entry(
     [
         (["web shop"], "name: must be 1 to 64 letters"),
         (["a", "--expires", "soon"], "expires: must be a date"),
+        (["a", "--expires", "2020-01-01"], "expires must lie in the future; got 2020-01-01"),
         (["a", "--images-per-minute", "-1"], "images_per_minute must be an integer from 0"),
     ],
 )

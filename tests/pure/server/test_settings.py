@@ -47,6 +47,7 @@ def test_a_file_named_by_a_flag_goes_before_one_of_the_environment(
     ("text", "message"),
     [
         ("prot: 5", r"Unknown setting prot; did you mean port\?"),
+        ("keepalive_s: 5", r"The setting keepalive_s is called stream_comment_s now\."),
         ("nonsense: 5", "Unknown setting nonsense; known are model, "),
         ("config: other.yaml", "Unknown setting config"),
         ("- a\n- b", "keys and values"),
