@@ -370,11 +370,11 @@ async def test_draining_finishes_what_runs_and_refuses_the_rest() -> None:
 
 
 async def test_closing_fails_what_is_left_and_ends_the_worker() -> None:
-    engine = FakeEngine(step_seconds=0.01)
     client: EngineClient
-    async with serve_fake(make_engine=lambda: engine) as service:
+    async with serve_fake(make_engine=held_engine) as service:
         client = service.client
         ticket = submit(service, make_job("a", range(10)))
+        await until(lambda: ticket.started_at is not None)
         worker = service.worker()
         await client.close()
         failed = await outcome(ticket)
