@@ -292,7 +292,9 @@ class ServedModel:
             return self._launch(given, index, deliver)
 
         metrics = ModelMetrics(self._metrics, self.place, shown=shown)
-        labels = {"model": label_of(model), "swap": swap} if swap else metrics.labels
+        labels: dict[str, str | int] = {**metrics.labels}
+        if swap:
+            labels |= {"model": label_of(model), "swap": swap}
         engine = EngineClient(launch, self._settings, metrics, self._clock, labels)
         return engine
 
