@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count, islice
@@ -206,6 +207,20 @@ def psnr(a: Pixels, b: Pixels) -> float:
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
+ALL_CONCEPTS = 849
+"""That ``training.prepare`` draws without ``--vocabulary``, and that the figures of the model card are for."""
+
+
+def warn_of_few(concepts: int) -> None:
+    """Say on stderr that figures are not comparable, if drawings of less than all concepts are told apart."""
+    if concepts < ALL_CONCEPTS:
+        print(
+            f"--data has drawings of {concepts} things, and published figures are for {ALL_CONCEPTS}: fewer to tell "
+            "apart give higher figures. `python -m training.prepare --out DIR` without --vocabulary makes all.",
+            file=sys.stderr,
+        )
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -249,6 +264,7 @@ def main() -> None:
     if arguments.as_written:
         model = dataclasses.replace(model, reader=None)
     painter = Painter(model, given)
+    warn_of_few(len(sprites.labels(sprites.styles[0])))
     judge = Judge(sprites, (c.label for c in load_concepts(arguments.data, arguments.vocabulary)))
     splits = make_splits(
         arguments.data,

@@ -51,6 +51,7 @@ class Run:
         total_steps: where the run ends, for the estimate of the time left.
         history: what the first ``n`` updates did, as a function of ``n``. A run may be continued with another future,
             longer for example, but not with another past.
+        minutes: where the run ends in place of ``total_steps``, if not 0.
 
     Raises:
         SystemExit: when the directory holds a run with other settings, or another past.
@@ -62,9 +63,11 @@ class Run:
         settings: dict[str, Any],
         total_steps: int,
         history: Callable[[int], Any] = lambda _: None,
+        minutes: float = 0.0,
     ) -> None:
         self.directory = directory
         self.total_steps = total_steps
+        self._minutes = minutes
         self.stopping = False
         directory.mkdir(parents=True, exist_ok=True)
         self._settings = settings
@@ -132,9 +135,12 @@ class Run:
         done = step - self._first_step
         pace = (time.monotonic() - self._started) / max(done, 1)
         left = pace * (self.total_steps - step)
+        of = f"/{self.total_steps}"
+        if self._minutes:
+            left, of = max(0.0, 60 * self._minutes - self.seconds), ""
         shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
         print(
-            f"step {step}/{self.total_steps}  {shown}  {pace:.2f} s/step  {left / 60:.0f} min left",
+            f"step {step}{of}  {shown}  {pace:.2f} s/step  {left / 60:.0f} min left",
             flush=True,
         )
 

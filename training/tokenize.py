@@ -286,6 +286,8 @@ def tokenize(encoder: SceneEncoder, out: Path, *, count: int, minutes: float = 0
         (partial / "captions.json").write_text(json.dumps(encoder.captions(scenes)))
         partial.rename(shard)
         left = (time.monotonic() - started) / (scenes.stop - begin) * (count - scenes.stop)
+        if minutes:
+            left = max(0.0, min(left, 60 * minutes - (time.monotonic() - started)))
         print(f"pictures {scenes.stop}/{count}  {left / 60:.1f} min left", flush=True)
         if minutes and time.monotonic() - started > 60 * minutes:
             return

@@ -160,6 +160,28 @@ def run(plan: Sequence[Step], clock: Clock, minutes: float) -> None:
         clock.finish(step.name, time.monotonic() - started)
 
 
+USABLE = 20.0
+"""PSNR of reconstructions in dB; with less, a picture is hardly recognisable once it is tokens."""
+
+
+def verdict(runs: Path) -> str:
+    """Say how good the reconstructions of a training are, and what to do if they are bad; "" if nothing scored them."""
+    scores: list[float] = []
+    for step in ("tokenizer", "decoder"):  # the decoder's are of the same pictures, and later
+        log = runs / step / "log.jsonl"
+        lines = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
+        scores += [line["validation_psnr"] for line in lines if "validation_psnr" in line]
+    if not scores:
+        return ""
+    said = f"reconstructions {scores[-1]:.1f} dB"
+    if scores[-1] >= USABLE:
+        return said
+    return (
+        f"{said}: not usable yet, for pictures are hardly recognisable below {USABLE:.0f} dB. "
+        "Train again with more --minutes and another --runs"
+    )
+
+
 @command
 def main() -> None:
     """Parse the command line and run what is left to do; a failing step ends it with its status."""
@@ -201,6 +223,8 @@ def main() -> None:
     options.data = options.data or (options.runs / "data" if own else Path("runs/data"))
     options.out = options.out or (options.runs / "model" if own else Path("weights/star-mini"))
     run(steps(options), Clock(options.runs / "clock.json"), options.minutes)
+    if said := verdict(options.runs):
+        print(f"== {said}", flush=True)
 
 
 if __name__ == "__main__":

@@ -269,7 +269,7 @@ def train(arguments: argparse.Namespace, recipe: DecoderRecipe) -> None:
         "config": model.config.to_dict(),
         "model": str(arguments.model),
     }
-    run = Run(arguments.run, settings, recipe.steps)
+    run = Run(arguments.run, settings, recipe.steps, minutes=arguments.minutes)
     scenes = PaintedScenes(arguments.data, recipe)
     first, budget, painted = 0, Budget(recipe.steps, arguments.minutes), None
     if recipe.painted:

@@ -294,7 +294,7 @@ def train(arguments: argparse.Namespace, recipe: TokenizerRecipe, config: ModelC
     device = use_machine(arguments)
     budget = Budget(recipe.steps, arguments.minutes)
     settings = {"recipe": dataclasses.asdict(recipe), "config": config.to_dict()}
-    run = Run(arguments.run, settings, recipe.steps)
+    run = Run(arguments.run, settings, recipe.steps, minutes=arguments.minutes)
     trainer = Trainer(config, recipe, device)
     first = 0
     if state := run.resume():

@@ -153,7 +153,7 @@ def train(arguments: argparse.Namespace, recipe: TransformerRecipe, config: Mode
     history = (
         (lambda _: None) if recipe.minutes else recipe.history
     )  # by the clock, no run is like another
-    run = Run(arguments.run, settings, recipe.steps, history)
+    run = Run(arguments.run, settings, recipe.steps, history, recipe.minutes)
     trainer = Trainer(config, recipe, vqvae, device, compiled=arguments.compile)
     painter = Painter(arguments.data, config, vqvae, device)
     first = 0

@@ -18,7 +18,7 @@ from tests.star_model.tiny import tiny_bert
 from tests.training.fake_data import mosaic, write_fake_data
 from tests.training.toy import TOY, at_toy_size
 from training import export, tokenize
-from training.train import SHORTEST, UNTIMED, Clock, Step, minutes_of, run, steps
+from training.train import SHORTEST, UNTIMED, Clock, Step, minutes_of, run, steps, verdict
 
 READ = ("--tokenizer", "--tokens", "--transformer", "--model")
 WRITTEN = ("--run", "--out")
@@ -109,3 +109,21 @@ def test_from_drawings_to_a_model_at_toy_size(
     first = torch.load(chosen.runs / "tokenizer/state.pt", weights_only=True)["model"]
     changed = {n.split(".")[0] for n in tuned if not torch.equal(tuned[n], first[n].half().float())}
     assert changed == {"decoder"}
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "decoder", "said"),
+    [
+        ((9.0, 10.5), (), "reconstructions 10.5 dB: not usable yet"),
+        ((18.0,), (19.0, 23.7), "reconstructions 23.7 dB"),
+        ((), (), ""),
+    ],
+)
+def test_a_training_ends_with_how_good_it_is(
+    tmp_path: Path, tokenizer: tuple[float, ...], decoder: tuple[float, ...], said: str
+) -> None:
+    for step, scores in (("tokenizer", tokenizer), ("decoder", decoder)):
+        (tmp_path / step).mkdir()
+        lines = ({"step": 1, "loss": 2.0}, *({"step": 2, "validation_psnr": s} for s in scores))
+        (tmp_path / step / "log.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines))
+    assert verdict(tmp_path).partition(", for")[0] == said

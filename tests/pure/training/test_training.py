@@ -250,6 +250,16 @@ def test_the_log_of_steps_after_the_saved_one_is_dropped(tmp_path: Path) -> None
     assert [line["step"] for line in again.log()] == [1]
 
 
+def test_the_time_left_is_the_clock_s_where_that_ends_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, {}, 10**9, minutes=10)
+    run.record(1, loss=3.0)
+    said = capsys.readouterr().out
+    assert said.startswith("step 1  loss 3  ")
+    assert int(said.split("s/step")[1].split()[0]) <= 10
+
+
 def test_the_tokenizer_learns_one_batch() -> None:
     recipe = TokenizerRecipe(warmup=1, codebook_at=0.3, ramp_from=0.4, ramp_until=0.6)
     config = dataclasses.replace(CONFIG, tokenizer=PATCHES, patch_nums=(1, 2, 4, 4))
