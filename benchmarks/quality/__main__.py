@@ -222,6 +222,9 @@ def report(run: Run, found: dict[str, float | str]) -> None:
         f"{model}, {benchmark}: {len(run.prompts)} prompts, {len(run.drawings)} images, seed {run.seed}"
     )
     print(f"protocol: {run.protocol.source}")
+    if not found:
+        print(f"the images are in {run.images}; the same command with --only score scores them")
+        return
     print(f"{'':14}{'here':>12}{'published':>12}")
     for metric, value in found.items():
         paper = getattr(published, metric, None)
@@ -243,7 +246,7 @@ def main() -> None:
         machine = {} if arguments.only == "score" else draw_all(run, open_model(arguments))
         found = {} if arguments.only == "draw" else score(run)
     except (PromptsError, ReferencesError, RunError) as error:
-        flags.error(str(error))
+        flags.exit(2, f"{flags.prog}: {error}\n")  # no usage: it would hide the sentence
     report(run, found)
     print_json("quality", **{**machine, **run.describe()}, images=len(run.drawings), scores=found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -131,10 +132,18 @@ def _encode(model: StarModel, prompt: str) -> Conditioning:
     """Encode a prompt; warn of what is drawn otherwise than it asks for."""
     text = model.encode_prompt(prompt)
     for note in text.notes:
-        warnings.warn(f"{prompt!r}: {note}", stacklevel=2)
+        _warn(f"{prompt!r}: {note}")
     if text.truncated:
-        warnings.warn(f"this end of the prompt was left out: {text.truncated!r}", stacklevel=2)
+        _warn(f"this end of the prompt was left out: {text.truncated!r}")
     return text
+
+
+def _warn(sentence: str) -> None:
+    """Warn at the line that called this module, or that took the next image of it."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(sentence, stacklevel=level)
 
 
 def _images(

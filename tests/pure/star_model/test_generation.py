@@ -89,5 +89,8 @@ def test_a_mistake_is_named_before_anything_runs(tiny_model: StarModel) -> None:
 
 def test_what_is_left_out_of_a_prompt_is_a_warning(tiny_directory: Path) -> None:
     model = load_model(tiny_directory, device="cpu")
-    with pytest.warns(UserWarning, match="this end of the prompt was left out"):
-        generate(model, "apple " * 20)
+    images = generate_many(model, ["apple " * 20])
+    for call in (lambda: generate(model, "apple " * 20), lambda: next(images)):
+        with pytest.warns(UserWarning, match="this end of the prompt was left out") as caught:
+            call()
+        assert caught[0].filename == __file__  # the line to look at is the caller's
