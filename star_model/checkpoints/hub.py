@@ -178,25 +178,36 @@ def _published_files(
     parts = family_of(PRESETS[name]).files(name)
     found: list[Path] = []
     try:
+        _quiet_hub()
         for part in parts:  # one after the other, so that ``found`` says which of them failed
             get = fetch.folder if part.files else fetch.file
             found += [get(part)]
     except Exception as error:  # the hub library and those it uses have many ways to fail
         wanted = [
-            fetch.official / part.place / file
+            (fetch.official / part.place / file, part.repository, Path(part.path, file))
             for part in parts[len(found) :]
             for file in part.files or ("",)
         ]
-        listed = "".join(f"\n  {file}" for file in wanted if not file.is_file())
+        listed = "".join(
+            f"\n  {file}  from {repository}, {path.as_posix()}"
+            for file, repository, path in wanted
+            if not file.is_file()
+        )
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         if offline and not isinstance(error, CheckpointError):
             reason = "this is offline"
-        places = " and ".join(dict.fromkeys(part.repository for part in parts))
         raise ModelNotFoundError(
-            f"{name} cannot be fetched: {reason or type(error).__name__}. Put these files of {places} on the hub "
-            f"in place and try again:{listed}"
+            f"{name} cannot be fetched: {reason or type(error).__name__}. Put these files in place, "
+            f"from these repositories of the hub, and try again:{listed}"
         ) from error
     return _PublishedFiles(found[0], found[1], tuple(found[2:]))
+
+
+def _quiet_hub() -> None:
+    """Keep the hub library from logging each request that it tries again; what fails in the end is said by us."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()
 
 
 @dataclass(frozen=True)

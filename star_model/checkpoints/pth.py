@@ -205,8 +205,12 @@ def _open_legacy(file: Path, stream: BinaryIO) -> tuple[Any, _Records]:
             raise PickleError(f"it has values of the type {storage.kind}, whose size is unknown")
         return storages.setdefault(storage.key, storage)
 
-    if unpickle(stream, {}) != LEGACY_MAGIC or unpickle(stream, {}) != LEGACY_VERSION:
-        raise PickleError("it is not a file of PyTorch")
+    try:
+        begins = [unpickle(stream, {}), unpickle(stream, {})]
+    except PickleError as error:
+        raise PickleError("it is not a PyTorch checkpoint") from error
+    if begins != [LEGACY_MAGIC, LEGACY_VERSION]:
+        raise PickleError("it is not a PyTorch checkpoint")
     machine = unpickle(stream, {})
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise CheckpointError(f"{file} was written on a big-endian machine, which is not read")

@@ -149,6 +149,9 @@ def convert_published(
     folders = _folders(text_encoder, config, family)
     cast = None if dtype is None else parse_dtype(dtype)
     check_free(out, overwrite)
+    if missing := [str(path) for path in (transformer, vqvae, *folders) if not path.exists()]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise CheckpointError(f"{' and '.join(missing)} {verb} missing")
     state = _read(transformer, family.transformer, family, allow_unsafe_pickle)
     _check_depth(transformer, state, config)
     tensors = _convert(transformer, state, family.transformer, transformer_sources(config), cast)

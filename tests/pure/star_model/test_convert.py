@@ -532,6 +532,8 @@ def test_missing_and_damaged_files(convert: Conversion, tmp_path: Path, part: in
     bad = tmp_path / "bad.pth"
     with pytest.raises(CheckpointError, match=r"bad\.pth is missing"):
         convert(transformer=bad) if part == 0 else convert(vae=bad)
+    with pytest.raises(CheckpointError, match=r"bad\.pth and \S*worse\.pth are missing"):
+        convert(transformer=bad, vae=tmp_path / "worse.pth")
     for damage in (
         b"",
         whole[: len(whole) // 2],

@@ -91,7 +91,7 @@ def test_a_file_that_comes_short_is_named(hub: HubServer, tmp_path: Path) -> Non
     size = len(hub.repositories[var.REPOSITORY][TRANSFORMER].content)
     message = refusal("var-d30", tmp_path)
     assert f"should be of size {size} but has size {size // 2}" in message
-    assert f"{TRANSFORMER}). Put these files of {var.REPOSITORY}" in message
+    assert f"{TRANSFORMER}). Put these files in place" in message
     assert not list((tmp_path / "models").glob("var*"))
     hub.faults.clear()
     assert resolve_model("var-d30", cache_dir=tmp_path).is_dir()
