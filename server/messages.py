@@ -54,6 +54,7 @@ class ImageEdit:
         erase: discard the image's content inside the mask.
         focus: paint a small masked region at full resolution, in a window around it.
         feather: blend into the painted region over a few pixels.
+        around: name of the colour around the painted region, "" if it has none.
     """
 
     image: Pixels
@@ -62,6 +63,7 @@ class ImageEdit:
     erase: bool
     focus: bool
     feather: bool
+    around: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Job:
         tenant: whose it is; tenants share evenly within a class. Empty for all that is nobody's.
         priority: its class, ``INTERACTIVE`` or ``BATCH``.
         trace_id: of the trace that records the request; empty if none does.
+        literal: the prompt is encoded as it stands, however the model would read it.
     """
 
     id: str
@@ -93,6 +96,7 @@ class Job:
     tenant: str = ""
     priority: int = INTERACTIVE
     trace_id: str = ""
+    literal: bool = False
 
     @property
     def parameters(self) -> dict[str, float | int | str]:

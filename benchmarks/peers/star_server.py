@@ -92,7 +92,7 @@ class SleepingEngine:
     def read(self, prompt: str) -> Reading:
         return Reading(prompt)
 
-    def encode(self, prompt: str, *, negative: bool = False) -> ReadText:
+    def encode(self, prompt: str, *, literal: bool = False) -> ReadText:
         return ReadText()
 
     def prepare(

@@ -13,10 +13,12 @@ from starlette.responses import Response
 from server.api.context import Context
 from server.api.deadline import before_deadline
 from server.api.disconnect import unless_disconnected
+from server.api.edit_prompt import EditPrompt, paints_part
 from server.api.image_file import deliver_file
 from server.api.jobs import make_job, shape_notes, shape_of, timeout_of
 from server.api.schemas import GenerateRequest
 from server.api.streaming import EventKind, ImageStream
+from server.api.vocabulary import reading_of
 from server.api.warnings_header import warnings_header
 from server.dispatch.engine_client import EngineClient
 from server.dispatch.ticket import Ticket
@@ -154,12 +156,10 @@ async def admit(
     if context.settings.log_prompts:
         record.details["prompt"] = job.prompt
     if files is not None:
-        _check_limits(context, caller, images)
         pixels = context.settings.max_image_pixels
         source = EditSource(files, options, _canvas_sizes(body, model), model.num_scales, pixels)
-        decoding = _Decoding(context, source, caller, images)
-        work = before_deadline(deadline - engine.clock(), decoding.run(), "its image was decoded")
-        job = _editing(job, await unless_disconnected(request, work, "decode upload"), model)
+        job, added = await _edited(request, body, context, engine, job, source, deadline)
+        notes = (*notes, *added)
     if context.safety is not None and context.safety.sees_inputs:
         safety = _check_input(context, context.safety, engine, job, record.request_id, caller)
         checking = before_deadline(deadline - engine.clock(), safety, "it was checked")
@@ -205,6 +205,38 @@ def _canvas_sizes(body: GenerateRequest, model: ModelInfo) -> tuple[Size, ...]:
     named = shape_of(body, model)
     shapes = model.shapes if named is None else (model.shapes[named],)
     return tuple((shape.width, shape.height) for shape in shapes)
+
+
+async def _edited(
+    request: Request,
+    body: GenerateRequest,
+    context: Context,
+    engine: EngineClient,
+    job: Job,
+    source: EditSource,
+    deadline: float,
+) -> tuple[Job, tuple[str, ...]]:
+    """Return the job with the decoded image and the prompt for it, and warnings about the prompt."""
+    caller, images = caller_of(request.scope), len(job.seeds)
+    _check_limits(context, caller, images)
+    work = before_deadline(
+        deadline - engine.clock(), reading_of(job.prompt, engine), "its prompt was read"
+    )
+    prompt = EditPrompt(
+        job.prompt,
+        await unless_disconnected(request, work, "read prompt"),
+        engine.model,
+        draws_nearest=(body.on_unknown or context.settings.on_unknown) == "nearest",
+    )
+    if paints_part(body, source.files):
+        prompt.require_known()
+    decoding = _Decoding(context, source, caller, images, prompt)
+    left = deadline - engine.clock()
+    decoded = before_deadline(left, decoding.run(), "its image was decoded")
+    edit = await unless_disconnected(request, decoded, "decode upload")
+    wording = prompt.worded(edit)
+    job = replace(job, prompt=wording.prompt, literal=wording.literal)
+    return _editing(job, edit, engine.model), wording.notes
 
 
 def _editing(job: Job, edit: ImageEdit, model: ModelInfo) -> Job:
@@ -263,6 +295,7 @@ class _Decoding:
     source: EditSource
     caller: Caller
     images: int
+    prompt: EditPrompt
 
     async def run(self) -> ImageEdit:
         begun = False
@@ -273,7 +306,10 @@ class _Decoding:
             begun = True
 
         try:
-            return await self.context.decoder.decode(self.source, admit)
+            edit = await self.context.decoder.decode(self.source, admit)
+            if edit.mask is not None:  # which the image itself may have, in its transparent pixels
+                self.prompt.require_known()
+            return edit
         except BaseException as error:
             inspected_only = (
                 isinstance(error, UnusableImage)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from server.api.accept import preferred
 from server.api.context import AppContext
 from server.api.delivery import Delivery, admit
+from server.api.edit_prompt import paints_part
 from server.api.model_names import serving
 from server.api.responses import EVENT_STREAM, IMAGE_FILES, TIMES, error_responses
 from server.api.schemas import GenerateRequest, GenerateResponse, ImageData
@@ -53,8 +54,10 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
     if as_image is not None:
         body = body.model_copy(update={"format": as_image})
     with serving(body.model, context) as engine:
-        await require_thing(request, body, context, engine, context.settings.on_unknown)
-        delivery = await admit(request, body, context, engine, _files(body))
+        files = _files(body)
+        if not paints_part(body, files):
+            await require_thing(request, body, context, engine, context.settings.on_unknown)
+        delivery = await admit(request, body, context, engine, files)
     if body.stream:
         return delivery.stream()
     files = await delivery.files()

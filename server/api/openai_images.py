@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from server.api.context import AppContext, Context
 from server.api.delivery import Delivery, admit
+from server.api.edit_prompt import paints_part
 from server.api.image_content import keep_images
 from server.api.jobs import nearest_shape
 from server.api.model_names import serving
@@ -81,7 +82,8 @@ async def respond(request: Request, asked: OpenAIRequest, context: Context) -> R
         as_url = _answers_url(body, named, context, warnings)
         _check(body, as_url, context)
         native = _native(body)
-        await require_thing(request, native, context, engine, "nearest")
+        if not paints_part(native, asked.files):
+            await require_thing(request, native, context, engine, "nearest")
         delivery = await admit(request, native, context, engine, asked.files, warnings)
     if body.stream:
         return delivery.stream("image_generation" if asked.files is None else "image_edit")

@@ -317,9 +317,7 @@ def _encoded(
         except StarError as error:
             results.fail(order, error)
             continue
-        negative = (
-            engine.encode(job.negative_prompt, negative=True) if job.negative_prompt else None
-        )
+        negative = engine.encode(job.negative_prompt, literal=True) if job.negative_prompt else None
         for image in order.paths:
             yield order, image, (text, negative)
 

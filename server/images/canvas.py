@@ -14,6 +14,7 @@ from PIL import Image
 
 from server.errors import InvalidRequest
 from server.images.mask import MaskKind, marked, transparent
+from server.images.surroundings import colour_around
 from server.images.uploads import EditFiles, Upload, read_image
 from server.messages import ImageEdit, Pixels
 
@@ -104,6 +105,9 @@ def read_edit(
         erase=not options.keep_scales,  # scales to keep need the content inside the mask
         focus=options.focus,
         feather=options.feather,
+        around=""
+        if mask is None
+        else colour_around(canvas, mask, placed=options.place is not None),
     )
 
 

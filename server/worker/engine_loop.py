@@ -196,9 +196,9 @@ class EngineLoop(Generic[TextT, SequenceT]):
         # First of all: if the process dies of this image, it must not be tried again.
         self._publish(Started(*key, self._clock()))
         try:
-            text = self._text(key, job.prompt, negative=False)
+            text = self._text(key, job.prompt, literal=job.literal)
             negative = (
-                self._text(key, job.negative_prompt, negative=True) if job.negative_prompt else None
+                self._text(key, job.negative_prompt, literal=True) if job.negative_prompt else None
             )
             started = self._clock()
             sequence = self._engine.prepare(text, negative, job, job.seeds[key.image])
@@ -224,16 +224,16 @@ class EngineLoop(Generic[TextT, SequenceT]):
             self._log.error("a prompt could not be read", exc_info=error)
             return Reading(prompt)
 
-    def _text(self, key: Key, prompt: str, *, negative: bool) -> TextT:
+    def _text(self, key: Key, prompt: str, *, literal: bool) -> TextT:
         """Return the encoded prompt of an image, from the cache if it is there."""
         encoded, started = self._encode.cache_info().misses, self._clock()
-        text = self._encode(prompt, negative=negative)
+        text = self._encode(prompt, literal=literal)
         if self._encode.cache_info().misses > encoded:
             self._time("text_encode", self._clock() - started, [key])
         return text
 
-    def _encode_anew(self, prompt: str, *, negative: bool) -> TextT:
-        return self._engine.encode(prompt, negative=negative)
+    def _encode_anew(self, prompt: str, *, literal: bool) -> TextT:
+        return self._engine.encode(prompt, literal=literal)
 
     def _time(self, stage: Stage, seconds: float, keys: Sequence[Key], scale: int = 0) -> None:
         """Publish how long a piece of work took that has just been done for these images."""

@@ -73,8 +73,8 @@ class SteppingEngine(Protocol[TextT, SequenceT]):
         """Tell what would be drawn of a prompt."""
         ...
 
-    def encode(self, prompt: str, *, negative: bool = False) -> TextT:
-        """Encode one prompt, or a negative prompt."""
+    def encode(self, prompt: str, *, literal: bool = False) -> TextT:
+        """Encode one prompt as it is read; ``literal`` ones, such as negative prompts, as they stand."""
         ...
 
     def prepare(self, text: TextT, negative: TextT | None, job: Job, seed: int) -> SequenceT:

@@ -89,11 +89,9 @@ class StarEngine:
         if (reading := model.read_prompt(prompt)).unknown:
             raise UnknownThingError(cannot_draw(model.config.name, reading, otherwise))
 
-    def encode(self, prompt: str, *, negative: bool = False) -> Conditioning:
+    def encode(self, prompt: str, *, literal: bool = False) -> Conditioning:
         model = self._engine.model
-        if (
-            negative
-        ):  # need not be something that the model can draw, so it is never read as something else
+        if literal:  # need not be something that the model can draw
             return model.text_encoder.encode([prompt])[0]
         return model.encode_prompt(prompt)
 

@@ -24,10 +24,10 @@ class SlowEngine(FakeEngine):
 
     control: Control | None = None
 
-    def encode(self, prompt: str, *, negative: bool = False) -> FakeText:
+    def encode(self, prompt: str, *, literal: bool = False) -> FakeText:
         assert self.control is not None
         self.control.reach("encode")
-        return super().encode(prompt, negative=negative)
+        return super().encode(prompt, literal=literal)
 
     def step(self, sequences: Sequence[FakeSequence]) -> Pending[None]:
         assert self.control is not None

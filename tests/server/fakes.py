@@ -128,13 +128,13 @@ class FakeEngine:
     def sides(self, shape: int) -> Sequence[int]:
         return PATCH_NUMS[: self.num_scales]
 
-    def encode(self, prompt: str, *, negative: bool = False) -> FakeText:
+    def encode(self, prompt: str, *, literal: bool = False) -> FakeText:
         if "unreadable" in prompt:
             raise ValueError(prompt)
-        if not negative and (refused := self.read(prompt).refused):
+        if not literal and (refused := self.read(prompt).refused):
             raise UnknownThingError(f'star-fake cannot draw "muslim". {refused}')
         self.encoded.append(prompt)
-        return FakeText(prompt, notes=() if negative else self.read(prompt).notes)
+        return FakeText(prompt, notes=() if literal else self.read(prompt).notes)
 
     def read(self, prompt: str) -> Reading:
         if "muslim" in prompt:

@@ -62,10 +62,10 @@ def test_a_prompt_that_takes_long_to_encode_counts_as_work() -> None:
     beats: list[tuple[bool, float]] = []
 
     class SlowEncoder(FakeEngine):
-        def encode(self, prompt: str, *, negative: bool = False) -> FakeText:
+        def encode(self, prompt: str, *, literal: bool = False) -> FakeText:
             beats.append((run.loop.state.idle, run.loop.state.turned_at))
             now[0] += 100.0
-            return super().encode(prompt, negative=negative)
+            return super().encode(prompt, literal=literal)
 
     run = Run(SlowEncoder(), clock=lambda: now[0])
     now[0] = 50.0  # the loop has been idle until now
