@@ -54,10 +54,10 @@ async def generate(request: Request, body: GenerateRequest, context: AppContext)
     if as_image is not None:
         body = body.model_copy(update={"format": as_image})
     with serving(body.model, context) as engine:
-        files = _files(body)
-        if not paints_part(body, files):
+        uploads = _files(body)
+        if not paints_part(body, uploads):
             await require_thing(request, body, context, engine, context.settings.on_unknown)
-        delivery = await admit(request, body, context, engine, files)
+        delivery = await admit(request, body, context, engine, uploads)
     if body.stream:
         return delivery.stream()
     files = await delivery.files()

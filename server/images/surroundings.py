@@ -31,7 +31,7 @@ _RIM = 2
 """Width of the surroundings, in cells."""
 _ALIKE = 48
 """Levels of a channel that a colour may differ from one with a name."""
-_MOST = 0.6
+_MOST = 0.45
 """Share of the surroundings that has to have one colour."""
 
 

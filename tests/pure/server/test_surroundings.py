@@ -39,7 +39,7 @@ def test_each_is_told_from_the_others(name: str, shift: int) -> None:
         ((200, 90, 400, 300), ""),  # most of it
     ],
 )
-def test_most_of_what_is_around_decides(box: Box, found: str) -> None:
+def test_half_of_what_is_around_decides(box: Box, found: str) -> None:
     image = Image.new("RGB", (SIDE, SIDE), COLOURS["white"])
     image.paste((200, 255, 0), (120, 110, 420, 420))
     assert colour_around(image, mask_of(box), placed=False) == found
