@@ -19,6 +19,7 @@ CACHE is ``~/.cache/star-server`` by default.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -205,9 +206,7 @@ def _published_files(
 
 def _quiet_hub() -> None:
     """Keep the hub library from logging each request that it tries again; what fails in the end is said by us."""
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)

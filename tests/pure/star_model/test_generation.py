@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +90,11 @@ def test_a_mistake_is_named_before_anything_runs(tiny_model: StarModel) -> None:
 def test_what_is_left_out_of_a_prompt_is_a_warning(tiny_directory: Path) -> None:
     model = load_model(tiny_directory, device="cpu")
     images = generate_many(model, ["apple " * 20])
-    for call in (lambda: generate(model, "apple " * 20), lambda: next(images)):
+    calls: list[Callable[[], object]] = [
+        lambda: generate(model, "apple " * 20),
+        lambda: next(images),
+    ]
+    for call in calls:
         with pytest.warns(UserWarning, match="this end of the prompt was left out") as caught:
             call()
         assert caught[0].filename == __file__  # the line to look at is the caller's
