@@ -21,6 +21,15 @@ FILLERS = _words(
 )
 """Words that ask for nothing: "draw me a fox, please"."""
 
+SCENERY = _words("sky landscape landscapes scenery nature skyline wallpaper")
+"""Nouns for what is behind things."""
+
+OTHER_HEADS = _words(
+    "tree juice pie tart soup salad sauce jam bread house shop store costume hat collar tail farm plantation field",
+    "orchard garden bush oil skin leash cage nest egg eggs food toy statue cookie cutter case stand factory",
+)
+"""Nouns that make another thing of one before them: "an apple tree"."""
+
 PLACES = _words(
     "on in at inside into onto under underneath beneath below behind near by along across among amid",
     "around through over above outside against between before during upon within",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from star_model.english import ARTICLES, EMPTY, SIZES, is_foreign
+from star_model.everyday import everyday_words
 from star_model.vocabulary import Vocabulary
 
 T = TypeVar("T")
@@ -80,6 +81,8 @@ class Lexicon:
     Attributes:
         vocabulary: of the model.
         things: key of a name -> phrase for its thing.
+        synonyms: those of the names that are not the vocabulary's, but everyday words.
+        own_colours: phrase for a thing -> colours that it is drawn in.
         backdrops: key of a phrase -> name of its backdrop.
         styles: key of a style -> its name.
         colours: key of a colour -> its name.
@@ -94,8 +97,16 @@ class Lexicon:
         self.things: dict[Key, str] = {key_of(name): thing for name, thing in names}
         self.things |= {key_of(thing): thing for thing in vocabulary.names}
         self.things.pop((), None)
+        everyday = everyday_words()
+        said = ((key_of(n), t) for t in vocabulary.names for n in everyday.names.get(t, ()))
+        self.synonyms = {key: thing for key, thing in said if lookup(self.things, key) is None}
+        self.things |= self.synonyms
+        self.own_colours = {thing: everyday.colours.get(thing, ()) for thing in vocabulary.names}
         phrases = [(phrase, name) for name, said in vocabulary.backdrops.items() for phrase in said]
         self.backdrops = {key_of(phrase): name for phrase, name in phrases}
+        self._landscapes = {
+            word: name for name in vocabulary.backdrops for word in everyday.places.get(name, ())
+        }
         self._places = [(_stems(key_of(f"{name} {phrase}")), name) for phrase, name in phrases]
         self.styles = {key_of(style): style for style in vocabulary.styles}
         self.colours = {key_of(colour): colour for colour in vocabulary.colours}
@@ -121,8 +132,15 @@ class Lexicon:
     def backdrop_like(self, words: Sequence[str]) -> str | None:
         """The backdrop whose phrases share most words with ``words``, such as "beach"; None if none does."""
         asked = _stems(words)
+        if (name := self.landscape(words)) is not None:
+            return name
         best = max(self._places, key=lambda place: len(asked & place[0]), default=None)
         return best[1] if best is not None and asked & best[0] else None
+
+    def landscape(self, words: Sequence[str]) -> str | None:
+        """The backdrop that the last of ``words`` is a word for, such as "ocean"; None if there is none."""
+        last = list(_stems(words[-1:]))
+        return self._landscapes.get(words[-1]) or (self._landscapes.get(last[0]) if last else None)
 
     def corrected(self, text: str) -> tuple[str, dict[str, str]]:
         """``text`` with words that are none replaced by the words of the vocabulary that they look like.

@@ -11,15 +11,16 @@ drawn, and :attr:`~star_model.reading.Reading.notes` say what was left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from textwrap import shorten
 
-from star_model.english import COUNTS, is_foreign, spelled
+from star_model.english import COUNTS, OTHER_HEADS, SCENERY, is_foreign, spelled
 from star_model.lexicon import Lexicon, lookup
 from star_model.nearest_name import NearestName, Pooled
-from star_model.people import neutral_things, refusal_of, refusal_of_unknown
+from star_model.people import NO_THING, neutral_things, refusal_of, refusal_of_unknown
 from star_model.prompt_parts import Clause, Parts
 from star_model.reading import ENGLISH_ONLY, Reading
 from star_model.vocabulary import Vocabulary, with_article, without_article
@@ -30,6 +31,12 @@ _LISTED = 8  # names in a sentence
 _LONGEST = 80  # characters of what is unknown
 _KEPT = 64  # readings
 _MOST_CHARACTERS = 2000  # of a prompt; reading takes time, and one thing needs no more words
+
+_CHANGING = re.compile(
+    r"^\s*(?:please )?(?:change|make|turn|set|replace) the background (?:to|into|with|by|as)?\s*",
+    re.IGNORECASE,
+)
+"""What a prompt for an edit may begin with."""
 
 
 @dataclass
@@ -82,7 +89,7 @@ class PromptReader:
         return self._read(prompt)
 
     def _read_anew(self, prompt: str) -> Reading:
-        text, named = spelled(prompt)
+        text, named = spelled(_CHANGING.sub("", prompt))
         text, typed = self._lexicon.corrected(text)
         draft = _Draft(Parts(text, self._lexicon))
         typed = named | typed
@@ -142,6 +149,8 @@ class PromptReader:
     def _is_about(self, parts: Parts, body: list[int], loose: list[int]) -> bool:
         """Whether a noun phrase with a thing is about it: "a cat sits", but not "a cat collar"."""
         last = max(i for i in body if parts.marks[i] == "thing")
+        if parts.words[max(body)] in OTHER_HEADS:
+            return False
         if not any(i > last for i in loose):
             return True
         called = " ".join(parts.words[i] for i in body if last >= i and parts.marks[i] == "thing")
@@ -166,6 +175,8 @@ class PromptReader:
         if words not in self._lexicon.things or counts:
             shown = parts.shown([*counts, *range(start, start + len(words))])
             self._note(draft, f'Each thing is drawn once: "{shown}" as "{thing}".')
+        elif words in self._lexicon.synonyms:
+            self._note(draft, f'"{" ".join(words)}" is read as "{thing}".')
         sizes = [parts.words[i] for i in body if parts.words[i] in self._lexicon.sizes]
         draft.modifier = " ".join(s for s in sizes if s not in words)
 
@@ -188,6 +199,9 @@ class PromptReader:
         """Take the thing that is most like what is asked for; ``is_other``: than the thing that is named in it."""
         parts = draft.parts
         asked = " ".join(parts.words[i] for i in body if i in loose or parts.marks[i] == "thing")
+        if not is_other and self._is_scenery(parts, body):
+            self._refuse(draft, body, NO_THING)
+            return
         if refused := refusal_of_unknown(parts, asked):
             self._refuse(draft, body, refused)
             return
@@ -204,12 +218,28 @@ class PromptReader:
             return
         draft.unknown = shorten(asked, _LONGEST, placeholder=" ...")
 
+    def _is_scenery(self, parts: Parts, body: list[int]) -> bool:
+        """Whether what is asked for is a background alone, such as "a beach"; the background is taken then."""
+        words = [parts.words[i] for i in body]
+        name = self._lexicon.landscape(words) if words else None
+        if words and words[-1] in SCENERY:
+            others = [word for word in parts.words if word not in SCENERY]
+            name = self._lexicon.backdrop_like(others) if others else None
+        elif name is None:
+            return False
+        if not (parts.colours or parts.backdrop) and name is not None:
+            parts.backdrop = name
+        return bool(words)
+
     def _note_manner(self, draft: _Draft, body: list[int]) -> None:
         """Note colours that the thing was to have."""
         parts = draft.parts
         free = [i for i in body if parts.marks[i] is None]
         colours = [parts.words[i] for i in free if (parts.words[i],) in self._lexicon.colours]
         draft.is_exact &= "filler" not in parts.marks
+        own = self._lexicon.own_colours.get(draft.things[0], ()) if draft.things else ()
+        draft.is_exact &= not colours
+        colours = [colour for colour in colours if colour not in own]
         if colours and draft.things:
             self._note(draft, f"Things are drawn in their own colours: {_left_out(colours)}.")
 

@@ -2,6 +2,7 @@
 
 import { find, make } from "./dom.js";
 
+const SAME_COLOURS = new Set(["grey", "teal", "sky blue", "dark blue", "navy blue", "violet", "cream"]); // of gray, turquoise ...
 const MOST = 60; // chips at a time; searching brings up the others
 
 export class Chips {
@@ -17,7 +18,8 @@ export class Chips {
 
   /** @param {object} vocabulary of GET /v1/models/{model}/vocabulary */
   show({ model, things, styles, colours, backdrops }) {
-    const backgrounds = [...backdrops.map(({ phrase }) => phrase), ...colours.map((colour) => `on ${article(colour)} background`)];
+    const plain = colours.filter((colour) => !SAME_COLOURS.has(colour));
+    const backgrounds = [...backdrops.map(({ phrase }) => phrase), ...plain.map((colour) => `on ${article(colour)} background`)];
     this.#chips = [
       ...things.map(({ name, also, kind }) => chip(name, [name, ...also, kind ?? ""], { thing: name })),
       ...styles.map((style) => chip(`${style} style`, [style, "style"], { style })),
