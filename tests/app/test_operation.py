@@ -57,6 +57,22 @@ async def test_probes_without_an_engine() -> None:
         assert 'star_engine_up{worker="0"} 0.0' in (await service.http.get("/metrics")).text
 
 
+async def test_requests_that_no_worker_is_left_for_count_as_errors() -> None:
+    """Other refusals do not: an outage is to be seen in the ratio of errors, a limit or the load is not."""
+    async with serve_fake(restart_backoff_s=60) as service:
+        service.worker().kill()
+        await until(lambda: service.client.phase == "restarting")
+        assert (await service.generate()).json()["error"]["code"] == "engine_dead"
+        service.client.begin_drain()
+        assert (await service.generate()).json()["error"]["code"] == "draining"
+        metrics = (await service.http.get("/metrics")).text
+    for outcome in ("error", "rejected"):
+        line = f'star_requests_total{{endpoint="/generate",outcome="{outcome}"}} 1.0'
+        assert line in metrics
+    for reason in ("engine_dead", "draining"):
+        assert f'star_rejections_total{{reason="{reason}"}} 1.0' in metrics
+
+
 async def test_each_worker_is_shown_with_its_phase_and_its_last_end() -> None:
     async with serve_fake(workers=2, restart_backoff_s=60) as service:
         await until(lambda: service.client.workers.slots == 16)
