@@ -20,11 +20,13 @@ class Everyday:
     Args:
         names: phrase for a thing -> further names for it.
         colours: phrase for a thing -> colours that it is drawn in, whatever is asked for.
+        others: names that a text encoder finds like those of other things, and that are never read by meaning.
         places: name of a backdrop -> words for such a place.
     """
 
     names: dict[str, list[str]]
     colours: dict[str, list[str]]
+    others: list[str]
     places: dict[str, list[str]]
 
 

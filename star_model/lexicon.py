@@ -82,6 +82,7 @@ class Lexicon:
         vocabulary: of the model.
         things: key of a name -> phrase for its thing.
         synonyms: those of the names that are not the vocabulary's, but everyday words.
+        others: keys of names that are never read by meaning.
         own_colours: phrase for a thing -> colours that it is drawn in.
         backdrops: key of a phrase -> name of its backdrop.
         styles: key of a style -> its name.
@@ -101,6 +102,7 @@ class Lexicon:
         said = ((key_of(n), t) for t in vocabulary.names for n in everyday.names.get(t, ()))
         self.synonyms = {key: thing for key, thing in said if lookup(self.things, key) is None}
         self.things |= self.synonyms
+        self.others = frozenset(map(key_of, everyday.others)) - self.things.keys()
         self.own_colours = {thing: everyday.colours.get(thing, ()) for thing in vocabulary.names}
         phrases = [(phrase, name) for name, said in vocabulary.backdrops.items() for phrase in said]
         self.backdrops = {key_of(phrase): name for phrase, name in phrases}
@@ -136,6 +138,12 @@ class Lexicon:
             return name
         best = max(self._places, key=lambda place: len(asked & place[0]), default=None)
         return best[1] if best is not None and asked & best[0] else None
+
+    def is_another(self, name: str) -> bool:
+        """Tell whether ``name``, or what its last words name, is never read by meaning: "a little cup"."""
+        key = key_of(name)
+        table = dict.fromkeys(self.others, True)
+        return any(lookup(table, key[start:]) for start in range(len(key)))
 
     def landscape(self, words: Sequence[str]) -> str | None:
         """The backdrop that the last of ``words`` is a word for, such as "ocean"; None if there is none."""

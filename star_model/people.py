@@ -17,9 +17,9 @@ from star_model.lexicon import Key, key_of, lookup
 from star_model.prompt_parts import Parts
 from star_model.vocabulary import Vocabulary
 
-Sort = Literal["person", "group", "people", "not"]
+Sort = Literal["person", "group", "people", "body", "not"]
 """A section of ``people.txt``: nouns for persons; words for groups by faith, descent, love or body; nations and the
-like, which also stand before things; and phrases that are no people although a word of theirs is."""
+like, which also stand before things; parts of the body; and phrases that are no people although a word of theirs is."""
 
 NO_PEOPLE = "The model draws no people."
 NO_SUCH_THING = "The model knows no such thing."
@@ -86,6 +86,8 @@ def refusal_of(parts: Parts, body: Sequence[int], kind_of: Callable[[], Sequence
     """
     free = [i for i in body if parts.marks[i] in (None, "thing")]
     found = {i: s for i, s in find_people(parts.words).items() if i in free and not parts.marks[i]}
+    if parts.things_in(free):
+        found = {i: sort for i, sort in found.items() if sort != "body"}
     if not found:
         return NO_SUCH_THING if _names_somebody(parts, free) else ""
     first, last = min(found), free[-1]
@@ -99,7 +101,7 @@ def refusal_of(parts: Parts, body: Sequence[int], kind_of: Callable[[], Sequence
         between = [i for i in parts.loose(free) if i not in found and i > first and things]
         does = [i for i in between if (parts.words[i],) not in parts.lexicon.colours]
         return _no_people(parts) if does and found[first] == "person" else ""  # "man eats pizza"
-    return _no_people(parts) if "person" in found.values() else NO_SUCH_THING
+    return _no_people(parts) if {"person", "body"} & set(found.values()) else NO_SUCH_THING
 
 
 def refusal_of_unknown(parts: Parts, asked: str) -> str:
@@ -111,7 +113,8 @@ def refusal_of_unknown(parts: Parts, asked: str) -> str:
     """
     free = [i for i, mark in enumerate(parts.marks) if mark is None]
     words = [re.split("['’]", parts.words[i])[0] for i in free]
-    if find_people(words) or (not asked and _OF_THE_READER.intersection(parts.words)):
+    found = set(find_people(words).values()) - ({"body"} if parts.things else set())
+    if found or (not asked and _OF_THE_READER.intersection(parts.words)):
         return _no_people(parts)
     return "" if asked else NO_THING
 
@@ -125,7 +128,9 @@ def neutral_things(vocabulary: Vocabulary) -> list[str]:
 
 def _no_people(parts: Parts) -> str:
     """The reason, for a model that may know some people by name."""
-    knows = any(len(key) - 1 in find_people(key) for key in parts.lexicon.things)
+    knows = any(
+        find_people(key).get(len(key) - 1, "body") != "body" for key in parts.lexicon.things
+    )
     return NO_SUCH_THING if knows else NO_PEOPLE
 
 

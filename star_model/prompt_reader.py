@@ -210,6 +210,7 @@ class PromptReader:
         if order[0].value < _LEAST_RELATED:  # what is least unlike is no better than any other
             draft.near = neutral_things(self.vocabulary)
         draft.is_exact = False
+        is_other = is_other or self._lexicon.is_another(asked)
         if not is_other and order[0].value >= self.vocabulary.least_likeness:
             draft.things.append(draft.near.pop(0))
             draft.notes.append(

@@ -9,7 +9,7 @@ import pytest
 from star_model.everyday import everyday_words
 from star_model.people import NO_THING
 from star_model.prompt_reader import PromptReader
-from star_model.vocabulary import read_vocabulary
+from star_model.vocabulary import Vocabulary, read_vocabulary
 from tests.pure.star_model.test_prompt_reader import pooled
 
 
@@ -76,3 +76,13 @@ def test_a_background_alone_is_no_thing(reader: PromptReader, prompt: str, behin
 def test_what_is_made_of_a_thing_is_another(reader: PromptReader) -> None:
     for prompt in ("a banana pie", "a snake costume", "a carrot cake stand"):
         assert reader.read(prompt).unknown
+
+
+def test_some_names_are_never_read_by_meaning() -> None:
+    """ "A golden cup" is a trophy; a cup is none, however alike the two are to a text encoder."""
+    known = Vocabulary({"a trophy": ("a golden cup",), "a fox": ()}, ("a",), least_likeness=0.0)
+    reader = PromptReader(known, pooled)
+    assert reader.read("a golden cup").things == ("a trophy",)
+    for prompt in ("a cup", "two cups", "a little cup", "a nice red cup"):
+        assert reader.read(prompt).unknown
+    assert reader.read("a wolf").unknown == ""

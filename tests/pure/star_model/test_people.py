@@ -19,6 +19,7 @@ THINGS = {
     "two snowmen": "a snowman",
     "a teddy bear": "a teddy bear",
     "a king crab": "a crab",
+    "a cat face": "a cat",
     "a queen bee": "a honeybee",
     "a lady beetle": "a ladybug",
     "a baby elephant": "an elephant",
@@ -74,7 +75,12 @@ def test_a_model_may_know_people() -> None:
     assert reader.read("a nun").refused == NO_SUCH_THING, "it does not say that it draws no people"
 
 
+def test_the_reason_is_said(reader: PromptReader) -> None:
+    for prompt in ("a muslim", "my grandmother", "a face", "two policemen"):
+        assert reader.read(prompt).refused == NO_PEOPLE
+
+
 def test_plurals_compounds_and_phrases_are_found() -> None:
     assert find_people(["two", "policewomen", "and", "jews"]) == {1: "person", 3: "group"}
     assert find_people(["drag", "queens"]) == {0: "group", 1: "group"}
-    assert find_people(["gingerbread", "man", "talisman", "snowmen", "fist"]) == {}
+    assert find_people(["gingerbread", "man", "talisman", "snowmen", "mist"]) == {}
