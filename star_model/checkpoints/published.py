@@ -149,9 +149,7 @@ def convert_published(
     folders = _folders(text_encoder, config, family)
     cast = None if dtype is None else parse_dtype(dtype)
     check_free(out, overwrite)
-    if missing := [str(path) for path in (transformer, vqvae, *folders) if not path.exists()]:
-        verb = "is" if len(missing) == 1 else "are"
-        raise CheckpointError(f"{' and '.join(missing)} {verb} missing")
+    _check_there(transformer, vqvae, *folders)
     state = _read(transformer, family.transformer, family, allow_unsafe_pickle)
     _check_depth(transformer, state, config)
     tensors = _convert(transformer, state, family.transformer, transformer_sources(config), cast)
@@ -168,6 +166,13 @@ def convert_published(
         about=About(license=license) if license else None,
         overwrite=overwrite,
     )
+
+
+def _check_there(*paths: Path) -> None:
+    """Raise a CheckpointError that names all of ``paths`` that do not exist."""
+    if missing := [str(path) for path in paths if not path.exists()]:
+        verb = "is" if len(missing) == 1 else "are"
+        raise CheckpointError(f"{' and '.join(missing)} {verb} missing")
 
 
 def _folders(
