@@ -156,16 +156,21 @@ def convert_published(
     state = _read(vqvae, family.vqvae, family, allow_unsafe_pickle)
     vqvae_tensors = _convert(vqvae, state, family.vqvae, vqvae_sources(config), None)
     encoder = _load_encoder(folders, config, cast) if folders else None
-    license = family.license_of(preset) if isinstance(preset, str) else None
     write_model(
         out,
         config,
         transformer=tensors,
         vqvae=vqvae_tensors,
         write_text_encoder=encoder.save if encoder else None,
-        about=About(license=license) if license else None,
+        about=_about(preset, family),
         overwrite=overwrite,
     )
+
+
+def _about(preset: str | ModelConfig, family: Family) -> About | None:
+    """The licence of a published model, where its publisher states one."""
+    license = family.license_of(preset) if isinstance(preset, str) else None
+    return About(license=license) if license else None
 
 
 def _check_there(*paths: Path) -> None:
