@@ -43,7 +43,7 @@ def test_others_are_not() -> None:
 
 def test_errors_are_one_family() -> None:
     errors = [e for e in vars(star_model.errors).values() if isinstance(e, type)]
-    assert len(errors) == 8
+    assert len(errors) == 9
     assert all(issubclass(e, star_model.errors.StarError) for e in errors)
     assert issubclass(star_model.errors.ConfigError, ValueError)
     assert issubclass(star_model.errors.UnsafeCheckpointError, star_model.errors.CheckpointError)
