@@ -75,8 +75,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def halt(engine: FakeEngine, scale: int = 4) -> None:
-    """Stop before this scale until the engine's gate is opened; by 4, one preview of three has been sent."""
+def halt(engine: FakeEngine, scale: int = 6) -> None:
+    """Stop before this scale until the engine's gate is opened; by 6, one preview of three has been sent."""
 
     def stop(step: Step) -> None:
         if step.scale == scale:
@@ -86,7 +86,7 @@ def halt(engine: FakeEngine, scale: int = 4) -> None:
     engine.on_step = stop
 
 
-def halting_engine(scale: int = 4) -> FakeEngine:
+def halting_engine(scale: int = 6) -> FakeEngine:
     """An engine that stops before this scale."""
     engine = FakeEngine()
     halt(engine, scale)
