@@ -149,7 +149,7 @@ class PromptReader:
     def _is_about(self, parts: Parts, body: list[int], loose: list[int]) -> bool:
         """Whether a noun phrase with a thing is about it: "a cat sits", but not "a cat collar"."""
         last = max(i for i in body if parts.marks[i] == "thing")
-        if parts.words[max(body)] in OTHER_HEADS:
+        if max(body) > last and parts.words[max(body)] in OTHER_HEADS:
             return False
         if not any(i > last for i in loose):
             return True

@@ -69,11 +69,11 @@ def test_an_edit(live_server: LiveServer, model: StarModel) -> None:
     drawn = Image.fromarray(mask.numpy().astype(np.uint8) * 255)
     image = served(
         live_server,
-        prompt="a banana",
+        prompt="a banana on a blue background",
         seed=7,
         image=as_base64(apple),
         mask=as_base64(drawn),
         mask_kind="luminance",
     )
     edit = make_edit(model, torch.from_numpy(np.array(apple)), mask)
-    assert same(generate(model, "a banana", seed=7, edit=edit), image)
+    assert same(generate(model, "a banana on a blue background", seed=7, edit=edit), image)

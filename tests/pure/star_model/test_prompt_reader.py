@@ -349,3 +349,12 @@ def test_of_a_long_prompt_the_beginning_is_read(monkeypatch: pytest.MonkeyPatch)
     assert len(seen) < 3 * 1000
     assert len(reading.prompt) <= 2000
     assert "characters" not in str(reader.read("a fox " + "of " * 600).notes)
+
+
+def test_every_name_is_read_as_its_thing(shipped: StarModel) -> None:
+    assert shipped.reader is not None
+
+    for thing, names in shipped.reader.vocabulary.names.items():
+        for name in (thing, *names):
+            reading = shipped.read_prompt(name)
+            assert (reading.things, reading.unknown) == ((thing,), ""), name
