@@ -17,7 +17,7 @@ GROUPING = _words("couple pair group bunch flock herd pack lot lots crowd pile r
 
 FILLERS = _words(
     "please draw paint make create generate show give me us i i'd want would like to see can could you",
-    "my your his her our their this these those some any it its very really just scene",
+    "my your his her our their this these those some any it its very really just scene plain solid",
 )
 """Words that ask for nothing: "draw me a fox, please"."""
 

@@ -190,14 +190,11 @@ class Parts:
 
     def _mark_fillers(self) -> None:
         for index, word in enumerate(self.words):
-            if word in GROUPING and self.words[index + 1 : index + 2] == [
-                "of"
-            ]:  # "a group of foxes"
-                if self.marks[index] is None and self.marks[index + 1] is None:
+            if word in GROUPING and self.words[index + 1 : index + 2] == ["of"]:
+                if self.marks[index : index + 2] == [None, None]:  # "a group of foxes"
                     self._set(index, 2, "filler")
-            elif (
-                self.marks[index] is None and word in FILLERS and word not in self.lexicon.captions
-            ):
+                continue
+            if self.marks[index] is None and word in FILLERS and word not in self.lexicon.captions:
                 self.marks[index] = "filler"
 
     # Splitting.

@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from textwrap import shorten
 
 from star_model.english import COUNTS, OTHER_HEADS, SCENERY, is_foreign, spelled
-from star_model.lexicon import Lexicon, lookup
+from star_model.lexicon import Lexicon, key_of, lookup
 from star_model.nearest_name import NearestName, Pooled
 from star_model.people import NO_THING, neutral_things, refusal_of, refusal_of_unknown
 from star_model.prompt_parts import Clause, Parts
@@ -33,10 +33,11 @@ _KEPT = 64  # readings
 _MOST_CHARACTERS = 2000  # of a prompt; reading takes time, and one thing needs no more words
 
 _CHANGING = re.compile(
-    r"^\s*(?:please )?(?:change|make|turn|set|replace) the background (?:to|into|with|by|as)?\s*",
+    r"^\s*(?:please )?(?:(?P<background>(?:change|make|turn|set|replace) (?:the|its) background"
+    r"(?: to be| to| into| with| by| as)?\b|background:)|(?:put|place|set) (?:it|them|this|that)\b)\s*",
     re.IGNORECASE,
 )
-"""What a prompt for an edit may begin with."""
+"""What a prompt for an edit may begin with, of the background or of where a thing is to be."""
 
 
 @dataclass
@@ -89,7 +90,7 @@ class PromptReader:
         return self._read(prompt)
 
     def _read_anew(self, prompt: str) -> Reading:
-        text, named = spelled(_CHANGING.sub("", prompt))
+        text, named = spelled(self._without_instruction(prompt))
         text, typed = self._lexicon.corrected(text)
         draft = _Draft(Parts(text, self._lexicon))
         typed = named | typed
@@ -102,6 +103,15 @@ class PromptReader:
                 self._read_clause(draft, clause)
         self._note_left_out(draft)
         return self._finish(draft, prompt)
+
+    def _without_instruction(self, prompt: str) -> str:
+        """What is to be seen: "change the background to blue" is "blue background"."""
+        found = _CHANGING.match(prompt)
+        if found is None:
+            return prompt
+        rest = prompt[found.end() :]
+        is_colour = found["background"] and key_of(rest) in self._lexicon.colours
+        return f"{rest} background" if is_colour else rest
 
     # The thing.
 

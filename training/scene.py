@@ -6,31 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from star_model.colours import COLOURS, RGB
 from training.concepts import Concept
 
-RGB = tuple[int, int, int]
 Arrangement = Literal[
     "left of", "above", "row", "top left", "top right", "bottom left", "bottom right"
 ]
-
-#: Named background colours. Each is farther from all others than the jitter can carry it.
-COLOURS: dict[str, RGB] = {
-    "white": (246, 246, 244),
-    "black": (18, 18, 20),
-    "gray": (136, 136, 140),
-    "red": (214, 48, 49),
-    "orange": (243, 146, 40),
-    "yellow": (250, 214, 60),
-    "green": (62, 160, 76),
-    "turquoise": (48, 190, 180),
-    "light blue": (158, 208, 240),
-    "blue": (42, 104, 214),
-    "navy": (24, 34, 88),
-    "purple": (130, 68, 176),
-    "pink": (244, 154, 190),
-    "brown": (124, 80, 50),
-    "beige": (232, 216, 186),
-}
 
 GRID = 16
 """Sides and corners of drawings are whole cells of a grid of 16 x 16, one cell for each of the tokenizer's 32 px.

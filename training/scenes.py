@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from star_model.colours import COLOURS, RGB
 from training.arrangement import arrange
 from training.backdrops import BACKDROPS, paint_backdrop
 from training.captions import caption_of, plain_caption
@@ -21,7 +22,7 @@ from training.concepts import (
     held_out_styles,
     load_concepts,
 )
-from training.scene import COLOURS, RGB, Background, Scene
+from training.scene import Background, Scene
 from training.sources import STYLES
 from training.sprites import Pixels, Sprites
 

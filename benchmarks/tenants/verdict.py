@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.growth import COUNTED, Sample, judge, print_table
 from benchmarks.metrics_page import MetricsPage
+from benchmarks.peers.clients import percentile
 from benchmarks.tenants.batch_chain import BatchChain
 from benchmarks.tenants.callers import IMAGES, LEFT, QUEUE_FULL, RATE_LIMIT, Tenant, misjudged
 from benchmarks.tenants.pictures import Pictures
@@ -106,7 +106,7 @@ class Findings:
         if not total:
             yield "no shares were measured"
         if (waited := percentile(self.traffic.waits, 95)) > MOST_WAIT:
-            yield f"an occasional image waited for {waited} of others, more than {MOST_WAIT}"
+            yield f"an occasional image waited for {waited:g} of others, more than {MOST_WAIT}"
 
     def _sums(self) -> Iterator[str]:
         """Compare what the server has counted for each key with what its clients have."""
@@ -173,7 +173,7 @@ class Findings:
         )
         print(
             f"images of others beside an occasional one: {len(self.traffic.waits)} times, median "
-            f"{percentile(self.traffic.waits, 50)}, 95 %: {percentile(self.traffic.waits, 95)}, most "
+            f"{percentile(self.traffic.waits, 50):g}, 95 %: {percentile(self.traffic.waits, 95):g}, most "
             f"{max(self.traffic.waits, default=0)}, allowed: {MOST_WAIT}"
         )
         compared, across = self.pictures.compared, self.pictures.compared_across
@@ -215,11 +215,6 @@ class Findings:
             "compared": self.pictures.compared,
             "compared_across_swaps": self.pictures.compared_across,
         }
-
-
-def percentile(values: Sequence[int], percent: float) -> int:
-    """Return the value that ``percent`` of them do not exceed; 0 of none."""
-    return sorted(values)[max(math.ceil(len(values) * percent / 100) - 1, 0)] if values else 0
 
 
 def unexpected(log: Path) -> list[str]:

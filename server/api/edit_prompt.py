@@ -6,43 +6,16 @@ name, or the background of one, and then its words alone paint it beside the thi
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from server.api.schemas import GenerateRequest
 from server.errors import UnknownThing
 from server.images.uploads import EditFiles
 from server.messages import ImageEdit, ModelInfo
+from server.validation import shorten
 from star_model.people import NO_THING
 from star_model.reading import Reading, cannot_draw
-from star_model.vocabulary import Vocabulary, with_article, words_of
-
-_INSTRUCTION = re.compile(
-    r"(?:please )?(?:(?:change|replace|set|make|turn) (?:the |its )?background (?:to be|to|with|into|by)?"
-    r"|(?:put|place|set) (?:it|them|this|that)\b)",
-    re.IGNORECASE,
-)
-_FILLERS = frozenset(
-    (
-        "a",
-        "an",
-        "the",
-        "of",
-        "in",
-        "on",
-        "at",
-        "under",
-        "with",
-        "by",
-        "and",
-        "front",
-        "inside",
-        "over",
-        "background",
-        "backdrop",
-        "scene",
-    )
-)
+from star_model.vocabulary import with_article
 
 
 def paints_part(body: GenerateRequest, files: EditFiles | None) -> bool:
@@ -84,14 +57,7 @@ class EditPrompt:
     @property
     def background(self) -> str:
         """The background, if the prompt names nothing else; otherwise ""."""
-        vocabulary, reading = self.model.vocabulary, self.reading
-        if vocabulary is None or not reading.notes:
-            return ""
-        if reading.background and reading.refused == NO_THING:
-            return reading.background
-        if reading.background and not _INSTRUCTION.match(self.text):
-            return ""
-        return background_of(self.text, vocabulary)
+        return self.reading.background if self.reading.refused == NO_THING else ""
 
     def require_known(self) -> None:
         """Check that the prompt of a part of an image names a thing or a background.
@@ -122,8 +88,8 @@ class EditPrompt:
             return Wording(self.text)
         if background := self.background:
             note = f"{_quoted(self.text)} is drawn as {_quoted(background)}."
-            known = reading.background == background
-            return Wording(background, literal=True, notes=() if known else (note,))
+            said = background in self.text
+            return Wording(background, literal=True, notes=() if said else (note,))
         if reading.background or not reading.things or edit.around not in vocabulary.colours:
             return Wording(self.text)
         added = _on(edit.around)
@@ -135,34 +101,9 @@ class EditPrompt:
         )
 
 
-def background_of(text: str, vocabulary: Vocabulary) -> str:
-    """Return the phrase of the backdrop or colour that is all that a text names, as people name them; else "".
-
-    >>> background_of("change the background to a starry night sky", vocabulary)
-    'under a starry night sky'
-    """
-    instruction = _INSTRUCTION.match(text)
-    words = words_of(text[instruction.end() :] if instruction else text)
-    asked = {_stem(word) for word in words if word not in _FILLERS}
-    colours = {" ".join(words_of(colour)): colour for colour in vocabulary.colours}
-    if instruction and (colour := colours.get(" ".join(w for w in words if w not in _FILLERS))):
-        return _on(colour)
-    asked -= {word for colour in vocabulary.colours for word in words_of(colour)}
-    for name, phrases in vocabulary.backdrops.items():
-        said = {_stem(word) for word in words_of(" ".join((name, *phrases)))}
-        core = {_stem(word) for word in words_of(name)} - _FILLERS
-        if asked and asked <= said and asked & core:
-            return phrases[0]
-    return ""
-
-
-def _stem(word: str) -> str:
-    return word.removesuffix("s")
-
-
 def _on(colour: str) -> str:
     return f"on {with_article(colour)} background" if colour else ""
 
 
 def _quoted(text: str) -> str:
-    return f'"{text if len(text) <= 60 else text[:57] + "..."}"'
+    return f'"{shorten(text)}"'

@@ -8,7 +8,7 @@ cores is then simulated with the real scheduler.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from server.commands.capacity import Demand, MeasuredTimes, Steps, capacity
 from server.commands.simulation import Simulation, StepTimes
@@ -104,18 +104,18 @@ def divide(demand: Demand, cores: int, measured: Sequence[Steps], policy: Policy
     for threads in _divisors(cores):
         workers = cores // threads
         nearest = min(by_threads, key=lambda n: abs(n - threads))
+        # Of a number that was measured, the factor is 1.
         times = _Scaled(by_threads[nearest], law.seconds(threads) / law.seconds(nearest))
-        exact: StepTimes = by_threads.get(threads, times)
         outcome = Simulation(
-            exact, policy, strategy="continuous", workers=workers, slots=demand.slots
+            times, policy, strategy="continuous", workers=workers, slots=demand.slots
         ).run(demand.rps, demand.requests)
         found.append(
             Division(
                 workers=workers,
                 threads=threads,
                 measured=threads in by_threads,
-                capacity_rps=workers * capacity(exact, policy, demand.slots),
-                one_image_alone=_alone(exact, policy),
+                capacity_rps=workers * capacity(times, policy, demand.slots),
+                one_image_alone=_alone(times, policy),
                 p50=outcome.percentile(50),
                 p99=outcome.percentile(99),
                 kept=outcome.percentile(99) <= demand.p99,
@@ -188,8 +188,3 @@ DOUBT = (
     "from those that were"
 )
 """What the numbers do not tell."""
-
-
-def divisions_json(found: Sequence[Division]) -> list[dict[str, float | int | bool]]:
-    """Return the divisions for JSON."""
-    return [asdict(division) for division in found]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 
 import structlog
 
+from server.http.browser_check import is_loopback
 from server.settings import Settings
 
 
@@ -33,14 +33,6 @@ def warn_of_exposure(settings: Settings) -> None:
             file=str(path),
             advice=f"chmod 600 {path}",
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only programs of this machine can connect to an address, or a name, that is listened on."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _readable_by_others(settings: Settings) -> Iterator[tuple[str, Path]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,7 +148,7 @@ class Plan(BaseModel):
     def _divide_cores(self, config: ModelConfig) -> str:
         """Return how to divide the cores among workers, as text or as JSON."""
         from server.commands.capacity import Demand, read_times
-        from server.commands.cores import DOUBT, cores_text, divide, divisions_json
+        from server.commands.cores import DOUBT, cores_text, divide
 
         if not self.step_times:
             raise UsageError(
@@ -161,7 +162,7 @@ class Plan(BaseModel):
         if not self.as_json:
             return f"{cores_text(self.cores, demand, config.name, found)}\nleft out    {DOUBT}"
         about = {"model": config.name, "cores": self.cores, "rps": self.rps, "left_out": DOUBT}
-        return json.dumps({**about, "divisions": divisions_json(found)}, indent=2)
+        return json.dumps({**about, "divisions": [asdict(d) for d in found]}, indent=2)
 
     def policy(self, config: ModelConfig) -> Policy:
         """Return the scheduling policy of the workers."""

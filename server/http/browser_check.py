@@ -29,13 +29,14 @@ def default_hosts(settings: Settings) -> list[str] | None:
     """
     if settings.allowed_hosts is not None:
         return settings.allowed_hosts
-    if not _is_loopback(settings.host) or settings.trusted_proxies:
+    if not is_loopback(settings.host) or settings.trusted_proxies:
         return None
     public = urlsplit(settings.public_url).hostname if settings.public_url else None
     return [*_LOOPBACK, settings.host, *([public] if public else [])]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether only programs of this machine can connect to an address, or a name, that is listened on."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

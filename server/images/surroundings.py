@@ -6,24 +6,7 @@ from collections import Counter
 
 from PIL import Image, ImageFilter
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "white": (246, 246, 244),
-    "black": (18, 18, 20),
-    "gray": (136, 136, 140),
-    "red": (214, 48, 49),
-    "orange": (243, 146, 40),
-    "yellow": (250, 214, 60),
-    "green": (62, 160, 76),
-    "turquoise": (48, 190, 180),
-    "light blue": (158, 208, 240),
-    "blue": (42, 104, 214),
-    "navy": (24, 34, 88),
-    "purple": (130, 68, 176),
-    "pink": (244, 154, 190),
-    "brown": (124, 80, 50),
-    "beige": (232, 216, 186),
-}
-"""Names of colours and what they look like; those that the default model paints as backgrounds."""
+from star_model.colours import COLOURS
 
 _CELLS = 64
 """Cells along each side, by which the surroundings are judged."""

@@ -33,7 +33,6 @@ class _WithoutInitialization(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
-            return (
-                args[0] if args else kwargs["tensor"]
-            )  # all of them return the tensor that they fill
+            # All of them return the tensor that they fill.
+            return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)

@@ -45,7 +45,8 @@ class Reader(FakeEngine):
                 refused="It draws no people.",
                 suggestions=("a fox",),
             )
-        background = next((b for b in ("in a forest", "on a red background") if b in prompt), "")
+        said = {"forest": "in a forest", "red background": "on a red background"}
+        background = next((drawn for name, drawn in said.items() if name in prompt), "")
         if "fox" in prompt:
             return Reading(prompt, ("a fox",), background=background)
         if background and "robot" not in prompt:
@@ -138,7 +139,6 @@ async def test_transparent_pixels_are_a_mask_too(shared: Service) -> None:
         ("on a red background", "on a red background", False),
         ("a forest", "in a forest", True),
         ("Change the background to a red forest", "in a forest", True),
-        ("change the background to red", "on a red background", True),
         ("put it in a forest", "in a forest", False),
     ],
 )

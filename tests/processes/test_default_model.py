@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 
 from star_model.checkpoints.native import verify_checksums
+from star_model.colours import COLOURS
 from tests.drawings import LABELS, read_sheet
 from tests.live_server import ROOT, LiveServer, running_server
 from tests.server.pictures import file_of
 from training.editing_sheet import behind
 from training.recognition import References, background_of, find_object, to_canvas
-from training.scene import COLOURS, nearest_colour
+from training.scene import nearest_colour
 
 WEIGHTS = ROOT / "weights" / "star-mini"
 COLOURED = {

@@ -37,7 +37,6 @@ from benchmarks.tenants.verdict import (
     MOST_DIFFERENCE,
     MOST_WAIT,
     Findings,
-    percentile,
     unexpected,
 )
 from star_model.checkpoints.native import load_model
@@ -310,12 +309,6 @@ def test_what_is_wrong_is_said(tmp_path: Path, log: Path, spoil: Spoil, sentence
 def test_errors_in_the_log_are_seen(tmp_path: Path) -> None:
     (tmp_path / "log").write_text('{"level": "error", "event": "batch failed"}\nTraceback\n')
     assert len(unexpected(tmp_path / "log")) == 2
-
-
-def test_the_value_that_most_do_not_exceed() -> None:
-    assert percentile([], 95) == 0
-    assert percentile([5], 95) == 5
-    assert percentile(range(1, 101), 95) == 95
 
 
 async def _change() -> None:

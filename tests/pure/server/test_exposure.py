@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import structlog
 
-from server.commands.exposure import is_loopback, warn_of_exposure
+from server.commands.exposure import warn_of_exposure
+from server.http.browser_check import is_loopback
 from server.settings import Settings
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from server.images.surroundings import COLOURS, colour_around
-from training import scene
+from server.images.surroundings import colour_around
+from star_model.colours import COLOURS
 
 SIDE = 512
 Box = tuple[int, int, int, int]
@@ -16,10 +16,6 @@ def mask_of(box: Box, *, inside: bool = True) -> Image.Image:
     mask = Image.new("L", (SIDE, SIDE), 0 if inside else 255)
     mask.paste(255 if inside else 0, box)
     return mask
-
-
-def test_the_colours_are_those_that_the_default_model_learned() -> None:
-    assert scene.COLOURS == COLOURS
 
 
 @pytest.mark.parametrize("name", COLOURS)

@@ -14,6 +14,7 @@ from torch import Tensor
 from star_model import load_model
 from star_model.lexicon import Key, Lexicon
 from star_model.model import StarModel
+from star_model.people import NO_THING
 from star_model.prompt_reader import PromptReader
 from star_model.reading import Reading
 from star_model.vocabulary import Vocabulary, words_of
@@ -358,3 +359,28 @@ def test_every_name_is_read_as_its_thing(shipped: StarModel) -> None:
         for name in (thing, *names):
             reading = shipped.read_prompt(name)
             assert (reading.things, reading.unknown) == ((thing,), ""), name
+
+
+@pytest.mark.parametrize(
+    ("prompt", "background"),
+    [
+        ("change the background to blue", "on a blue background"),
+        ("Make its background navy blue", "on a navy blue background"),
+        ("please set the background to be a forest", "in a forest"),
+        ("replace the background with a sunset", "at sunset"),
+        ("put it on a beach", "on a beach"),
+        ("place them under a starry night sky", "under a starry night sky"),
+        ("background: snow", "in the snow"),
+        ("a plain green background", "on a green background"),
+    ],
+)
+def test_what_an_edit_is_told_to_do_is_read_as_a_background(
+    shipped: StarModel, prompt: str, background: str
+) -> None:
+    reading = shipped.read_prompt(prompt)
+    assert (reading.refused, reading.background) == (NO_THING, background)
+
+
+@pytest.mark.parametrize("prompt", ["put a fox on a beach", "make a red fox", "turn it off"])
+def test_other_orders_are_no_backgrounds(shipped: StarModel, prompt: str) -> None:
+    assert shipped.read_prompt(prompt).refused == ""

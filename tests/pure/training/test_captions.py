@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from star_model.colours import COLOURS
 from tests.training.fake_data import CONCEPTS, write_fake_data
 from training.captions import COLOUR_WORDS, caption_of, plain_caption
 from training.concepts import (
@@ -14,7 +15,7 @@ from training.concepts import (
     with_article,
     without_article,
 )
-from training.scene import COLOURS, Background, PlacedObject, Scene
+from training.scene import Background, PlacedObject, Scene
 from training.scenes import SceneGenerator
 from training.sources import STYLES
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from star_model.colours import COLOURS
 from tests.training.fake_data import CONCEPTS, mosaic, write_fake_data
 from training.evaluate import HALVES, SIZE, Judge, make_splits, psnr
 from training.recognition import background_of, find_object, to_canvas
-from training.scene import COLOURS, Scene, nearest_colour
+from training.scene import Scene, nearest_colour
 from training.scenes import SceneGenerator, Variety, render
 from training.sprites import Pixels, Sprites
 

@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from star_model.colours import COLOURS
 from tests.training.fake_data import CONCEPTS, SIZE, drawing, write_fake_data
 from training.backdrops import BACKDROPS, paint_backdrop
 from training.concepts import held_out_colours, held_out_styles, load_concepts, without_article
-from training.scene import COLOURS, GRID, Background, PlacedObject, Scene, nearest_colour
+from training.scene import GRID, Background, PlacedObject, Scene, nearest_colour
 from training.scenes import COLOUR_JITTER, FOR_TOKENIZER, SceneGenerator, Variety, render
 from training.sources import STYLES
 from training.sprites import Sprites
