@@ -58,8 +58,9 @@ class Serve(Settings):
 
     def cli_cmd(self) -> None:
         """Serve until stopped."""
-        from server.commands.serve import serve
+        from server.commands.serve import check_models, serve
 
+        check_models(self.model)
         serve(self, read_again=lambda: type(self)(**self._flags))
 
 

@@ -253,9 +253,7 @@ def serve(
     Raises:
         CannotListen: the address is taken or does not exist.
         ServingFailed: the model cannot be loaded.
-        star_model.errors.ModelNotFoundError: there is no such model.
     """
-    _check_models(settings.model)
     sockets = listen(settings.host, settings.port, settings.write_timeout_s)
     configure_logging(settings.log_level, settings.log_format)
     warn_of_exposure(settings)
@@ -284,7 +282,7 @@ def serve(
     log.info("stopped")
 
 
-def _check_models(models: list[str]) -> None:
+def check_models(models: list[str]) -> None:
     """Refuse models of which none exists, before anything is started; with one that does, the server can serve.
 
     Raises:
